@@ -1,0 +1,1 @@
+"""Command line: `tfr-pipeline`, one small module a command."""

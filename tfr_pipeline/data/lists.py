@@ -1,0 +1,102 @@
+"""`Lists`: whole ranked lists as plain arrays, real documents only.
+
+The form in which data moves between file formats, memory and models. NumPy only, so
+that worker processes that parse text need not load TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Lists:
+    """A run of whole lists. Documents of list `q` are `row_splits[q]:row_splits[q+1]`.
+
+    Attributes:
+      values: Maps a dtype name (`float32`, `int64`) to a matrix `[documents, columns]`
+        that holds all document features of that dtype side by side.
+      row_splits: int64 `[lists + 1]`, from 0 to the number of documents.
+      labels: float32 `[documents]`, or None when the source has none.
+      query_ids: Object array of `str`, `[lists]`.
+      document_ids: Object array of `str`, `[documents]`.
+      weights: float32 `[documents]`, or None.
+      context: Maps a query feature to an array `[lists, ...]`.
+    """
+
+    values: dict[str, np.ndarray]
+    row_splits: np.ndarray
+    labels: np.ndarray | None
+    query_ids: np.ndarray
+    document_ids: np.ndarray
+    weights: np.ndarray | None = None
+    context: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_lists(self) -> int:
+        """Number of lists (queries)."""
+        return len(self.row_splits) - 1
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents over all lists."""
+        return int(self.row_splits[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 `[lists]`, documents a list."""
+        return np.diff(self.row_splits)
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """int64 `[documents]`, the list of each document."""
+        return np.repeat(np.arange(self.num_lists), self.lengths)
+
+    def slice(self, start: int, stop: int) -> Lists:
+        """Returns lists `start:stop` as views."""
+        first, last = int(self.row_splits[start]), int(self.row_splits[stop])
+        return Lists(
+            values={dtype: block[first:last] for dtype, block in self.values.items()},
+            row_splits=self.row_splits[start : stop + 1] - first,
+            labels=None if self.labels is None else self.labels[first:last],
+            query_ids=self.query_ids[start:stop],
+            document_ids=self.document_ids[first:last],
+            weights=None if self.weights is None else self.weights[first:last],
+            context={name: value[start:stop] for name, value in self.context.items()},
+        )
+
+    @staticmethod
+    def concatenate(parts: Iterable[Lists]) -> Lists:
+        """Returns all lists of `parts` in order. Needs at least one part."""
+        parts = list(parts)
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        offsets = np.cumsum([0] + [part.num_documents for part in parts])
+        splits = [first.row_splits[:1]] + [
+            part.row_splits[1:] + offset
+            for part, offset in zip(parts, offsets[:-1], strict=True)
+        ]
+
+        def joined(name: str) -> np.ndarray | None:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return Lists(
+            values={
+                dtype: np.concatenate([part.values[dtype] for part in parts])
+                for dtype in first.values
+            },
+            row_splits=np.concatenate(splits),
+            labels=joined("labels"),
+            query_ids=np.concatenate([part.query_ids for part in parts]),
+            document_ids=np.concatenate([part.document_ids for part in parts]),
+            weights=joined("weights"),
+            context={
+                name: np.concatenate([part.context[name] for part in parts])
+                for name in first.context
+            },
+        )

@@ -1,0 +1,258 @@
+"""Which features, label, weight and ids a data set has: one description for all.
+
+`Features` is written by `convert` as `features.json` beside the data, read by the
+dataset and model builders, and stored inside every export, so that the three can
+never disagree. It is plain data: TensorFlow is imported only when specs are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tfr_pipeline.errors import DataError
+
+FILE_NAME = "features.json"
+VERSION = 1
+# Labels and scores of documents that are padding.
+PADDING_LABEL = -1.0
+DEFAULT_MASK = "__list_mask__"
+
+_KINDS = ("fixed", "varlen", "ragged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One feature: how it is stored and how it is parsed.
+
+    Attributes:
+      dtype: `float32`, `int64` or `string`.
+      shape: Shape of one document's (or one query's) value.
+      default: None, one number or string for every element, or a tuple with one a
+        scalar element; taken when a document lacks the feature.
+      kind: `fixed`, `varlen` or `ragged`, after the classes of `tf.io`.
+      columns: Names of the elements of a vector feature, in order; may be empty.
+
+    Example:
+      >>> Feature("float32", (2,), 0.0).to_spec().shape
+      (2,)
+    """
+
+    dtype: str = "float32"
+    shape: tuple[int, ...] = (1,)
+    default: Any = None
+    kind: str = "fixed"
+    columns: tuple[str, ...] = ()
+
+    def to_spec(self) -> Any:
+        """Returns the `tf.io.FixedLenFeature`, `VarLenFeature` or `RaggedFeature`."""
+        from tfr_pipeline.compat import tf
+
+        dtype = tf.dtypes.as_dtype(self.dtype)
+        if self.kind == "varlen":
+            return tf.io.VarLenFeature(dtype)
+        if self.kind == "ragged":
+            return tf.io.RaggedFeature(dtype)
+        default = (
+            list(self.default) if isinstance(self.default, tuple) else self.default
+        )
+        size = 1
+        for side in self.shape:
+            size *= side
+        if default is not None and not isinstance(default, list) and size > 1:
+            default = [default] * size  # parse_example does not broadcast
+        return tf.io.FixedLenFeature(self.shape, dtype, default)
+
+    @classmethod
+    def from_spec(cls, spec: Any) -> Feature:
+        """Returns the description of a `tf.io` spec; the reverse of `to_spec`."""
+        from tfr_pipeline.compat import tf
+
+        dtype = tf.dtypes.as_dtype(spec.dtype).name
+        if isinstance(spec, tf.io.FixedLenFeature):
+            default = spec.default_value
+            if isinstance(default, bytes):
+                default = default.decode()
+            if hasattr(default, "tolist"):
+                default = default.tolist()
+            if isinstance(default, list | tuple):
+                flat = tuple(default)
+                default = flat[0] if len(set(flat)) == 1 else flat
+            shape = tf.TensorShape(spec.shape).as_list()
+            return cls(dtype, tuple(shape), default)
+        if isinstance(spec, tf.io.VarLenFeature):
+            return cls(dtype, (), None, "varlen")
+        if isinstance(spec, tf.io.RaggedFeature) and not spec.partitions:
+            return cls(dtype, (), None, "ragged")
+        raise DataError(
+            f"cannot describe {spec!r}: expected tf.io.FixedLenFeature, VarLenFeature "
+            "or a RaggedFeature without partitions."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-serialisable dict without the fields that have defaults."""
+        result: dict[str, Any] = {
+            "kind": self.kind,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "default": self.default,
+        }
+        if self.columns:
+            result["columns"] = list(self.columns)
+        return result
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "") -> Feature:
+        """Reverse of `to_json`.
+
+        Raises:
+          DataError: A field is missing or has an unknown value.
+        """
+        try:
+            kind, dtype = value.get("kind", "fixed"), value["dtype"]
+            shape = tuple(int(side) for side in value["shape"])
+            default = value.get("default")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{where}: a feature needs 'dtype' and 'shape', found {value!r} ({error})."
+            ) from error
+        if kind not in _KINDS or dtype not in ("float32", "int64", "string"):
+            raise DataError(
+                f"{where}: expected kind in {_KINDS} and dtype float32, int64 or string, "
+                f"found kind {kind!r} and dtype {dtype!r}."
+            )
+        default = tuple(default) if isinstance(default, list) else default
+        return cls(dtype, shape, default, kind, tuple(value.get("columns", ())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Description of a data set.
+
+    Attributes:
+      context: Maps names of query features to descriptions.
+      example: Maps names of document features to descriptions.
+      label: Name and description of the relevance label.
+      weight: The same for the document weight, or None.
+      query_id: Name of the string context feature that holds the query id, or None.
+      document_id: Name of the string example feature with the document id, or None.
+      data_format: `elwc` or `packed`: how the files beside it are written.
+
+    Example:
+      >>> features = Features(example={"features": Feature("float32", (42,))})
+      >>> Features.from_json(features.to_json()) == features
+      True
+    """
+
+    context: dict[str, Feature] = dataclasses.field(default_factory=dict)
+    example: dict[str, Feature] = dataclasses.field(default_factory=dict)
+    label: tuple[str, Feature] = ("label", Feature("float32", (1,), PADDING_LABEL))
+    weight: tuple[str, Feature] | None = None
+    query_id: str | None = "qid"
+    document_id: str | None = "docid"
+    data_format: str = "elwc"
+
+    @property
+    def context_spec(self) -> dict[str, Any]:
+        """`tf.io` specs of the query features, by name."""
+        return {name: feature.to_spec() for name, feature in self.context.items()}
+
+    @property
+    def example_spec(self) -> dict[str, Any]:
+        """`tf.io` specs of the document features, by name."""
+        return {name: feature.to_spec() for name, feature in self.example.items()}
+
+    @property
+    def label_spec(self) -> tuple[str, Any]:
+        """Name and `tf.io` spec of the label, as `SimpleDatasetBuilder` takes it."""
+        return self.label[0], self.label[1].to_spec()
+
+    @property
+    def weight_spec(self) -> tuple[str, Any] | None:
+        """Name and `tf.io` spec of the weight, or None."""
+        return (
+            None if self.weight is None else (self.weight[0], self.weight[1].to_spec())
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `features.json`."""
+
+        def named(pair: tuple[str, Feature] | None) -> dict[str, Any] | None:
+            return None if pair is None else {"name": pair[0], **pair[1].to_json()}
+
+        return {
+            "version": VERSION,
+            "data_format": self.data_format,
+            "context": {name: f.to_json() for name, f in self.context.items()},
+            "example": {name: f.to_json() for name, f in self.example.items()},
+            "label": named(self.label),
+            "weight": named(self.weight),
+            "query_id": self.query_id,
+            "document_id": self.document_id,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = FILE_NAME) -> Features:
+        """Reverse of `to_json`.
+
+        Raises:
+          DataError: The version is unknown or a field is missing or malformed.
+        """
+        if not isinstance(value, Mapping) or value.get("version") != VERSION:
+            found = value.get("version") if isinstance(value, Mapping) else type(value)
+            raise DataError(f"{where}: expected version {VERSION}, found {found!r}.")
+        try:
+            label, weight = value["label"], value.get("weight")
+            return cls(
+                context={
+                    name: Feature.from_json(f, f"{where}: context feature {name!r}")
+                    for name, f in value["context"].items()
+                },
+                example={
+                    name: Feature.from_json(f, f"{where}: example feature {name!r}")
+                    for name, f in value["example"].items()
+                },
+                label=(label["name"], Feature.from_json(label, f"{where}: label")),
+                weight=None
+                if weight is None
+                else (weight["name"], Feature.from_json(weight, f"{where}: weight")),
+                query_id=value.get("query_id"),
+                document_id=value.get("document_id"),
+                data_format=value.get("data_format", "elwc"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{where}: expected the keys context, example and label as written by "
+                f"`tfr-pipeline convert`; {type(error).__name__}: {error}."
+            ) from error
+
+    def save(self, path: str) -> None:
+        """Writes the description to a file or into a folder as `features.json`."""
+        from tfr_pipeline.files import write_text
+
+        if os.path.isdir(path):
+            path = os.path.join(path, FILE_NAME)
+        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str) -> Features:
+        """Reads the description from a file, or from the `features.json` of a folder.
+
+        Raises:
+          DataError: The file is missing, is not JSON or has another layout.
+        """
+        if os.path.isdir(path):
+            path = os.path.join(path, FILE_NAME)
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_json(json.load(file), path)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{path}: not found. Expected the description that "
+                "`tfr-pipeline convert` writes beside its data."
+            ) from error
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not valid JSON: {error}.") from error

@@ -1,0 +1,83 @@
+"""Files that are whole or absent, and globs that find something.
+
+Everything this package writes is written beside its final place and renamed, so a
+reader never sees half a file and an interrupted command leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+
+from tfr_pipeline.errors import DataError
+
+
+def expand(
+    patterns: str | list[str] | tuple[str, ...], what: str = "input"
+) -> list[str]:
+    """Returns the sorted files that one pattern, or comma-separated patterns, match.
+
+    Raises:
+      DataError: A pattern matches no file, or a path without wildcard is missing.
+    """
+    if isinstance(patterns, str):
+        patterns = [part for part in patterns.split(",") if part]
+    if not patterns:
+        raise DataError(f"{what}: expected a path or a glob, found nothing.")
+    found: list[str] = []
+    for pattern in patterns:
+        matches = [path for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+        if not matches:
+            problem = "no file matches" if glob.has_magic(pattern) else "no such file"
+            raise DataError(
+                f"{what}: {problem} {pattern!r} (looked from {os.getcwd()})."
+            )
+        found.extend(path for path in matches if path not in found)
+    return found
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yields a temporary path that becomes `path` if the block succeeds.
+
+    Works for files and for folders. An existing `path` is replaced as a whole; if the
+    block raises, it stays as it was and the temporary is removed.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with replacing(os.path.join(folder, "a.txt")) as temporary:
+      ...         _ = open(temporary, "w").write("whole")
+      ...     os.listdir(folder)
+      ['a.txt']
+    """
+    path = os.path.abspath(path)
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        if os.path.isdir(temporary) and os.path.isdir(path):
+            old = f"{temporary}.old"
+            os.rename(path, old)
+            os.rename(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a whole text file or none, with `\\n` line ends."""
+    with replacing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)

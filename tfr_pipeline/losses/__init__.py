@@ -1,0 +1,1 @@
+"""Ranking losses by name, on packed and padded batches. One family a file."""

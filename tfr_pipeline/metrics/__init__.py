@@ -1,0 +1,1 @@
+"""Ranking metrics: Keras metrics by name, and evaluation of a whole data set."""

@@ -1,0 +1,1 @@
+"""Inputs, preprocessing, scorers, layers and model builders."""

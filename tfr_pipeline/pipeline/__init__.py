@@ -1,0 +1,1 @@
+"""Training: abstract pipeline, `model.fit` pipeline, strategies, callbacks."""

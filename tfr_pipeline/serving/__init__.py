@@ -1,0 +1,1 @@
+"""Signatures, export and prediction."""
