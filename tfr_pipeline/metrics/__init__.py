@@ -1,1 +1,47 @@
-"""Ranking metrics: Keras metrics by name, and evaluation of a whole data set."""
+"""Ranking metrics: Keras metrics by name, and evaluation of a whole data set.
+
+    from tfr_pipeline import metrics
+    model.compile(..., metrics=[metrics.get("ndcg", name="metric/ndcg_10", topn=10)])
+
+    from tfr_pipeline.metrics.evaluation import evaluate_lists
+    evaluate_lists(labels, scores, row_splits)["ndcg@10"]["skip"]
+
+Importing the package is cheap: TensorFlow is loaded with the first Keras metric, and
+`evaluation` does without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from tfr_pipeline.metrics.keys import RankingMetricKey
+
+_MODULES = {
+    "factory": ("default_keras_metrics", "get"),
+    "gain": ("DCGMetric", "NDCGMetric"),
+    "binary": (
+        "HitsMetric",
+        "MeanAveragePrecisionMetric",
+        "MRRMetric",
+        "PrecisionMetric",
+        "RecallMetric",
+    ),
+    "position": ("ARPMetric",),
+    "delegated": ("AlphaDCGMetric", "OPAMetric", "PrecisionIAMetric"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["RankingMetricKey", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,84 @@
+"""What makes a TF-Ranking loss take both layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfr_pipeline.compat import tf
+from tfr_pipeline.features import PADDING_LABEL
+from tfr_pipeline.losses.packed import Packed, is_ragged, pad, pad_weights
+
+register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+AUTO = tf.keras.losses.Reduction.AUTO
+
+
+class TwoLayouts:
+    """Mixin in front of a TF-Ranking Keras loss: ragged or dense, whichever comes.
+
+    Dense batches `[batch, list_size]` go to TF-Ranking's code. Ragged batches
+    `[batch, (list)]` go to `call_packed`, which a subclass overrides with a form of
+    its own; as long as it does not, they are padded to the longest list of the
+    batch. The layout is read off the tensors; the constructor's `ragged` is kept
+    for TF-Ranking's sake and decides nothing.
+    """
+
+    _loss: Any
+    _get_reduction: Any
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Computes the loss.
+
+        Args:
+          y_true: Labels, dense `[batch, list_size]` or ragged `[batch, (list)]`;
+            documents with a negative label are ignored.
+          y_pred: Scores in the same layout, with one more axis for losses that
+            need several scores a document.
+          sample_weight: None, a scalar, `[batch, 1]` (per list) or the shape of
+            `y_true` (per document).
+
+        Returns:
+          float32 scalar; with reduction `NONE` what TF-Ranking returns on the
+          batch padded to its longest list.
+
+        Raises:
+          ValueError: One of `y_true` and `y_pred` is ragged and the other is not.
+        """
+        if is_ragged(y_true) != is_ragged(y_pred):
+            raise ValueError(
+                f"{type(self).__name__} expects labels and scores in the same layout: "
+                "both dense [batch, list_size] or both ragged [batch, (list)]. "
+                f"Received labels {type(y_true).__name__}, "
+                f"scores {type(y_pred).__name__}."
+            )
+        # TF-Ranking's implementation sees dense tensors only: we convert before it.
+        for part in (self._loss, getattr(self, "_gumbel_sampler", None)):
+            if part is not None:
+                part._ragged = False
+        if is_ragged(y_pred):
+            return self.call_packed(y_true, y_pred, sample_weight)
+        if is_ragged(sample_weight):
+            width = tf.shape(y_true)[1]
+            dense = sample_weight.to_tensor(0.0)[:, :width]
+            missing = width - tf.shape(dense)[1]
+            sample_weight = tf.pad(dense, [[0, 0], [0, missing]])
+        return self.call_padded(y_true, y_pred, sample_weight)
+
+    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """TF-Ranking's computation on dense tensors."""
+        return super().__call__(y_true, y_pred, sample_weight)  # type: ignore[misc]
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """The computation on ragged tensors; by default through padding."""
+        labels = pad(y_true, PADDING_LABEL)
+        weights = pad_weights(sample_weight, labels)
+        return self.call_padded(labels, pad(y_pred, 0.0), weights)
+
+    def pack(self, y_true: Any, y_pred: Any) -> Packed:
+        """Packs a ragged batch, scores divided by the loss's temperature."""
+        return Packed.of(y_true, self._loss.get_logits(y_pred))
+
+    def reduce(self, losses: Any, weights: Any = 1.0) -> Any:
+        """Multiplies losses with weights and reduces them as Keras does."""
+        return tf.keras.__internal__.losses.compute_weighted_loss(
+            losses, weights, reduction=self._get_reduction()
+        )

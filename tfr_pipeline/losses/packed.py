@@ -1,0 +1,144 @@
+"""A packed batch of labels and logits, and the operations losses need on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfr_pipeline.compat import tf
+from tfr_pipeline.features import PADDING_LABEL
+
+
+def is_ragged(value: Any) -> bool:
+    """Whether `value` is a ragged tensor, that is one in the packed layout."""
+    return isinstance(value, tf.RaggedTensor)
+
+
+def pad(ragged: Any, value: float) -> Any:
+    """Returns float32 `[batch, longest, ...]`, filled up with `value`.
+
+    There is at least one column, also when every list is empty: the operations
+    downstream take maxima over a list.
+    """
+    dense = ragged.to_tensor(value)
+    missing = tf.maximum(0, 1 - tf.shape(dense)[1])
+    paddings = [[0, 0]] * dense.shape.rank
+    paddings[1] = [0, missing]
+    return tf.pad(tf.cast(dense, tf.float32), paddings, constant_values=value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Labels and logits of a batch of lists, real documents only.
+
+    Attributes:
+      labels: float32 `[documents]`; 0 where `mask` is false.
+      logits: float32 `[documents]`; 0 where `mask` is false.
+      mask: bool `[documents]`, false for documents whose label is negative.
+      lists: Ragged tensor that carries the partition; its values are the labels.
+      row_ids: int64 `[documents]`, the list of each document.
+      num_lists: int64 scalar.
+    """
+
+    labels: Any
+    logits: Any
+    mask: Any
+    lists: Any
+    row_ids: Any
+    num_lists: Any
+
+    @classmethod
+    def of(cls, y_true: Any, y_pred: Any) -> Packed:
+        """Packs two ragged tensors of the same partition.
+
+        Args:
+          y_true: Ragged `[batch, (list)]`, any real or integer dtype.
+          y_pred: Ragged `[batch, (list)]`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: The two are partitioned differently.
+        """
+        y_true = y_true.with_row_splits_dtype(tf.int64)
+        y_pred = y_pred.with_row_splits_dtype(tf.int64)
+        check = tf.debugging.assert_equal(
+            y_true.row_splits,
+            y_pred.row_splits,
+            message="labels and scores have different numbers of documents a list",
+        )
+        with tf.control_dependencies([] if check is None else [check]):
+            labels = tf.cast(tf.identity(y_true.values), tf.float32)
+        logits = tf.cast(y_pred.values, tf.float32)
+        mask = labels >= 0.0
+        labels = tf.where(mask, labels, 0.0)
+        return cls(
+            labels=labels,
+            logits=tf.where(mask, logits, 0.0),
+            mask=mask,
+            lists=y_true.with_values(labels),
+            row_ids=y_true.value_rowids(),
+            num_lists=y_true.nrows(),
+        )
+
+    def sum(self, values: Any) -> Any:
+        """Sums `[documents]` over each list: `[batch]`."""
+        return tf.math.unsorted_segment_sum(values, self.row_ids, self.num_lists)
+
+    def to_documents(self, values: Any) -> Any:
+        """Repeats `[batch]` for each document of a list: `[documents]`."""
+        return tf.gather(values, self.row_ids)
+
+    def ragged(self, values: Any) -> Any:
+        """Partitions `[documents]` into lists."""
+        return self.lists.with_values(values)
+
+    def block(self) -> tuple[Any, Any, Any]:
+        """Returns labels, logits and mask `[batch, longest]`; padding has label -1."""
+        labels = tf.where(self.mask, self.labels, PADDING_LABEL)
+        labels = pad(self.ragged(labels), PADDING_LABEL)
+        return labels, pad(self.ragged(self.logits), 0.0), labels >= 0.0
+
+    def weights(self, sample_weight: Any) -> Any:
+        """Returns weights `[documents]` or a scalar, 0 for masked documents.
+
+        Args:
+          sample_weight: None, a scalar, `[batch]` or `[batch, 1]` (per list),
+            `[batch, width]` or ragged `[batch, (list)]` (per document).
+        """
+        if sample_weight is None:
+            return tf.cast(self.mask, tf.float32)
+        if is_ragged(sample_weight):
+            values = tf.cast(sample_weight.values, tf.float32)
+        else:
+            values = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+            if values.shape.rank == 1:
+                values = values[:, tf.newaxis]
+            if values.shape.rank == 2:
+                # One column is a weight a list: every position reads that column.
+                last = tf.cast(tf.shape(values)[1], tf.int64) - 1
+                start = self.to_documents(self.lists.row_splits[:-1])
+                position = tf.range(tf.size(self.row_ids, tf.int64)) - start
+                indices = tf.stack([self.row_ids, tf.minimum(position, last)], axis=1)
+                values = tf.gather_nd(values, indices)
+        return tf.where(self.mask, values, 0.0)
+
+
+def pad_weights(sample_weight: Any, like: Any) -> Any:
+    """Returns weights that broadcast against the padded labels `like`.
+
+    Args:
+      sample_weight: As in `Packed.weights`.
+      like: `[batch, longest, ...]`.
+
+    Returns:
+      None, a scalar, `[batch, 1]` or `[batch, longest]`.
+    """
+    if sample_weight is None:
+        return None
+    if is_ragged(sample_weight):
+        return pad(sample_weight, 0.0)
+    weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+    if weights.shape.rank == 1:
+        return weights[:, tf.newaxis]
+    if weights.shape.rank == 2:
+        return weights[:, : tf.shape(like)[1]]
+    return weights

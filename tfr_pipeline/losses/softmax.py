@@ -1,0 +1,171 @@
+"""Softmax cross-entropy losses over the documents of a list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
+from tfr_pipeline.losses.packed import Packed, is_ragged
+from tfr_pipeline.losses.pairs import ranks_by_score
+
+_theirs = tfr.keras.losses
+
+
+def segment_log_sum_exp(batch: Packed) -> Any:
+    """Returns `log(sum_i exp(s_i))` of each list, float32 `[batch]`.
+
+    The largest logit of a list is taken out first, so that nothing overflows. A list
+    without valid documents gives 0.
+    """
+    lowest = batch.logits.dtype.min
+    logits = tf.where(batch.mask, batch.logits, lowest)
+    largest = tf.math.unsorted_segment_max(logits, batch.row_ids, batch.num_lists)
+    largest = tf.stop_gradient(tf.where(largest > lowest, largest, 0.0))
+    shifted = batch.logits - batch.to_documents(largest)
+    # A masked logit is 0 here and may lie far above the largest valid one.
+    exponentials = tf.where(batch.mask, tf.exp(tf.where(batch.mask, shifted, 0.0)), 0.0)
+    total = batch.sum(exponentials)
+    return tf.math.log(tf.where(total > 0.0, total, 1.0)) + largest
+
+
+def segment_softmax_cross_entropy(batch: Packed, labels: Any) -> Any:
+    """Returns `-sum_i y_i log softmax(s)_i` of each list, float32 `[batch]`.
+
+    Args:
+      batch: Logits and their partition.
+      labels: float32 `[documents]`, not negative, 0 for masked documents; need not
+        sum to one.
+    """
+    log_sum_exp = batch.to_documents(segment_log_sum_exp(batch))
+    return batch.sum(labels * (log_sum_exp - batch.logits))
+
+
+@register
+class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
+    r"""Softmax cross-entropy `-sum_i y_i log(exp(s_i) / sum_j exp(s_j))`.
+
+    ListNet's loss with labels in place of target probabilities (Cao et al.,
+    "Learning to Rank: From Pairwise Approach to Listwise Approach", ICML 2007).
+    A list without relevant documents contributes 0. Packed batches cost
+    O(documents).
+
+    Example:
+      >>> round(float(SoftmaxLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
+      0.7981
+    """
+
+    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        # By name: subclasses put another TF-Ranking class in front of this one.
+        return _theirs.SoftmaxLoss.__call__(self, y_true, y_pred, sample_weight)
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        batch = self.pack(y_true, y_pred)
+        labels = self._lambda_labels(batch) * batch.weights(sample_weight)
+        return self.reduce(segment_softmax_cross_entropy(batch, labels))
+
+    def _lambda_labels(self, batch: Packed) -> Any:
+        """Labels `[documents]`, replaced by gains over discounts if asked for."""
+        weight = self._lambda_weight
+        if not isinstance(weight, tfr.losses_impl.DCGLambdaWeight):
+            return batch.labels
+        labels, logits, mask = batch.block()
+        gains = weight.individual_weights(
+            tf.where(mask, labels, 0.0), ranks_by_score(logits, mask)
+        )
+        lengths = batch.lists.row_lengths()
+        gains = tf.RaggedTensor.from_tensor(gains, lengths=lengths).values
+        return tf.where(batch.mask, gains, 0.0)
+
+
+@register
+class CalibratedSoftmaxLoss(
+    SoftmaxLoss, getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.SoftmaxLoss)
+):
+    """Softmax cross-entropy with a virtual document of score 0 in each list.
+
+    It anchors the scores to the scale of the labels (Yan et al., "Scale Calibration
+    of Deep Ranking Models", KDD 2022, equation 8).
+
+    Example:
+      >>> loss = CalibratedSoftmaxLoss(virtual_label=0.1)
+      >>> round(float(loss([[1.0, 0.0]], [[0.6, 0.8]])), 4)
+      1.1808
+    """
+
+    def __init__(
+        self,
+        reduction: str = AUTO,
+        name: str | None = None,
+        lambda_weight: Any = None,
+        temperature: float = 1.0,
+        virtual_label: float = 0.0,
+        *,
+        ragged: bool = False,
+    ):
+        """Initializer.
+
+        Args:
+          reduction: Keras reduction.
+          name: Name of the loss.
+          lambda_weight: A `DCGLambdaWeight`, or None.
+          temperature: Divides the scores.
+          virtual_label: Label of the virtual document, not negative.
+          ragged: Kept for serialisation; the layout is read off the tensors.
+
+        Raises:
+          ConfigError: `virtual_label` is negative.
+        """
+        if virtual_label < 0:
+            raise ConfigError(
+                "`virtual_label` should not be negative. "
+                f"Received: virtual_label = {virtual_label}."
+            )
+        _theirs.SoftmaxLoss.__init__(
+            self, reduction, name, lambda_weight, temperature, ragged
+        )
+        self._virtual_label = virtual_label
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "virtual_label": self._virtual_label}
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """See base class; per-document weights give the virtual document weight 1."""
+        y_true, y_pred = _to_tensor(y_true), _to_tensor(y_pred)
+        lists = y_true.nrows() if is_ragged(y_true) else tf.shape(y_true)[0]
+        column = tf.ones(tf.stack([tf.cast(lists, tf.int32), 1]))
+
+        def append(values: Any, fill: float) -> Any:
+            return tf.concat([values, tf.cast(fill * column, values.dtype)], axis=1)
+
+        if sample_weight is not None:
+            sample_weight = _to_tensor(sample_weight)
+            if sample_weight.shape.rank == 2 and sample_weight.shape[1] != 1:
+                if is_ragged(y_true) and not is_ragged(sample_weight):
+                    lengths = y_true.row_lengths()
+                    sample_weight = tf.RaggedTensor.from_tensor(sample_weight, lengths)
+                sample_weight = append(sample_weight, 1.0)
+        return super().__call__(
+            append(y_true, self._virtual_label), append(y_pred, 0.0), sample_weight
+        )
+
+
+def _to_tensor(value: Any) -> Any:
+    return value if is_ragged(value) else tf.convert_to_tensor(value)
+
+
+@register
+class UniqueSoftmaxLoss(TwoLayouts, _theirs.UniqueSoftmaxLoss):
+    """Softmax loss of each document against those with a lower label only.
+
+    Zhu and Klabjan, "Listwise Learning to Rank by Exploring Unique Ratings", WSDM
+    2020.
+
+    Example:
+      >>> round(float(UniqueSoftmaxLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
+      0.7981
+    """

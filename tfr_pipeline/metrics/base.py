@@ -1,0 +1,69 @@
+"""What makes a TF-Ranking Keras metric take both layouts and break no tie by chance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.metrics.batch import Batch, padded
+
+register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+_FUNCTIONS = ("gain_fn", "rank_discount_fn")
+
+
+class TwoLayouts:
+    """Mixin in front of a TF-Ranking Keras metric: ragged or dense, whichever comes.
+
+    The metric is the weighted mean of one value a list. The constructor's `ragged` is
+    kept for TF-Ranking's sake and decides nothing.
+    """
+
+    _metric: Any
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Adds a batch.
+
+        Args:
+          y_true: Labels, dense `[batch, list_size]` or ragged `[batch, (list)]`;
+            documents with a negative label are ignored.
+          y_pred: Scores in either layout.
+          sample_weight: None, a scalar, `[batch, 1]` (per list) or the shape of
+            `y_true` (per document).
+        """
+        values, weights = self.per_list(y_true, y_pred, sample_weight)
+        return tf.keras.metrics.Mean.update_state(self, values, sample_weight=weights)
+
+    def per_list(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Returns the value and the weight of each list, float32 `[batch, 1]`."""
+        labels, scores, weights = padded(y_true, y_pred, sample_weight)
+        self._metric._ragged = False  # it gets dense tensors, whatever came in
+        return self._metric.compute(labels, scores, weights)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Makes a metric of `get_config`'s result, also after serialisation."""
+        config = dict(config)
+        for name in _FUNCTIONS:
+            value = config.get(name)
+            if isinstance(value, dict):
+                config[name] = tf.keras.utils.deserialize_keras_object(value)
+            elif isinstance(value, str):
+                config[name] = tf.keras.utils.get_registered_object(value)
+        return cls(**config)
+
+
+class OwnMetric(TwoLayouts):
+    """A metric computed here, on a `Batch`, instead of by TF-Ranking."""
+
+    _topn: int | None = None
+
+    def per_list(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """See base class."""
+        return self.compute(Batch.of(y_true, y_pred, sample_weight))
+
+    def compute(self, batch: Batch) -> tuple[Any, Any]:
+        """Returns the value and the weight of each list, float32 `[batch, 1]`."""
+        raise NotImplementedError
+
+
+theirs = tfr.keras.metrics

@@ -1,0 +1,83 @@
+"""`get`: a metric by its key, and TF-Ranking's usual set."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.metrics import binary, delegated, gain, position
+from tfr_pipeline.metrics.keys import RankingMetricKey
+
+_CLASSES: dict[str, Any] = {
+    RankingMetricKey.MRR: binary.MRRMetric,
+    RankingMetricKey.ARP: position.ARPMetric,
+    RankingMetricKey.NDCG: gain.NDCGMetric,
+    RankingMetricKey.DCG: gain.DCGMetric,
+    RankingMetricKey.PRECISION: binary.PrecisionMetric,
+    RankingMetricKey.RECALL: binary.RecallMetric,
+    RankingMetricKey.MAP: binary.MeanAveragePrecisionMetric,
+    RankingMetricKey.PRECISION_IA: delegated.PrecisionIAMetric,
+    RankingMetricKey.ORDERED_PAIR_ACCURACY: delegated.OPAMetric,
+    RankingMetricKey.ALPHA_DCG: delegated.AlphaDCGMetric,
+    RankingMetricKey.HITS: binary.HitsMetric,
+}
+
+
+def get(
+    key: str,
+    name: str | None = None,
+    dtype: Any = None,
+    topn: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Returns a ranking metric by its key.
+
+    Args:
+      key: A value of `RankingMetricKey`.
+      name: Name of the metric, such as `metric/ndcg_10`.
+      dtype: dtype of the metric's state.
+      topn: Number of first positions that count; None for all.
+      **kwargs: More arguments of the metric's constructor, such as `gain_fn`.
+
+    Returns:
+      A Keras metric that takes ragged and dense batches.
+
+    Raises:
+      ConfigError: The key is unknown, or the metric does not take an argument.
+
+    Example:
+      >>> get("ndcg", name="metric/ndcg_10", topn=10).name
+      'metric/ndcg_10'
+    """
+    if key not in _CLASSES:
+        raise ConfigError(unknown_name("metric", key, _CLASSES))
+    cls = _CLASSES[key]
+    accepted = set(inspect.signature(cls).parameters) - {"self", "kwargs"}
+    arguments = {"name": name, "dtype": dtype, **kwargs}
+    if topn:
+        arguments["topn"] = topn
+    for argument in arguments:
+        if argument not in accepted:
+            raise ConfigError(
+                unknown_name("argument", argument, accepted, f"metric {key}")
+            )
+    return cls(**arguments)
+
+
+def default_keras_metrics(**kwargs: Any) -> list[Any]:
+    """Returns TF-Ranking's set: NDCG at 1, 3, 5, 10, and whole-list metrics.
+
+    Args:
+      **kwargs: Handed to every metric's constructor.
+
+    Example:
+      >>> [metric.name for metric in default_keras_metrics()][:2]
+      ['metric/ndcg_1', 'metric/ndcg_3']
+    """
+    cut = [
+        get("ndcg", name=f"metric/ndcg_{topn}", topn=topn, **kwargs)
+        for topn in (1, 3, 5, 10)
+    ]
+    keys = ("arp", "ordered_pair_accuracy", "mrr", "precision", "map", "dcg", "ndcg")
+    return cut + [get(key, name=f"metric/{key}", **kwargs) for key in keys]

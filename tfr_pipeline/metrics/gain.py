@@ -1,0 +1,79 @@
+"""Discounted cumulative gain, plain and normalised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfr_pipeline.compat import tf
+from tfr_pipeline.metrics.base import OwnMetric, register, theirs
+from tfr_pipeline.metrics.batch import (
+    Batch,
+    discounts,
+    mean_over_ties,
+    sort_descending,
+    tie_bounds,
+)
+
+
+def _gains(batch: Batch, function: Any) -> Any:
+    return tf.where(batch.mask, function(batch.labels), 0.0)
+
+
+def _dcg(batch: Batch, gains: Any, discount: Any, ranked: Any) -> Any:
+    """Expected DCG over random orders of ties, `[batch, 1]`."""
+    expected = mean_over_ties(discount, *tie_bounds(ranked, batch.scores))
+    return tf.reduce_sum(batch.weights * gains * expected, axis=1, keepdims=True)
+
+
+@register
+class NDCGMetric(OwnMetric, theirs.NDCGMetric):
+    """DCG divided by the DCG of the best order; 0 for lists without relevance.
+
+    Järvelin and Kekäläinen, "Cumulated Gain-based Evaluation of IR Techniques", TOIS
+    2002, with gain `2^y - 1` and discount `1 / log2(1 + rank)` unless told
+    otherwise. Ties count with their expectation over random orders (McSherry and
+    Najork, "Computing Information Retrieval Performance Measures Efficiently in the
+    Presence of Tied Scores", ECIR 2008).
+
+    Example:
+      >>> metric = NDCGMetric(topn=1)
+      >>> float(metric([[0.0, 1.0]], [[0.5, 0.5]]))
+      0.5
+    """
+
+    def compute(self, batch: Batch) -> tuple[Any, Any]:
+        """See base class."""
+        gains = _gains(batch, self._gain_fn)
+        # One sort call for both orders.
+        weighted = tf.where(batch.mask, batch.weights * gains, float("-inf"))
+        both = sort_descending(tf.stack([batch.scores, weighted]))
+        ranked, ideal = both[0], both[1]
+        ideal = tf.where(tf.math.is_finite(ideal), ideal, 0.0)
+        discount = discounts(
+            tf.shape(batch.labels)[1], self._rank_discount_fn, self._topn
+        )
+        best = tf.reduce_sum(ideal * discount, axis=1, keepdims=True)
+        dcg = _dcg(batch, gains, discount, ranked)
+        return tf.math.divide_no_nan(dcg, best), batch.list_weights(gains)
+
+
+@register
+class DCGMetric(OwnMetric, theirs.DCGMetric):
+    """Sum of gain times discount over the first `topn` positions.
+
+    Ties count with their expectation over random orders.
+
+    Example:
+      >>> float(DCGMetric(topn=1)([[0.0, 1.0]], [[0.1, 0.5]]))
+      1.0
+    """
+
+    def compute(self, batch: Batch) -> tuple[Any, Any]:
+        """See base class."""
+        gains = _gains(batch, self._gain_fn)
+        discount = discounts(
+            tf.shape(batch.labels)[1], self._rank_discount_fn, self._topn
+        )
+        weights = batch.list_weights(gains)
+        dcg = _dcg(batch, gains, discount, sort_descending(batch.scores))
+        return tf.math.divide_no_nan(dcg, weights), weights
