@@ -1,0 +1,134 @@
+"""`tfr-pipeline convert`: ranking files to TFRecord files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfr_pipeline.data.options import Options
+
+_TABLE_FLAGS = (
+    "label_column",
+    "qid_column",
+    "docid_column",
+    "weight_column",
+    "feature_columns",
+    "context_columns",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.description = (
+        "Converts ranking files to OUTPUT/SPLIT-00000-of-0000N.tfrecord, "
+        "OUTPUT/features.json and OUTPUT/SPLIT.stats.json."
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="path, glob, or comma-separated globs; .gz too")
+    add("--input_format", default="libsvm", help="libsvm, csv, tsv or parquet")
+    add("--output", required=True, help="folder to write into")
+    add("--split", default="train", help="name of the split (default: train)")
+    add("--num_shards", type=int, default=1, help="number of files (default: 1)")
+    add("--output_format", default="elwc", help="elwc or packed (default: elwc)")
+    add(
+        "--scalar_features",
+        action="store_true",
+        help="one feature for each column instead of one vector feature",
+    )
+    add(
+        "--num_features",
+        type=int,
+        help="largest feature index (default: found in the data, or that of the "
+        "splits already in OUTPUT)",
+    )
+    add("--workers", type=int, help="processes (default: one for each core)")
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how to read ranking files; shared with `predict`."""
+    add = parser.add_argument
+    add(
+        "--query_file",
+        help="LibSVM without qid: files with the list lengths, one a line; one for "
+        "each input file",
+    )
+    add(
+        "--group_by_query",
+        action="store_true",
+        help="bring together the rows of a query wherever they are",
+    )
+    add(
+        "--nan",
+        default="error",
+        help="NaN and infinite features: error, keep or zero (default: error)",
+    )
+    add("--label_column", help="tables: column of the grade (default: label)")
+    add("--qid_column", help="tables: column of the query id (default: qid)")
+    add("--docid_column", help="tables: column of the document id (default: line)")
+    add("--weight_column", help="tables: column of the document weight")
+    add(
+        "--feature_columns",
+        help="tables: comma-separated features (default: all other numeric columns)",
+    )
+    add("--context_columns", help="tables: comma-separated columns of the query")
+
+
+def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> Options:
+    """Returns the `tfr_pipeline.data.options.Options` that the flags say.
+
+    Warns on standard error of flags that the input format makes useless.
+    """
+    from tfr_pipeline.data.options import Options
+
+    is_table = args.input_format != "libsvm"
+    useless = ["query_file"] if is_table else list(_TABLE_FLAGS)
+    for name in useless:
+        if getattr(args, name) is not None:
+            print(
+                f"warning: --{name} has no effect with --input_format="
+                f"{args.input_format}",
+                file=sys.stderr,
+            )
+
+    def names(text: str | None) -> tuple[str, ...]:
+        return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+    return Options(
+        num_features=getattr(args, "num_features", None),
+        nan=args.nan,
+        query_file=args.query_file or "",
+        group_by_query=args.group_by_query,
+        label_column=args.label_column or "label",
+        qid_column=args.qid_column or "qid",
+        docid_column=args.docid_column or "",
+        weight_column=args.weight_column or "",
+        feature_columns=names(args.feature_columns),
+        context_columns=names(args.context_columns),
+        require_label=require_label,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from tfr_pipeline.data.convert import convert
+
+    stats = convert(
+        args.input,
+        args.output,
+        input_format=args.input_format,
+        split=args.split,
+        num_shards=args.num_shards,
+        output_format=args.output_format,
+        scalar_features=args.scalar_features,
+        options=reading_options(args),
+        num_workers=args.workers,
+    )
+    print(
+        f"{args.output}: {args.split}: {stats['queries']:,} queries, "
+        f"{stats['documents']:,} documents, {len(stats['features'])} features in "
+        f"{args.num_shards} file{'s' if args.num_shards > 1 else ''}"
+    )
+    return 0

@@ -1,0 +1,196 @@
+"""`Lists` to serialized protos, without protobuf.
+
+`tensorflow.serving.ExampleListWithContext` and `tf.train.Example` are simple on the
+wire, and almost every byte of a document is its float row. The constant bytes are made
+once; rows are copied into the holes between them.
+Wire format: https://protobuf.dev/programming-guides/encoding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import DataError
+from tfr_pipeline.features import Features
+
+# Tags: field number << 3 | wire type 2 (length-delimited).
+_FIRST, _SECOND, _THIRD = b"\x0a", b"\x12", b"\x1a"
+
+
+def varint(value: int) -> bytes:
+    """Returns a non-negative number in base 128."""
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
+
+
+def field(tag: bytes, content: bytes) -> bytes:
+    """Returns a length-delimited field."""
+    return tag + varint(len(content)) + content
+
+
+def _entry(name: str, feature: bytes) -> bytes:
+    """Returns one entry of the map `Features.feature`."""
+    return field(_FIRST, field(_FIRST, name.encode()) + field(_SECOND, feature))
+
+
+def bytes_entry(name: str, values: Sequence[bytes]) -> bytes:
+    """Returns the map entry of a feature with a `BytesList`."""
+    content = b"".join([field(_FIRST, value) for value in values])
+    return _entry(name, field(_FIRST, content))
+
+
+def float_entry(name: str, values: np.ndarray) -> bytes:
+    """Returns the map entry of a feature with a packed `FloatList`."""
+    raw = np.ascontiguousarray(values, "<f4").tobytes()
+    return _entry(name, field(_SECOND, field(_FIRST, raw)))
+
+
+def int64_entry(name: str, values: np.ndarray) -> bytes:
+    """Returns the map entry of a feature with a packed `Int64List`."""
+    raw = b"".join(varint(int(value) & (1 << 64) - 1) for value in values.ravel())
+    return _entry(name, field(_THIRD, field(_FIRST, raw)))
+
+
+def example(*entries: bytes) -> bytes:
+    """Returns a `tf.train.Example` made of map entries."""
+    return field(_FIRST, b"".join(entries))
+
+
+def _context_entries(lists: Lists, features: Features, number: int) -> list[bytes]:
+    """Returns the entries of list `number` for the query id and the context."""
+    entries = []
+    if features.query_id is not None:
+        entries.append(
+            bytes_entry(features.query_id, [str(lists.query_ids[number]).encode()])
+        )
+    for name, values in lists.context.items():
+        value = np.atleast_1d(values[number])
+        if value.dtype.kind in "OUS":
+            entries.append(bytes_entry(name, [str(item).encode() for item in value]))
+        elif value.dtype.kind in "iu":
+            entries.append(int64_entry(name, value))
+        else:
+            entries.append(float_entry(name, value))
+    return entries
+
+
+def _fixed_bytes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns uint8 `[documents, bytes]`: map entries of float features.
+
+    Args:
+      columns: Maps a feature name to float32 `[documents, size]`.
+    """
+    count = len(next(iter(columns.values())))
+    pieces: list[bytes] = []
+    offsets, position = [], 0
+    for name, values in columns.items():
+        empty = float_entry(name, np.zeros(values.shape[1], np.float32))
+        pieces.append(empty)
+        position += len(empty)
+        offsets.append(position - 4 * values.shape[1])  # the values come last
+    result = np.empty((count, position), np.uint8)
+    result[:] = np.frombuffer(b"".join(pieces), np.uint8)
+    for offset, values in zip(offsets, columns.values(), strict=True):
+        raw = np.ascontiguousarray(values, "<f4").view(np.uint8)
+        result[:, offset : offset + raw.shape[1]] = raw
+    return result
+
+
+def _document_columns(lists: Lists, features: Features) -> dict[str, np.ndarray]:
+    """Returns the float features of the documents by name, label and weight last."""
+    matrix = lists.values["float32"]
+    columns: dict[str, np.ndarray] = {}
+    position = 0
+    for name in features.example:
+        size = int(np.prod(features.example[name].shape))
+        columns[name] = matrix[:, position : position + size]
+        position += size
+    if position != matrix.shape[1]:
+        raise DataError(
+            f"expected {position} feature columns, found {matrix.shape[1]}."
+        )
+    if lists.labels is not None:
+        columns[features.label[0]] = lists.labels[:, np.newaxis]
+    if features.weight is not None and lists.weights is not None:
+        columns[features.weight[0]] = lists.weights[:, np.newaxis]
+    return columns
+
+
+def elwc(lists: Lists, features: Features) -> list[bytes]:
+    """Returns one serialized `ExampleListWithContext` a list.
+
+    Args:
+      lists: Lists whose `float32` columns are the features of `features.example` in
+        its order.
+      features: Description to write by.
+    """
+    fixed = _fixed_bytes(_document_columns(lists, features))
+    width = fixed.shape[1]
+    raw = fixed.tobytes()
+    # The bytes around a document depend only on the length of its id.
+    around: dict[int, tuple[bytes, bytes]] = {}
+    records = []
+    for number in range(lists.num_lists):
+        first, last = int(lists.row_splits[number]), int(lists.row_splits[number + 1])
+        parts: list[bytes] = []
+        for row in range(first, last):
+            name = str(lists.document_ids[row]).encode()
+            if len(name) not in around:
+                around[len(name)] = _around(features.document_id, name, width)
+            before, after = around[len(name)]
+            parts += (before, raw[row * width : (row + 1) * width], after, name)
+        context = example(*_context_entries(lists, features, number))
+        records.append(b"".join(parts) + field(_SECOND, context))
+    return records
+
+
+def _around(name: str | None, value: bytes, width: int) -> tuple[bytes, bytes]:
+    """Returns what stands before the float entries, and between them and the id."""
+    if name is None:
+        raise DataError("expected a name for the document id, found None.")
+    entry = bytes_entry(name, [value])
+    entry = entry[: len(entry) - len(value)]
+    length = width + len(entry) + len(value)
+    inner = _FIRST + varint(length)
+    return _FIRST + varint(len(inner) + length) + inner, entry
+
+
+def packed(lists: Lists, features: Features) -> list[bytes]:
+    """Returns one serialized `tf.train.Example` a list, with raw matrices.
+
+    `packed/float32` holds the row-major little-endian matrix `[documents, columns]`,
+    its columns being the example features sorted by name; `packed/labels` and
+    `packed/weights` hold float32 `[documents]`; `packed/document_ids` has one value a
+    document. The query id and the context are ordinary features.
+    """
+    columns = _document_columns(lists, features)
+    blocks = [columns[name] for name in sorted(features.example)]
+    matrix = np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+    records = []
+    for number in range(lists.num_lists):
+        rows = slice(int(lists.row_splits[number]), int(lists.row_splits[number + 1]))
+
+        def raw(values: np.ndarray, rows: slice = rows) -> list[bytes]:
+            return [np.ascontiguousarray(values[rows], "<f4").tobytes()]
+
+        entries = [
+            *_context_entries(lists, features, number),
+            bytes_entry("packed/float32", raw(matrix)),
+            bytes_entry(
+                "packed/document_ids",
+                [str(name).encode() for name in lists.document_ids[rows]],
+            ),
+        ]
+        if lists.labels is not None:
+            entries.append(bytes_entry("packed/labels", raw(lists.labels)))
+        if lists.weights is not None and features.weight is not None:
+            entries.append(bytes_entry("packed/weights", raw(lists.weights)))
+        records.append(example(*entries))
+    return records

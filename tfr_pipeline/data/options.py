@@ -1,0 +1,47 @@
+"""How input files are to be read: plain settings, checked where they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+
+FORMATS = ("libsvm", "csv", "tsv", "parquet")
+NAN = ("error", "keep", "zero")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings of `read_lists` and `convert`.
+
+    Attributes:
+      num_features: LibSVM: the largest feature index; by default found in the data.
+        Tables: checked against the columns if given.
+      nan: NaN and infinite features: `error`, `keep`, or `zero` to make them 0.
+      query_file: LibSVM without `qid:`: files with the list lengths, one a line, as a
+        path, a glob or comma-separated globs; one for each input file.
+      group_by_query: Whether to bring rows of one query together.
+      label_column: Tables: the column of the grade.
+      qid_column: Tables: the column of the query id.
+      docid_column: Tables: the column of the document id; by default the line (CSV,
+        TSV) or row (Parquet) number is the id.
+      weight_column: Tables: the column of the document weight, if any.
+      feature_columns: Tables: the features in order; by default every numeric column
+        that has no other role.
+      context_columns: Tables: columns that belong to the query; the value in its
+        first row is taken.
+      require_label: Whether a table without `label_column` is an error.
+      work_dir: Folder for temporary files of `group_by_query`; the system's by
+        default.
+    """
+
+    num_features: int | None = None
+    nan: str = "error"
+    query_file: str = ""
+    group_by_query: bool = False
+    label_column: str = "label"
+    qid_column: str = "qid"
+    docid_column: str = ""
+    weight_column: str = ""
+    feature_columns: tuple[str, ...] = ()
+    context_columns: tuple[str, ...] = ()
+    require_label: bool = True
+    work_dir: str | None = None

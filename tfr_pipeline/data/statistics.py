@@ -1,0 +1,143 @@
+"""What a data set contains: counts that can be taken in parts and added."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfr_pipeline.data.lists import Lists
+
+_QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+
+
+@dataclasses.dataclass
+class Statistics:
+    """Counts over lists; see `to_json` for what is derived from them.
+
+    Attributes:
+      lengths: Maps a number of documents to the number of lists that have it.
+      grades: Maps a grade to the number of documents that have it.
+      single: Number of lists with one document, and the query id of the first.
+      irrelevant: Number of lists without a relevant document, likewise.
+      minimum: float64 `[features]` over finite values; `inf` if there is none.
+      maximum: The same, `-inf`.
+      total: float64 `[features]`, sum of the finite values.
+      zeros: int64 `[features]`.
+      nonfinite: int64 `[features]`, NaN and infinite values.
+    """
+
+    lengths: collections.Counter[int]
+    grades: collections.Counter[float]
+    single: tuple[int, str]
+    irrelevant: tuple[int, str]
+    minimum: np.ndarray
+    maximum: np.ndarray
+    total: np.ndarray
+    zeros: np.ndarray
+    nonfinite: np.ndarray
+
+    @classmethod
+    def of(cls, lists: Lists) -> Statistics:
+        """Counts some lists; `values["float32"]` are the features."""
+        matrix = lists.values["float32"]
+        finite = np.isfinite(matrix)
+        nonfinite = len(matrix) - finite.sum(0)
+        low = high = kept = matrix
+        if nonfinite.any():
+            low, high, kept = (
+                np.where(finite, matrix, other) for other in (np.inf, -np.inf, 0)
+            )
+        grades: collections.Counter[float] = collections.Counter()
+        irrelevant = np.zeros(0, np.int64)
+        if lists.labels is not None:
+            for grade, count in zip(
+                *np.unique(lists.labels, return_counts=True), strict=True
+            ):
+                grades[float(grade)] = int(count)
+            best = np.maximum.reduceat(lists.labels, lists.row_splits[:-1])
+            irrelevant = np.flatnonzero(best <= 0)
+        single = np.flatnonzero(lists.lengths == 1)
+        return cls(
+            lengths=collections.Counter(lists.lengths.tolist()),
+            grades=grades,
+            single=_counted(single, lists.query_ids),
+            irrelevant=_counted(irrelevant, lists.query_ids),
+            minimum=low.min(0).astype(np.float64),
+            maximum=high.max(0).astype(np.float64),
+            total=kept.sum(0, dtype=np.float64),
+            zeros=len(matrix) - np.count_nonzero(matrix, axis=0),
+            nonfinite=nonfinite,
+        )
+
+    def add(self, other: Statistics) -> None:
+        """Adds the counts of lists that come later."""
+        self.lengths += other.lengths
+        self.grades += other.grades
+        self.single = _sum(self.single, other.single)
+        self.irrelevant = _sum(self.irrelevant, other.irrelevant)
+        self.minimum = np.minimum(self.minimum, other.minimum)
+        self.maximum = np.maximum(self.maximum, other.maximum)
+        self.total = self.total + other.total
+        self.zeros = self.zeros + other.zeros
+        self.nonfinite = self.nonfinite + other.nonfinite
+
+    @property
+    def queries(self) -> int:
+        """Number of lists."""
+        return sum(self.lengths.values())
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return sum(length * count for length, count in self.lengths.items())
+
+    def to_json(self, columns: Sequence[str]) -> dict[str, Any]:
+        """Returns the content of `<split>.stats.json`.
+
+        Args:
+          columns: Names of the features.
+        """
+        documents = self.documents
+        sizes = np.array(sorted(self.lengths))
+        upto = np.cumsum([self.lengths[int(size)] for size in sizes])
+        finite = documents - self.nonfinite
+        features: dict[str, dict[str, float | int | None]] = {}
+        for number, name in enumerate(columns):
+            count = int(finite[number])
+            features[name] = {
+                "min": float(self.minimum[number]) if count else None,
+                "max": float(self.maximum[number]) if count else None,
+                "mean": float(self.total[number]) / count if count else None,
+                "zeros": int(self.zeros[number]) / documents,
+            }
+            if count < documents:
+                features[name]["nonfinite"] = documents - count
+        return {
+            "queries": self.queries,
+            "documents": documents,
+            "grades": {f"{g:g}": self.grades[g] for g in sorted(self.grades)},
+            "list_length": {
+                "min": int(sizes[0]),
+                "mean": documents / self.queries,
+                "max": int(sizes[-1]),
+                "quantiles": {
+                    str(q): int(sizes[np.searchsorted(upto, q * self.queries)])
+                    for q in _QUANTILES
+                },
+            },
+            "lists_with_one_document": self.single[0],
+            "lists_without_relevant_documents": self.irrelevant[0],
+            "features": features,
+        }
+
+
+def _counted(positions: np.ndarray, names: np.ndarray) -> tuple[int, str]:
+    return len(positions), str(names[positions[0]]) if len(positions) else ""
+
+
+def _sum(first: tuple[int, str], second: tuple[int, str]) -> tuple[int, str]:
+    return first[0] + second[0], first[1] if first[0] else second[1]
