@@ -1,0 +1,196 @@
+"""Batches out of lists in memory: shuffled by index, cut by lists or by documents.
+
+Only indices are shuffled; a batch is gathered when it is due. The order is a function
+of the seed and the epoch, so a run that is resumed at any step sees the batches that
+it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+
+
+class BatchPlan:
+    """Says which lists stand in which batch of which epoch.
+
+    Args:
+      lengths: int64 `[lists]`, documents a list.
+      batch_size: Lists a global batch; ignored when `documents_per_batch` is given.
+      documents_per_batch: About how many documents a global batch has.
+      replicas: Number of replicas that share a global batch.
+      seed: Orders the lists anew each epoch; None keeps them in order.
+
+    A global batch is `replicas` local batches in a row. Batches of an epoch have
+    nearly equal size, so there is no small rest at the end.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        documents_per_batch: int | None = None,
+        replicas: int = 1,
+        seed: int | None = None,
+    ):
+        self.num_lists = len(lengths)
+        self._lengths = np.asarray(lengths, np.int64)
+        self._by_documents = documents_per_batch is not None
+        if documents_per_batch is not None:
+            steps = math.ceil(int(self._lengths.sum()) / documents_per_batch)
+        else:
+            steps = math.ceil(self.num_lists / batch_size)
+        self.steps = max(1, steps)
+        self.replicas = replicas
+        self._seed = seed
+
+    def epoch(self, epoch: Any) -> tuple[Any, Any]:
+        """Returns the order of an epoch and where its local batches begin.
+
+        Args:
+          epoch: int64 scalar tensor or int.
+
+        Returns:
+          `(order, row_splits)`, int64 `[lists]` and int64 `[steps * replicas + 1]`.
+        """
+        batches = self.steps * self.replicas
+        order = tf.range(self.num_lists, dtype=tf.int64)
+        if self._seed is not None:
+            seed = tf.stack(
+                [tf.constant(self._seed, tf.int64), tf.cast(epoch, tf.int64)]
+            )
+            order = tf.random.experimental.stateless_shuffle(order, seed=seed)
+        if not self._by_documents:
+            splits = tf.range(batches + 1, dtype=tf.int64) * self.num_lists // batches
+            return order, splits
+        # Cut where the running number of documents passes multiples of the share.
+        ends = tf.cumsum(tf.gather(self._lengths, order))
+        targets = tf.range(1, batches, dtype=tf.int64) * ends[-1] // batches
+        inner = tf.searchsorted(ends, targets, side="left", out_type=tf.int64) + 1
+        inner = tf.minimum(inner, self.num_lists)
+        splits = tf.concat([[0], inner, [self.num_lists]], axis=0)
+        return order, tf.cast(splits, tf.int64)
+
+    def batch_of_step(self, step: int) -> np.ndarray:
+        """Returns the indices of the lists in global batch `step` of training."""
+        local = self.dataset(start_step=step).take(self.replicas)
+        return np.concatenate([index.numpy() for index in local])
+
+    def dataset(self, start_step: int = 0, repeat: bool = True) -> Any:
+        """Returns a `tf.data.Dataset` of int64 `[lists in a local batch]`.
+
+        Args:
+          start_step: Global batches to leave out, counted from the first epoch.
+          repeat: Goes through one epoch after the other without end, and leaves out
+            local batches without lists (a list longer than the budget makes some):
+            batch normalisation has no answer to them. Otherwise one epoch, complete.
+        """
+
+        def batches(epoch: Any) -> Any:
+            order, splits = self.epoch(epoch)
+            ragged = tf.RaggedTensor.from_row_splits(order, splits, validate=False)
+            return tf.data.Dataset.from_tensor_slices(ragged)
+
+        if not repeat:
+            return batches(tf.constant(0, tf.int64))
+        dataset = tf.data.Dataset.counter().flat_map(batches)
+        dataset = dataset.filter(lambda index: tf.size(index) > 0)
+        return dataset.skip(start_step * self.replicas)
+
+
+def packed_gather(
+    lists: Lists, list_size: int | None = None
+) -> Callable[[Any], tuple[dict[str, Any], Any, Any]]:
+    """Returns a function from list indices to a packed batch.
+
+    Args:
+      lists: All lists, in memory.
+      list_size: Takes only the first so many documents of each list.
+
+    Returns:
+      A function from int64 `[batch]` to `(features, labels, weights)`: `features`
+      holds a ragged `[batch, (list), columns]` for each dtype under
+      `documents_<dtype>`, and the query features `[batch, ...]`; `labels` and
+      `weights` are ragged `[batch, (list)]`, or None when there are none.
+    """
+    values = {dtype: tf.constant(block) for dtype, block in lists.values.items()}
+    starts = tf.constant(lists.row_splits[:-1])
+    lengths = lists.lengths
+    if list_size:
+        lengths = np.minimum(lengths, list_size)
+    lengths = tf.constant(lengths)
+    labels = None if lists.labels is None else tf.constant(lists.labels)
+    weights = None if lists.weights is None else tf.constant(lists.weights)
+    context = {name: tf.constant(value) for name, value in lists.context.items()}
+
+    def gather(index: Any) -> tuple[dict[str, Any], Any, Any]:
+        start, length = tf.gather(starts, index), tf.gather(lengths, index)
+        rows = tf.ragged.range(start, start + length)
+        splits = rows.row_splits
+
+        def ragged(source: Any) -> Any:
+            if source is None:
+                return None
+            return tf.RaggedTensor.from_row_splits(
+                tf.gather(source, rows.values), splits, validate=False
+            )
+
+        features = {
+            PACKED_INPUT + dtype: ragged(block) for dtype, block in values.items()
+        }
+        features.update({name: tf.gather(v, index) for name, v in context.items()})
+        return features, ragged(labels), ragged(weights)
+
+    return gather
+
+
+def pad(
+    features: Mapping[str, Any],
+    layout: BlockLayout,
+    list_size: int | None,
+    defaults: Mapping[str, Any],
+    mask_name: str | None,
+) -> dict[str, Any]:
+    """Turns packed features into TF-Ranking's: one padded tensor a name, and a mask.
+
+    Args:
+      features: The features of a packed batch.
+      layout: Where each feature stands.
+      list_size: Length of the padded lists; None for the longest in the batch.
+      defaults: Maps a feature to the value of its padding; 0 when absent.
+      mask_name: Name of the mask, or None for no mask.
+
+    Returns:
+      Features `[batch, list_size, ...]`, query features as they came, and the mask,
+      bool `[batch, list_size]`.
+    """
+    result = {
+        name: value
+        for name, value in features.items()
+        if not name.startswith(PACKED_INPUT)
+    }
+    lengths = None
+    for dtype, slots in layout.slots.items():
+        block = features[PACKED_INPUT + dtype]
+        lengths = block.row_lengths()
+        padding = np.zeros(layout.width(dtype), dtype)
+        for slot in slots:
+            padding[slot.start : slot.stop] = np.ravel(defaults.get(slot.name) or 0)
+        dense = block.to_tensor(padding, shape=[None, list_size, layout.width(dtype)])
+        for slot, piece in zip(
+            slots, tf.split(dense, [s.width for s in slots], axis=2), strict=True
+        ):
+            shape = tf.concat([tf.shape(dense)[:2], slot.shape], axis=0)
+            piece = tf.reshape(piece, tf.cast(shape, tf.int32))
+            result[slot.name] = tf.ensure_shape(piece, [None, list_size, *slot.shape])
+        size = list_size or tf.shape(dense)[1]
+    if mask_name:
+        result[mask_name] = tf.sequence_mask(lengths, size)
+    return result

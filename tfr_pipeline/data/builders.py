@@ -1,0 +1,399 @@
+"""Dataset builders: training and validation data, and serving signatures.
+
+The classes have TF-Ranking's names, parameters and behaviour for code that calls or
+overrides them. Beside that, `make_dataset` gives the pipeline packed batches, which
+it takes when nothing that was overridden expects padded ones.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline import files
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.data import reader
+from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
+from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.layout import BlockLayout
+
+Specs = dict[str, Any]
+
+
+class AbstractDatasetBuilder(tfr.keras.pipeline.AbstractDatasetBuilder):
+    """Interface: training data, validation data, signatures.
+
+    A pipeline calls the three methods below; see `NullDatasetBuilder` for the
+    simplest implementation and `SimpleDatasetBuilder` for the usual one.
+    """
+
+    @abc.abstractmethod
+    def build_train_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
+        """Returns the training `tf.data.Dataset` of `(features, labels[, weights])`."""
+
+    @abc.abstractmethod
+    def build_valid_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
+        """Returns the validation `tf.data.Dataset`, of the same structure."""
+
+    @abc.abstractmethod
+    def build_signatures(self, *arg: Any, **kwargs: Any) -> Any:
+        """Returns the serving signatures of a model: names to functions, or None."""
+
+
+class NullDatasetBuilder(AbstractDatasetBuilder):
+    """Passes datasets and signatures on that were made elsewhere.
+
+    Args:
+      train_dataset: `tf.data.Dataset` for training.
+      valid_dataset: `tf.data.Dataset` for validation.
+      signatures: Dict of serving functions, or None.
+    """
+
+    def __init__(self, train_dataset: Any, valid_dataset: Any, signatures: Any = None):
+        self._train_dataset = train_dataset
+        self._valid_dataset = valid_dataset
+        self._signatures = signatures
+
+    def build_train_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
+        """See `AbstractDatasetBuilder`."""
+        return self._train_dataset
+
+    def build_valid_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
+        """See `AbstractDatasetBuilder`."""
+        return self._valid_dataset
+
+    def build_signatures(self, *arg: Any, **kwargs: Any) -> Any:
+        """See `AbstractDatasetBuilder`."""
+        return self._signatures
+
+
+class BaseDatasetBuilder(AbstractDatasetBuilder):
+    """Builds datasets of ELWC or packed TFRecord files from feature specs.
+
+    Files are parsed once and kept in memory; an epoch only gathers. Validation goes
+    over every list once, whole and in order.
+
+    Subclasses implement `_features_and_labels`, which takes a dict of padded
+    tensors `[batch, list_size, ...]` with labels among them and returns
+    `(features, labels)` or `(features, labels, weights)`.
+
+    Args:
+      context_feature_spec: Maps query features to `tf.io` specs.
+      example_feature_spec: Maps document features to `tf.io` specs.
+      training_only_example_spec: Specs of labels and document weights.
+      mask_feature_name: Name of the mask among the features of padded batches.
+      hparams: A `DatasetHparams`.
+      training_only_context_spec: Specs of list weights.
+      query_id: Name of the string query feature with the query id, if any
+        (keyword only); evaluation and error messages use it.
+    """
+
+    def __init__(
+        self,
+        context_feature_spec: Specs,
+        example_feature_spec: Specs,
+        training_only_example_spec: Specs,
+        mask_feature_name: str,
+        hparams: DatasetHparams,
+        training_only_context_spec: Specs | None = None,
+        *,
+        query_id: str | None = None,
+    ):
+        self._context_feature_spec = context_feature_spec
+        self._example_feature_spec = example_feature_spec
+        self._training_only_example_spec = training_only_example_spec
+        self._mask_feature_name = mask_feature_name
+        self._hparams = hparams
+        self._training_only_context_spec = training_only_context_spec or {}
+        self._query_id = query_id
+        self._memory: dict[tuple[str, str], Lists] = {}
+
+    @abc.abstractmethod
+    def _features_and_labels(self, features: dict[str, Any]) -> Any:
+        """Separates labels and optional weights from padded features."""
+
+    @property
+    def _all_example_specs(self) -> Specs:
+        return {**self._example_feature_spec, **self._training_only_example_spec}
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Layouts that `make_dataset` has; none when it must not be called.
+
+        It must not where the features do not pack, or where a subclass has its own
+        way to build datasets.
+        """
+        own = any(
+            getattr(type(self), name) is not getattr(BaseDatasetBuilder, name)
+            for name in ("build_train_dataset", "build_valid_dataset")
+        )
+        packs = BlockLayout.can_pack(self._all_example_specs)
+        return ("padded",) if packs and not own else ()
+
+    def _pattern(self, split: str) -> str:
+        patterns = {
+            "train": self._hparams.train_input_pattern,
+            "valid": self._hparams.valid_input_pattern,
+        }
+        if split not in patterns:
+            raise ConfigError(unknown_name("split", split, patterns))
+        return patterns[split]
+
+    def lists(self, split: str, layout: str = "padded") -> Lists:
+        """Returns the lists of `train` or `valid`, read once and kept in memory.
+
+        Raises:
+          DataError: Files are missing, empty, corrupt or do not match the specs.
+        """
+        if (split, layout) not in self._memory:
+            self._memory[split, layout] = self._read(self._pattern(split), layout)
+        return self._memory[split, layout]
+
+    def _read(self, pattern: str, layout: str) -> Lists:
+        """Reads files for padded batches: labels stand among the features."""
+        parser = RecordParser(
+            {**self._context_feature_spec, **self._training_only_context_spec},
+            self._all_example_specs,
+            query_id=self._query_id,
+        )
+        paths = files.expand(pattern, "data")
+        return reader.load(paths, parser, None, reader=self._hparams.dataset_reader)
+
+    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
+        """Returns which lists stand in which batch; see `BatchPlan`."""
+        # Hyperparameters of TF-Ranking's own class lack our fields.
+        hparams, train = self._hparams, split == "train"
+        lengths = self.lists(split, layout).lengths
+        if train and hparams.list_size:
+            lengths = lengths.clip(max=hparams.list_size)
+        shuffle = train and getattr(hparams, "shuffle", True)
+        return BatchPlan(
+            lengths,
+            hparams.train_batch_size if train else hparams.valid_batch_size,
+            getattr(hparams, "documents_per_batch", None) if train else None,
+            replicas,
+            getattr(hparams, "seed", 0) if shuffle else None,
+        )
+
+    def make_dataset(
+        self,
+        split: str,
+        layout: str = "padded",
+        replicas: int = 1,
+        start_step: int = 0,
+    ) -> tf.data.Dataset:
+        """Returns batches in one of `layouts`.
+
+        Args:
+          split: `train` (without end) or `valid` (every list once, in order).
+          layout: `padded` for TF-Ranking's tensors, or `packed` (see
+            `packed_gather`) where `layouts` has it.
+          replicas: Number of replicas that share a global batch: elements are local
+            batches, and so many in a row make a global batch.
+          start_step: Global training batches to leave out.
+
+        Returns:
+          A dataset of `(features, labels)` or `(features, labels, weights)`.
+        """
+        train = split == "train"
+        hparams = self._hparams
+        list_size = hparams.list_size if train else hparams.valid_list_size
+        batch = self._assembler(split, layout, list_size)
+        index = self.plan(split, layout, replicas).dataset(
+            start_step if train else 0, repeat=train
+        )
+        return index.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+
+    def _assembler(
+        self, split: str, layout: str, list_size: int | None
+    ) -> Callable[[Any], Any]:
+        """Returns the function from list indices to a batch."""
+        specs = self._all_example_specs
+        block_layout = BlockLayout.from_spec(specs)
+        defaults = {name: spec.default_value for name, spec in specs.items()}
+        gather = packed_gather(self.lists(split, layout), list_size)
+
+        def batch(index: Any) -> Any:
+            features, _, _ = gather(index)
+            mask = self._mask_feature_name
+            padded = pad(features, block_layout, list_size, defaults, mask)
+            return self._features_and_labels(padded)
+
+        return batch
+
+    def _streamed(self, split: str) -> tf.data.Dataset:
+        """Features that do not pack (ragged, sparse, text) go through TF-Ranking."""
+        hparams, train = self._hparams, split == "train"
+        dataset = tfr.data.build_ranking_dataset(
+            file_pattern=files.expand(self._pattern(split), "data"),
+            data_format=tfr.data.ELWC,
+            batch_size=hparams.train_batch_size if train else hparams.valid_batch_size,
+            list_size=hparams.list_size if train else hparams.valid_list_size,
+            context_feature_spec={
+                **self._context_feature_spec,
+                **self._training_only_context_spec,
+            },
+            example_feature_spec=self._all_example_specs,
+            mask_feature_name=self._mask_feature_name,
+            reader=hparams.dataset_reader,
+            num_epochs=None if train else 1,
+            shuffle=train and getattr(hparams, "shuffle", True),
+            shuffle_buffer_size=1000,
+            shuffle_seed=getattr(hparams, "seed", 0),
+            sloppy_ordering=False,
+            drop_final_batch=False,
+        )
+        return dataset.map(
+            self._features_and_labels, num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def _build(self, split: str) -> tf.data.Dataset:
+        if BlockLayout.can_pack(self._all_example_specs):
+            return self.make_dataset(split, "padded")
+        return self._streamed(split)
+
+    def build_train_dataset(self) -> tf.data.Dataset:
+        """Returns padded training batches without end."""
+        return self._build("train")
+
+    def build_valid_dataset(self) -> tf.data.Dataset:
+        """Returns padded validation batches: every list once, in order."""
+        return self._build("valid")
+
+    def build_signatures(self, model: tf.keras.Model) -> Any:
+        """Returns the serving functions of a model; see `Signatures`."""
+        from tfr_pipeline.serving.signatures import Signatures
+
+        return Signatures(
+            model,
+            context_feature_spec=self._context_feature_spec,
+            example_feature_spec=self._example_feature_spec,
+            mask_feature_name=self._mask_feature_name,
+        )()
+
+
+def _convert_label(label: Any, convert_labels_to_binary: bool = False) -> Any:
+    """Returns float32 `[batch, list_size]` of a label `[batch, list_size, 1]`."""
+    label = tf.cast(tf.squeeze(label, axis=2), tf.float32)
+    if convert_labels_to_binary:
+        label = tf.where(label > 0.0, tf.ones_like(label), label)
+    return label
+
+
+class SimpleDatasetBuilder(BaseDatasetBuilder):
+    """Datasets with one label and optional document weights.
+
+    Args:
+      context_feature_spec: Maps query features to `tf.io` specs.
+      example_feature_spec: Maps document features to `tf.io` specs.
+      mask_feature_name: Name of the mask among the features of padded batches.
+      label_spec: Name and `tf.io.FixedLenFeature` of the label, shape (1,).
+      hparams: A `DatasetHparams`.
+      sample_weight_spec: Name and spec of a weight for each document, or None.
+      query_id: See `BaseDatasetBuilder`.
+      document_id: Name of the string document feature with the document id, if any;
+        read by evaluation and prediction only.
+
+    Example:
+      >>> feature = tf.io.FixedLenFeature((1,), tf.float32, 0.0)
+      >>> label = ("label", tf.io.FixedLenFeature((1,), tf.float32, -1.0))
+      >>> builder = SimpleDatasetBuilder(
+      ...     {}, {"bm25": feature}, "mask", label,
+      ...     DatasetHparams("train-*", "valid-*", 32, 32))
+      >>> builder.layouts
+      ('packed', 'padded')
+    """
+
+    def __init__(
+        self,
+        context_feature_spec: Specs,
+        example_feature_spec: Specs,
+        mask_feature_name: str,
+        label_spec: tuple[str, Any],
+        hparams: DatasetHparams,
+        sample_weight_spec: tuple[str, Any] | None = None,
+        *,
+        query_id: str | None = None,
+        document_id: str | None = None,
+    ):
+        if not isinstance(label_spec, list | tuple) or len(label_spec) != 2:
+            raise ConfigError(
+                "label_spec: expected a pair (name, tf.io.FixedLenFeature), found "
+                f"{label_spec!r}."
+            )
+        pairs = [label_spec] + ([sample_weight_spec] if sample_weight_spec else [])
+        super().__init__(
+            context_feature_spec=context_feature_spec,
+            example_feature_spec=example_feature_spec,
+            training_only_example_spec=dict(pairs),
+            mask_feature_name=mask_feature_name,
+            hparams=hparams,
+            query_id=query_id,
+        )
+        self._label_spec = label_spec
+        self._sample_weight_spec = sample_weight_spec
+        self._document_id = document_id
+
+    def _features_and_labels(self, features: dict[str, Any]) -> Any:
+        """See `BaseDatasetBuilder`."""
+        features = dict(features)
+        label = _convert_label(
+            features.pop(self._label_spec[0]), self._hparams.convert_labels_to_binary
+        )
+        if self._sample_weight_spec is None:
+            return features, label
+        weight = tf.squeeze(features.pop(self._sample_weight_spec[0]), axis=2)
+        return features, label, tf.cast(weight, tf.float32)
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """See `BaseDatasetBuilder`; packed comes first where it is possible."""
+        base, mine = type(self)._features_and_labels, SimpleDatasetBuilder
+        if base is not mine._features_and_labels or not super().layouts:
+            return super().layouts
+        return ("packed", "padded")
+
+    def _read(
+        self, pattern: str, layout: str = "packed", with_ids: bool = False
+    ) -> Lists:
+        """Reads files for packed batches: labels and weights stand apart."""
+        if layout == "padded":
+            return super()._read(pattern, layout)
+        paths = files.expand(pattern, "data")
+        make = self._hparams.dataset_reader
+        parser = RecordParser(
+            self._context_feature_spec,
+            self._example_feature_spec,
+            self._training_only_example_spec,
+            query_id=self._query_id,
+            document_id=self._document_id if with_ids else None,
+            data_format=reader.sniff_format(paths[0], make),
+        )
+        weight = self._sample_weight_spec
+        lists = reader.load(
+            paths, parser, self._label_spec[0], weight[0] if weight else None, make
+        )
+        if self._hparams.convert_labels_to_binary and lists.labels is not None:
+            lists.labels[lists.labels > 0] = 1.0
+        return lists
+
+    def _assembler(
+        self, split: str, layout: str, list_size: int | None
+    ) -> Callable[[Any], Any]:
+        if layout == "padded":
+            return super()._assembler(split, layout, list_size)
+        gather = packed_gather(self.lists(split, layout), list_size)
+
+        def batch(index: Any) -> Any:
+            features, labels, weights = gather(index)
+            if weights is None:
+                return features, labels
+            return features, labels, weights
+
+        return batch

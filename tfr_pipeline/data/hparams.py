@@ -1,0 +1,70 @@
+"""`DatasetHparams`: what `BaseDatasetBuilder` is told about files and batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError
+
+
+@dataclasses.dataclass
+class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
+    """Files, batches and lists of a dataset builder.
+
+    The parameters up to `convert_labels_to_binary` are TF-Ranking's; the others are
+    keyword only.
+
+    Attributes:
+      train_input_pattern: Glob, or comma-separated globs, of the training files.
+      valid_input_pattern: The same for validation; may be empty for none.
+      train_batch_size: Lists a global training batch.
+      valid_batch_size: Lists a global validation batch.
+      list_size: Training takes the first so many documents of a list, and padded
+        batches have this length. None: whole lists.
+      valid_list_size: The same for validation. None: whole lists, whatever
+        `list_size` says; a validation that cuts lists measures something else.
+      dataset_reader: Makes a dataset of serialized records from file names.
+      convert_labels_to_binary: Labels above 0 become 1.
+      documents_per_batch: Cuts global training batches by number of documents
+        instead of `train_batch_size`; None by default. For lists of very unequal
+        length: the cost of a step stays even.
+      shuffle: Orders the training lists anew each epoch.
+      seed: Seed of that order; 0 by default.
+
+    Raises:
+      ConfigError: A number is not positive.
+    """
+
+    train_input_pattern: str
+    valid_input_pattern: str
+    train_batch_size: int
+    valid_batch_size: int
+    list_size: int | None = None
+    valid_list_size: int | None = None
+    dataset_reader: Any = tf.data.TFRecordDataset
+    convert_labels_to_binary: bool = False
+    documents_per_batch: int | None = dataclasses.field(default=None, kw_only=True)
+    shuffle: bool = dataclasses.field(default=True, kw_only=True)
+    seed: int = dataclasses.field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in (
+            "train_batch_size",
+            "valid_batch_size",
+            "list_size",
+            "valid_list_size",
+            "documents_per_batch",
+        ):
+            value = getattr(self, name)
+            optional = name not in ("train_batch_size", "valid_batch_size")
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    f"DatasetHparams.{name}: expected a positive integer"
+                    f"{' or None' if optional else ''}, found {value!r}."
+                )

@@ -1,0 +1,213 @@
+"""Parsing of serialized ranked lists into packed tensors, inside TensorFlow graphs.
+
+One parser serves the reader, the datasets and the serving signatures, so that a model
+sees in production exactly what it saw in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from google.protobuf import descriptor_pb2
+
+from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout
+
+# Keys of a packed record; see docs/data.md.
+PACKED_LABELS = "packed/labels"
+PACKED_WEIGHTS = "packed/weights"
+PACKED_IDS = "packed/document_ids"
+
+_ID = "__query_id__"
+
+
+def packed_block(dtype: str) -> str:
+    """Key of the raw matrix of a dtype in a packed record."""
+    return f"packed/{dtype}"
+
+
+def _elwc_descriptor() -> bytes:
+    """Describes ExampleListWithContext with its submessages left as bytes.
+
+    A message and a bytes field have the same wire format, so the examples come out
+    serialized, ready for `tf.io.parse_example`, without a second encoding.
+    """
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tfr_pipeline_elwc.proto", package="tfr_pipeline", syntax="proto3"
+    )
+    message = file.message_type.add(name="Elwc")
+    field_type = descriptor_pb2.FieldDescriptorProto
+    message.field.add(
+        name="examples",
+        number=1,
+        type=field_type.TYPE_BYTES,
+        label=field_type.LABEL_REPEATED,
+    )
+    message.field.add(
+        name="context",
+        number=2,
+        type=field_type.TYPE_BYTES,
+        label=field_type.LABEL_OPTIONAL,
+    )
+    return (
+        b"bytes://" + descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()
+    )
+
+
+_DESCRIPTOR = _elwc_descriptor()
+
+
+def split_elwc(serialized: Any) -> tuple[Any, Any, Any]:
+    """Splits serialized ExampleListWithContext without parsing the examples.
+
+    Args:
+      serialized: string `[lists]`.
+
+    Returns:
+      `(examples, lengths, contexts)`: string `[documents]`, int64 `[lists]`, and
+      string `[lists]`; all but the first are per list.
+    """
+    sizes, (examples, contexts) = tf.io.decode_proto(
+        serialized,
+        "tfr_pipeline.Elwc",
+        ["examples", "context"],
+        [tf.string, tf.string],
+        descriptor_source=_DESCRIPTOR,
+    )
+    lengths = tf.cast(sizes[:, 0], tf.int64)
+    present = tf.sequence_mask(lengths, tf.shape(examples)[1])
+    # Without any context in the batch the second dimension is 0.
+    contexts = tf.strings.reduce_join(contexts, axis=1)
+    return tf.boolean_mask(examples, present), lengths, contexts
+
+
+class RecordParser:
+    """Turns serialized lists into packed tensors.
+
+    Args:
+      context_spec: Maps query features to `tf.io` specs.
+      example_spec: Maps document features to `tf.io.FixedLenFeature` specs that
+        `BlockLayout.can_pack` accepts.
+      extra_spec: Further numeric document values to be returned one by one under
+        their own names: label, weight.
+      query_id: Name of the string context feature with the query id, or None.
+      document_id: Name of the string example feature with the document id, or None.
+      data_format: `elwc` or `packed`.
+    """
+
+    def __init__(
+        self,
+        context_spec: Mapping[str, Any],
+        example_spec: Mapping[str, Any],
+        extra_spec: Mapping[str, Any] | None = None,
+        query_id: str | None = None,
+        document_id: str | None = None,
+        data_format: str = "elwc",
+    ):
+        self.context_spec = dict(context_spec)
+        self.example_spec = dict(example_spec)
+        self.extra_spec = dict(extra_spec or {})
+        self.query_id = query_id
+        self.document_id = document_id
+        self.data_format = data_format
+        self.layout = BlockLayout.from_spec(example_spec)
+
+    def __call__(self, serialized: Any) -> dict[str, Any]:
+        """Parses string `[lists]`.
+
+        Returns:
+          A dict with `values` (dtype to `[documents, columns]`), `lengths` int64
+          `[lists]`, `context` (name to `[lists, ...]`), `extra` (name to
+          `[documents, ...]`), and, when named, `query_ids` string `[lists]` and
+          `document_ids` string `[documents]`.
+        """
+        if self.data_format == "packed":
+            return self._packed(serialized)
+        examples, lengths, contexts = split_elwc(serialized)
+        result = self.examples(examples)
+        result["lengths"] = lengths
+        context = self._parse_context(contexts)
+        if self.query_id:
+            result["query_ids"] = context.pop(_ID)
+        result["context"] = context
+        return result
+
+    def examples(self, serialized: Any) -> dict[str, Any]:
+        """Parses serialized `tf.train.Example`s, string `[documents]`."""
+        spec = {**self.example_spec, **self.extra_spec}
+        if self.document_id:
+            spec[self.document_id] = tf.io.FixedLenFeature((), tf.string, "")
+        parsed = tf.io.parse_example(serialized, spec)
+        result: dict[str, Any] = {
+            "values": {
+                dtype: tf.concat(
+                    [tf.reshape(parsed[slot.name], [-1, slot.width]) for slot in slots],
+                    axis=1,
+                )
+                for dtype, slots in self.layout.slots.items()
+            },
+            "extra": {name: parsed[name] for name in self.extra_spec},
+        }
+        if self.document_id:
+            result["document_ids"] = parsed[self.document_id]
+        return result
+
+    def contexts(self, serialized: Any) -> dict[str, Any]:
+        """Parses the query features out of serialized Examples, string `[n]`."""
+        context = self._parse_context(serialized)
+        context.pop(_ID, None)
+        return context
+
+    def _parse_context(self, serialized: Any) -> dict[str, Any]:
+        spec = dict(self.context_spec)
+        if self.query_id:
+            # The id may also be a feature; then the feature's spec is as good.
+            spec.setdefault(self.query_id, tf.io.FixedLenFeature((), tf.string, ""))
+        if not spec:
+            return {}
+        parsed = tf.io.parse_example(serialized, spec)
+        context = {name: parsed[name] for name in self.context_spec}
+        if self.query_id:
+            context[_ID] = tf.reshape(parsed[self.query_id], [-1])
+        return context
+
+    def _packed(self, serialized: Any) -> dict[str, Any]:
+        raw = tf.io.FixedLenFeature((), tf.string)
+        spec = {packed_block(dtype): raw for dtype in self.layout.slots}
+        keys = dict(zip(self.extra_spec, (PACKED_LABELS, PACKED_WEIGHTS), strict=False))
+        spec.update(dict.fromkeys(keys.values(), raw))
+        if self.document_id:
+            spec[PACKED_IDS] = tf.io.RaggedFeature(tf.string)
+        parsed = tf.io.parse_example(serialized, spec)
+        # Records hold whole matrices: joined, one decode serves all lists.
+        values = {
+            dtype: tf.reshape(
+                _decode(parsed[packed_block(dtype)], dtype),
+                [-1, self.layout.width(dtype)],
+            )
+            for dtype in self.layout.slots
+        }
+        dtype = next(iter(self.layout.slots))
+        row_bytes = self.layout.width(dtype) * tf.dtypes.as_dtype(dtype).size
+        size = tf.strings.length(parsed[packed_block(dtype)])
+        context = self._parse_context(serialized)
+        result: dict[str, Any] = {
+            "values": values,
+            "lengths": tf.cast(size // row_bytes, tf.int64),
+            "extra": {
+                name: _decode(parsed[key], "float32")[:, tf.newaxis]
+                for name, key in keys.items()
+            },
+        }
+        if self.query_id:
+            result["query_ids"] = context.pop(_ID)
+        if self.document_id:
+            result["document_ids"] = parsed[PACKED_IDS].values
+        result["context"] = context
+        return result
+
+
+def _decode(raw: Any, dtype: str) -> Any:
+    assert dtype in PACKED_DTYPES
+    return tf.io.decode_raw(tf.strings.reduce_join(raw), tf.dtypes.as_dtype(dtype))

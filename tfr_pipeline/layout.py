@@ -1,0 +1,75 @@
+"""Where each document feature stands in the packed matrices.
+
+Document features of one dtype are stored side by side in one matrix, in the order of
+their names, each flattened. The reader, the datasets, the models and the signatures
+all take the order from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# Prefix of the names of packed model inputs, followed by the dtype.
+PACKED_INPUT = "documents_"
+PACKED_DTYPES = ("float32", "int64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Columns `start:stop` of a matrix hold the feature `name` of shape `shape`."""
+
+    name: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.stop - self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockLayout:
+    """Maps each dtype to its slots, in the order of the names.
+
+    Example:
+      >>> from tfr_pipeline.features import Feature
+      >>> spec = {"b": Feature(shape=(2,)).to_spec(), "a": Feature().to_spec()}
+      >>> [slot.name for slot in BlockLayout.from_spec(spec).slots["float32"]]
+      ['a', 'b']
+    """
+
+    slots: dict[str, tuple[Slot, ...]]
+
+    @staticmethod
+    def can_pack(example_spec: Mapping[str, Any]) -> bool:
+        """Whether all features have a fixed shape and a dtype that packs."""
+        from tfr_pipeline.compat import tf
+
+        return bool(example_spec) and all(
+            isinstance(spec, tf.io.FixedLenFeature)
+            and tf.dtypes.as_dtype(spec.dtype).name in PACKED_DTYPES
+            for spec in example_spec.values()
+        )
+
+    @classmethod
+    def from_spec(cls, example_spec: Mapping[str, Any]) -> BlockLayout:
+        """Returns the layout of features with fixed shapes (see `can_pack`)."""
+        from tfr_pipeline.compat import tf
+
+        slots: dict[str, list[Slot]] = {}
+        for name in sorted(example_spec):
+            spec = example_spec[name]
+            row = slots.setdefault(tf.dtypes.as_dtype(spec.dtype).name, [])
+            shape = tuple(tf.TensorShape(spec.shape).as_list())
+            start = row[-1].stop if row else 0
+            row.append(Slot(name, start, start + math.prod(shape), shape))
+        return cls({dtype: tuple(row) for dtype, row in slots.items()})
+
+    def width(self, dtype: str) -> int:
+        """Number of columns of the matrix of a dtype."""
+        return self.slots[dtype][-1].stop

@@ -1,0 +1,220 @@
+"""Model builders: inputs, preprocessing and scorer put together."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.model.blocks import FeatureBlock
+from tfr_pipeline.model.layers import Unpack
+from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
+from tfr_pipeline.model.ranking_model import RankingModel
+from tfr_pipeline.model.scorers import score_packed
+
+_theirs = tfr.keras.model
+
+
+class AbstractModelBuilder(_theirs.AbstractModelBuilder):
+    """Interface: builds a `tf.keras.Model`, within the scope of the strategy."""
+
+    @abc.abstractmethod
+    def build(self) -> tf.keras.Model:
+        """Returns a model that maps a dict of features to scores."""
+
+
+class ModelBuilderWithMask(AbstractModelBuilder, _theirs.ModelBuilderWithMask):
+    """Builds a model on padded tensors and a mask, in three steps to implement.
+
+    Args:
+      mask_feature_name: Name of the mask, bool `[batch, list_size]`.
+      name: Name of the model.
+
+    Raises:
+      ConfigError: `mask_feature_name` is None.
+    """
+
+    def __init__(self, mask_feature_name: str, name: str | None = None):
+        if mask_feature_name is None:
+            raise ConfigError("mask_feature_name: expected a name, found None.")
+        self._mask_feature_name = mask_feature_name
+        self._name = name
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Batch layouts that models of this builder can be built for."""
+        return ("padded",)
+
+    @abc.abstractmethod
+    def create_inputs(self) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """Returns `(context_inputs, example_inputs, mask)`, `tf.keras.Input`s."""
+
+    @abc.abstractmethod
+    def preprocess(
+        self, context_inputs: dict[str, Any], example_inputs: dict[str, Any], mask: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns `(context_features, example_features)`; see `Preprocessor`."""
+
+    @abc.abstractmethod
+    def score(
+        self,
+        context_features: dict[str, Any],
+        example_features: dict[str, Any],
+        mask: Any,
+    ) -> Any:
+        """Returns scores `[batch, list_size]` or a dict of them; see `Scorer`."""
+
+    def build(self) -> tf.keras.Model:
+        """Returns a model for padded batches."""
+        context_inputs, example_inputs, mask = self.create_inputs()
+        features = self.preprocess(context_inputs, example_inputs, mask)
+        return RankingModel(
+            inputs={
+                **context_inputs,
+                **example_inputs,
+                self._mask_feature_name: mask,
+            },
+            outputs=self.score(*features, mask),
+            name=self._name,
+        )
+
+
+class ModelBuilder(ModelBuilderWithMask, _theirs.ModelBuilder):
+    """Builds a model of an input creator, a preprocessor and a scorer.
+
+    With feature specs, a preprocessor by name and a univariate scorer, which is what
+    most rankers are made of, the model is also built for packed batches
+    (`build_packed`), where it scores real documents only. As soon as a part is
+    something else, or a method is overridden, the model gets TF-Ranking's padded
+    tensors.
+
+    Args:
+      input_creator: An `InputCreator` or a function.
+      preprocessor: A `Preprocessor`, a function, or a dict from feature to function.
+      scorer: A `Scorer` or a function.
+      mask_feature_name: Name of the mask of padded batches.
+      name: Name of the model.
+
+    Example:
+      >>> from tfr_pipeline.model.inputs import FeatureSpecInputCreator
+      >>> from tfr_pipeline.model.scorers import DNNScorer
+      >>> spec = {"bm25": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
+      >>> builder = ModelBuilder(
+      ...     FeatureSpecInputCreator({}, spec), {"bm25": tf.math.log1p},
+      ...     DNNScorer(hidden_layer_dims=[16]), "mask")
+      >>> builder.layouts
+      ('packed', 'padded')
+    """
+
+    def __init__(
+        self,
+        input_creator: Callable[[], tuple[dict[str, Any], dict[str, Any]]],
+        preprocessor: Callable[..., Any] | dict[str, Callable[[Any], Any]],
+        scorer: Callable[..., Any],
+        mask_feature_name: str,
+        name: str | None = None,
+    ):
+        super().__init__(mask_feature_name, name)
+        if isinstance(preprocessor, dict):
+            preprocessor = PreprocessorWithSpec(preprocessor)
+        for part, value in (
+            ("input_creator", input_creator),
+            ("preprocessor", preprocessor),
+            ("scorer", scorer),
+        ):
+            if not callable(value):
+                raise ConfigError(f"{part}: expected a callable, found {value!r}.")
+        self._input_creator = input_creator
+        self._preprocessor = preprocessor
+        self._scorer = scorer
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """`packed` and `padded`, less what the parts rule out."""
+        own_steps = any(
+            getattr(type(self), name) is not getattr(ModelBuilder, name)
+            for name in ("create_inputs", "preprocess", "score", "build")
+        )
+        if own_steps or not (
+            _calls_as(self._input_creator, _theirs.FeatureSpecInputCreator)
+            and _calls_as(self._preprocessor, _theirs.PreprocessorWithSpec)
+            and _calls_as(self._scorer, _theirs.UnivariateScorer)
+        ):
+            return ("padded",)
+        creator = self._input_creator
+        context = creator._context_feature_spec.values()
+        if not BlockLayout.can_pack(creator._example_feature_spec) or not all(
+            isinstance(spec, tf.io.FixedLenFeature) for spec in context
+        ):
+            return ("padded",)
+        return ("packed", "padded")
+
+    def create_inputs(self) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        """See `ModelBuilderWithMask`."""
+        context_inputs, example_inputs = self._input_creator()
+        mask = tf.keras.Input((None,), name=self._mask_feature_name, dtype=tf.bool)
+        return context_inputs, example_inputs, mask
+
+    def preprocess(
+        self, context_inputs: dict[str, Any], example_inputs: dict[str, Any], mask: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `ModelBuilderWithMask`."""
+        return self._preprocessor(context_inputs, example_inputs, mask)
+
+    def score(
+        self,
+        context_features: dict[str, Any],
+        example_features: dict[str, Any],
+        mask: Any,
+    ) -> Any:
+        """See `ModelBuilderWithMask`."""
+        return self._scorer(context_features, example_features, mask)
+
+    def build_packed(self) -> tf.keras.Model:
+        """Returns a model for packed batches.
+
+        Its inputs are query features `[batch, ...]` by name and a ragged
+        `[batch, (list), columns]` for each dtype, `documents_<dtype>`; its outputs
+        ragged scores `[batch, (list)]`.
+
+        Raises:
+          ConfigError: `layouts` has no `packed`.
+        """
+        if "packed" not in self.layouts:
+            raise ConfigError(
+                "build_packed: a part of this builder needs padded batches; call "
+                "build()."
+            )
+        creator = self._input_creator
+        layout = BlockLayout.from_spec(creator._example_feature_spec)  # type: ignore[attr-defined]
+        context_inputs = {
+            name: tf.keras.Input(tuple(spec.shape), name=name, dtype=spec.dtype)
+            for name, spec in creator._context_feature_spec.items()  # type: ignore[attr-defined]
+        }
+        inputs, matrices = {}, {}
+        row_ids = row_splits = None
+        for dtype in layout.slots:
+            name = PACKED_INPUT + dtype
+            inputs[name] = tf.keras.Input(
+                (None, layout.width(dtype)), name=name, dtype=dtype, ragged=True
+            )
+            matrices[dtype], row_ids, row_splits = Unpack()(inputs[name])
+        context, block = preprocess_packed(
+            self._preprocessor,
+            context_inputs,
+            FeatureBlock.from_matrices(layout, matrices),
+        )
+        scores = score_packed(self._scorer, context, block, row_ids, row_splits)
+        return RankingModel(
+            inputs={**context_inputs, **inputs}, outputs=scores, name=self._name
+        )
+
+
+def _calls_as(value: Any, theirs: type) -> bool:
+    """Whether a part is of a TF-Ranking class and its `__call__` is that class's."""
+    return isinstance(value, theirs) and type(value).__call__ is theirs.__call__

@@ -1,0 +1,241 @@
+"""Scorers: from features to one score a document."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.model.blocks import FeatureBlock
+from tfr_pipeline.model.layers import Repack, create_tower, stacked_towers
+
+_TOWER_KEYS = ("activation", "use_batch_norm", "batch_norm_moment", "dropout")
+_GAM_KEYS = (
+    "example_hidden_layer_dims",
+    "context_hidden_layer_dims",
+    "example_feature_num",
+    "context_feature_num",
+    "name",
+    *_TOWER_KEYS,
+)
+
+
+class Scorer(tfr.keras.model.Scorer):
+    """Interface: scores the documents of padded lists."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        context_features: dict[str, Any],
+        example_features: dict[str, Any],
+        mask: Any,
+    ) -> Any:
+        """Returns scores `[batch, list_size]`, or a dict of them by task.
+
+        Args:
+          context_features: Maps query features to `[batch, ...]`.
+          example_features: Maps document features to `[batch, list_size, ...]`.
+          mask: bool `[batch, list_size]`, True for real documents.
+        """
+
+
+class UnivariateScorer(Scorer, tfr.keras.model.UnivariateScorer):
+    """Interface: scores each document by itself.
+
+    Since a document's score depends on nothing else, a univariate scorer works on
+    packed batches: it never sees padding.
+    """
+
+    @abc.abstractmethod
+    def _score_flattened(
+        self,
+        context_features: Mapping[str, Any],
+        example_features: Mapping[str, Any],
+    ) -> Any:
+        """Returns scores `[documents, 1]`, or a dict of them by task.
+
+        Args:
+          context_features: Maps query features to `[documents, ...]`.
+          example_features: Maps document features to `[documents, ...]`.
+        """
+
+    __call__ = tfr.keras.model.UnivariateScorer.__call__
+
+
+def score_packed(
+    scorer: tfr.keras.model.UnivariateScorer,
+    context_features: dict[str, Any],
+    block: FeatureBlock,
+    row_ids: Any,
+    row_splits: Any,
+) -> Any:
+    """Applies a univariate scorer, ours or TF-Ranking's, to packed features.
+
+    Args:
+      scorer: The scorer.
+      context_features: Maps query features to `[batch, ...]`.
+      block: Document features.
+      row_ids: int64 `[documents]`, the list of each document.
+      row_splits: int64 `[batch + 1]`.
+
+    Returns:
+      Ragged scores `[batch, (list)]`, or a dict of them by task.
+    """
+    context = {
+        name: tf.gather(value, row_ids) for name, value in context_features.items()
+    }
+    scores = scorer._score_flattened(context, block)
+    if isinstance(scores, dict):
+        return {
+            task: Repack(name=task)([value, row_splits])
+            for task, value in scores.items()
+        }
+    return Repack()([scores, row_splits])
+
+
+def _flat(tensor: Any) -> Any:
+    """Returns `[documents, columns]`."""
+    return tf.keras.layers.Flatten()(tensor)
+
+
+def _concat(
+    context_features: Mapping[str, Any], example_features: Mapping[str, Any]
+) -> Any:
+    """Returns all features side by side: context, then document, each by name."""
+    parts = [_flat(context_features[name]) for name in sorted(context_features)]
+    if isinstance(example_features, FeatureBlock):
+        parts.append(example_features.concat())
+    else:
+        parts += [_flat(example_features[name]) for name in sorted(example_features)]
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
+
+
+class DNNScorer(UnivariateScorer, tfr.keras.model.DNNScorer):
+    """Feed-forward network over all features of a document and its query.
+
+    Args:
+      **dnn_kwargs: Arguments of `create_tower`. `hidden_layer_dims` is required;
+        `output_units` is 1 by default.
+
+    Example:
+      >>> scorer = DNNScorer(hidden_layer_dims=[16])
+      >>> mask = tf.constant([[True, False]])
+      >>> scorer({}, {"bm25": tf.ones([1, 2, 1])}, mask).shape
+      TensorShape([1, 2])
+    """
+
+    def __init__(self, **dnn_kwargs: Any):
+        if "hidden_layer_dims" not in dnn_kwargs:
+            raise ConfigError(
+                "DNNScorer: expected hidden_layer_dims, such as [64, 32], found "
+                f"{sorted(dnn_kwargs)}."
+            )
+        self._dnn_kwargs = {"output_units": 1, **dnn_kwargs}
+
+    def _score_flattened(
+        self,
+        context_features: Mapping[str, Any],
+        example_features: Mapping[str, Any],
+    ) -> Any:
+        """See `UnivariateScorer`."""
+        return create_tower(**self._dnn_kwargs)(
+            _concat(context_features, example_features)
+        )
+
+
+class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
+    """Generalised additive model: the sum of one small network a feature.
+
+    With query features, the sum is weighted: each query feature has a network that
+    gives a softmax over the document features (Zhuang et al., "Interpretable Ranking
+    with Generalized Additive Models", WSDM 2021). All networks of one input width are
+    computed in one batched matrix product.
+
+    Args:
+      example_hidden_layer_dims: Hidden units of the network of a document feature.
+      context_hidden_layer_dims: The same for query features; required if there are
+        any.
+      activation: Activation after each hidden layer; None for none.
+      use_batch_norm: Normalises before each activation.
+      batch_norm_moment: Momentum of the moving statistics.
+      dropout: Rate of dropout after each hidden layer.
+      per_column: Gives each column of a vector feature a network of its own, instead
+        of one network to the whole vector as TF-Ranking does.
+
+    `name`, `example_feature_num` and `context_feature_num` of TF-Ranking's layer are
+    accepted; the numbers are taken from the features.
+
+    Example:
+      >>> scorer = GAMScorer(example_hidden_layer_dims=[4])
+      >>> mask = tf.constant([[True, False]])
+      >>> scorer({}, {"bm25": tf.ones([1, 2, 1])}, mask).shape
+      TensorShape([1, 2])
+    """
+
+    def __init__(self, *, per_column: bool = False, **gam_kwargs: Any):
+        for key in gam_kwargs:
+            if key not in _GAM_KEYS:
+                known = [*_GAM_KEYS, "per_column"]
+                raise ConfigError(unknown_name("argument", key, known, "GAMScorer"))
+        if not gam_kwargs.get("example_hidden_layer_dims"):
+            raise ConfigError(
+                "GAMScorer: expected example_hidden_layer_dims, such as [16, 8], found "
+                f"{sorted(gam_kwargs)}."
+            )
+        self._gam_kwargs = gam_kwargs
+        self._per_column = per_column
+        self._tower_kwargs = {
+            key: gam_kwargs[key] for key in _TOWER_KEYS if key in gam_kwargs
+        }
+
+    def _score_flattened(
+        self,
+        context_features: Mapping[str, Any],
+        example_features: Mapping[str, Any],
+    ) -> Any:
+        """See `UnivariateScorer`."""
+        subscores = self._subscores(example_features)
+        if not context_features:
+            return tf.reduce_sum(subscores, axis=1, keepdims=True)
+        dims = self._gam_kwargs.get("context_hidden_layer_dims")
+        if not dims:
+            raise ConfigError(
+                "GAMScorer: context_hidden_layer_dims is required, because there are "
+                f"query features ({', '.join(sorted(context_features))})."
+            )
+        weights = [
+            tf.nn.softmax(
+                create_tower(dims, subscores.shape[1], **self._tower_kwargs)(
+                    _flat(context_features[name])
+                )
+            )
+            for name in sorted(context_features)
+        ]
+        return tf.reduce_sum(subscores * tf.add_n(weights), axis=1, keepdims=True)
+
+    def _subscores(self, example_features: Mapping[str, Any]) -> Any:
+        """Returns `[documents, networks]`, features grouped by width."""
+        if isinstance(example_features, FeatureBlock):
+            widths = [slot.width for slot in example_features.slots()]
+        else:
+            example_features = {
+                name: _flat(example_features[name]) for name in sorted(example_features)
+            }
+            widths = [int(value.shape[-1]) for value in example_features.values()]
+        if self._per_column:
+            widths = [1] * sum(widths)
+        if len(set(widths)) == 1:
+            matrix = _concat({}, example_features)
+            groups = [tf.reshape(matrix, [-1, len(widths), widths[0]])]
+        else:
+            by_width: dict[int, list[Any]] = {}
+            for width, name in zip(widths, example_features, strict=True):
+                by_width.setdefault(width, []).append(_flat(example_features[name]))
+            groups = [tf.stack(parts, axis=1) for parts in by_width.values()]
+        dims = self._gam_kwargs["example_hidden_layer_dims"]
+        scores = [stacked_towers(g, dims, **self._tower_kwargs) for g in groups]
+        return scores[0] if len(scores) == 1 else tf.concat(scores, axis=1)

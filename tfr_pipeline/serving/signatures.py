@@ -1,0 +1,257 @@
+"""Serving signatures: what a SavedModel answers, and to which inputs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.batches import pad
+from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+
+RANK = "rank"
+PREDICT = tf.saved_model.PREDICT_METHOD_NAME
+REGRESS = tf.saved_model.REGRESS_METHOD_NAME
+SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+# Score of padding in `predict`: log(1e-10), TF-Ranking's value.
+PADDING_SCORE = -23.02585
+
+
+def input_name(feature: str) -> str:
+    """Name of a feature among the inputs of `rank`; signatures need identifiers."""
+    return re.sub(r"\W", "_", feature)
+
+
+class Signatures(tfr.keras.saved_model.Signatures):
+    """Makes the serving functions of a ranking model, packed or padded.
+
+    | key | input | output |
+    |---|---|---|
+    | `tensorflow/serving/predict` | serialized ExampleListWithContext `[batch]` | scores `[batch, longest list]` |
+    | `tensorflow/serving/regress` | serialized Example `[batch]` | scores `[batch]` |
+    | `serving_default` | as regress, or as predict | |
+    | `rank` | features `[documents, ...]`, query features `[batch, ...]`, `row_splits`, `ids` | scores, ranks, ids `[documents]` |
+
+    `rank` exists when all features have fixed shapes. Its `ids` default to none in
+    TensorFlow Serving, and then come out as row numbers.
+
+    Args:
+      model: A Keras ranking model.
+      context_feature_spec: Maps query features to `tf.io` specs.
+      example_feature_spec: Maps document features to `tf.io` specs.
+      mask_feature_name: Name of the mask among the model's inputs.
+    """  # noqa: E501
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        context_feature_spec: Mapping[str, Any],
+        example_feature_spec: Mapping[str, Any],
+        mask_feature_name: str,
+    ):
+        super().__init__(
+            model,
+            context_feature_spec=dict(context_feature_spec),
+            example_feature_spec=dict(example_feature_spec),
+            mask_feature_name=mask_feature_name,
+        )
+        names = getattr(model, "input_names", None) or []
+        self._packed = any(name.startswith(PACKED_INPUT) for name in names)
+        self._fixed = BlockLayout.can_pack(example_feature_spec) and all(
+            isinstance(spec, tf.io.FixedLenFeature)
+            for spec in context_feature_spec.values()
+        )
+        self._parser = (
+            RecordParser(context_feature_spec, example_feature_spec)
+            if self._fixed
+            else None
+        )
+
+    def scores(
+        self, values: Mapping[str, Any], context: Mapping[str, Any], row_splits: Any
+    ) -> dict[str, Any]:
+        """Scores packed documents with the model.
+
+        Args:
+          values: Maps a dtype to `[documents, columns]`.
+          context: Maps a query feature to `[batch, ...]`.
+          row_splits: int64 `[batch + 1]`.
+
+        Returns:
+          Scores `[documents]` by output name; one output is called `outputs`.
+        """
+        assert self._parser is not None
+        features = {
+            PACKED_INPUT + dtype: tf.RaggedTensor.from_row_splits(
+                block, row_splits, validate=False
+            )
+            for dtype, block in values.items()
+        }
+        features.update(context)
+        if not self._packed:
+            specs = self._example_feature_spec
+            defaults = {name: spec.default_value for name, spec in specs.items()}
+            layout = self._parser.layout
+            features = pad(features, layout, None, defaults, self._mask_feature_name)
+        outputs = self._model(features, training=False)
+
+        def flat(scores: Any) -> Any:
+            if isinstance(scores, tf.RaggedTensor):
+                return scores.values
+            mask = tf.sequence_mask(row_splits[1:] - row_splits[:-1])
+            return tf.boolean_mask(tf.reshape(scores, tf.shape(mask)), mask)
+
+        if isinstance(outputs, dict):
+            return {task: flat(scores) for task, scores in outputs.items()}
+        return {tf.saved_model.PREDICT_OUTPUTS: flat(outputs)}
+
+    def predict_tf_function(self) -> Callable[[Any], dict[str, Any]]:
+        """Makes the function behind `tensorflow/serving/predict`."""
+        if self._parser is None:
+            return super().predict_tf_function()
+        parser = self._parser
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, tf.saved_model.PREDICT_INPUTS)
+            ],
+            autograph=False,
+        )
+        def predict(serialized: Any) -> dict[str, Any]:
+            parsed = parser(serialized)
+            splits = tf.concat([[0], tf.cumsum(parsed["lengths"])], axis=0)
+            scores = self.scores(parsed["values"], parsed["context"], splits)
+            return {
+                task: tf.RaggedTensor.from_row_splits(
+                    value, splits, validate=False
+                ).to_tensor(PADDING_SCORE)
+                for task, value in scores.items()
+            }
+
+        return predict
+
+    def regress_tf_function(self) -> Callable[[Any], dict[str, Any]]:
+        """Makes the function behind `tensorflow/serving/regress`."""
+        if self._parser is None:
+            return super().regress_tf_function()
+        parser = self._parser
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, tf.saved_model.REGRESS_INPUTS)
+            ],
+            autograph=False,
+        )
+        def regress(serialized: Any) -> dict[str, Any]:
+            parsed = parser.examples(serialized)
+            # Each example is a list of its own and carries its query's features.
+            splits = tf.range(tf.size(serialized, tf.int64) + 1, dtype=tf.int64)
+            context = parser.contexts(serialized)
+            return self.scores(parsed["values"], context, splits)
+
+        return regress
+
+    def rank_tf_function(self) -> Callable[..., dict[str, Any]]:
+        """Makes the function behind `rank`.
+
+        Raises:
+          ConfigError: Two features get the same input name.
+        """
+        assert self._parser is not None
+        layout = self._parser.layout
+        specs = [tf.TensorSpec([None], tf.int64, "row_splits")]
+        context_names = list(self._context_feature_spec)
+        for name in context_names:
+            spec = self._context_feature_spec[name]
+            shape = [None, *spec.shape]
+            specs.append(tf.TensorSpec(shape, spec.dtype, input_name(name)))
+        slots = [slot for row in layout.slots.values() for slot in row]
+        for slot in slots:
+            dtype = self._example_feature_spec[slot.name].dtype
+            specs.append(tf.TensorSpec([None, *slot.shape], dtype, input_name(slot.name)))
+        specs.append(tf.TensorSpec([None], tf.string, "ids"))
+        names = [spec.name for spec in specs]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"rank: input names must differ, found {sorted(names)}; rename features."
+            )
+
+        def rank(row_splits: Any, *inputs: Any) -> dict[str, Any]:
+            context = dict(zip(context_names, inputs, strict=False))
+            columns = inputs[len(context_names) : -1]
+            named = dict(zip([slot.name for slot in slots], columns, strict=True))
+            values = {
+                dtype: tf.concat(
+                    [tf.reshape(named[s.name], [-1, s.width]) for s in row], axis=1
+                )
+                for dtype, row in layout.slots.items()
+            }
+            return _ranked(self.scores(values, context, row_splits), row_splits, inputs)
+
+        # One parameter an input, so that TensorFlow takes names and the default.
+        parameter = inspect.Parameter
+        kind = parameter.POSITIONAL_OR_KEYWORD
+        defaults = {"ids": tf.constant([], tf.string)}
+        rank.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                parameter(name, kind, default=defaults.get(name, parameter.empty))
+                for name in names
+            ]
+        )
+        return tf.function(rank, input_signature=specs, autograph=False)
+
+    def __call__(
+        self, serving_default: str = "regress"
+    ) -> dict[str, Callable[..., dict[str, Any]]]:
+        """Returns the serving functions by signature key.
+
+        Args:
+          serving_default: `regress` or `predict`: which one `serving_default` is.
+
+        Raises:
+          ConfigError: `serving_default` is something else.
+        """
+        if serving_default not in ("regress", "predict"):
+            raise ConfigError(
+                "serving_default: expected 'regress' or 'predict', found "
+                f"{serving_default!r}."
+            )
+        functions: dict[str, Callable[..., dict[str, Any]]] = {
+            PREDICT: self.predict_tf_function(),
+            REGRESS: self.regress_tf_function(),
+        }
+        functions[SERVING_DEFAULT] = functions[
+            REGRESS if serving_default == "regress" else PREDICT
+        ]
+        if self._fixed:
+            functions[RANK] = self.rank_tf_function()
+        return functions
+
+
+def _ranked(
+    scores: dict[str, Any], row_splits: Any, inputs: tuple[Any, ...]
+) -> dict[str, Any]:
+    """Adds ranks, from 1, by the first output; equal scores keep their order."""
+    value = next(iter(scores.values()))
+    row_ids = tf.ragged.row_splits_to_segment_ids(row_splits)
+    by_score = tf.argsort(value, direction="DESCENDING", stable=True)
+    order = tf.gather(by_score, tf.argsort(tf.gather(row_ids, by_score), stable=True))
+    position = tf.range(tf.size(value, tf.int64), dtype=tf.int64)
+    within = position - tf.gather(row_splits, tf.gather(row_ids, order)) + 1
+    ranks = tf.scatter_nd(
+        tf.cast(order[:, tf.newaxis], tf.int64), within, tf.shape(value, tf.int64)
+    )
+    ids = tf.cond(
+        tf.size(inputs[-1]) > 0,
+        lambda: inputs[-1],
+        lambda: tf.strings.as_string(position),
+    )
+    if len(scores) == 1:
+        scores = {"scores": value}
+    return {**scores, "ranks": ranks, "ids": ids}
