@@ -5,20 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import glob
-import json
 import os
 import re
-import shutil
-import signal
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO, Any
 
-from tfr_pipeline import files
-from tfr_pipeline.data import encode, libsvm, sources, tfrecord, workers
+from tfr_pipeline.data import encode, libsvm, output_folder, sources, tfrecord, workers
 from tfr_pipeline.data.options import Options
 from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.statistics import Statistics
@@ -122,8 +115,11 @@ def convert(
     size = sum(os.path.getsize(path) for path in source.paths)
     if num_workers is None:
         num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
-    before = _earlier_features(output, split)
-    with _staging(output, split) as staging, _sigterm_raises():
+    before = output_folder.earlier_features(output, split)
+    with (
+        output_folder.staging_folder(output, split) as staging,
+        workers.sigterm_raises(),
+    ):
         source.options = dataclasses.replace(options, work_dir=staging)
         describe = functools.partial(
             _describe, source, output_format=output_format, scalar=scalar_features
@@ -149,7 +145,7 @@ def convert(
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan))
         if before is not None:
-            _check_same(before, features, os.path.join(output, FILE_NAME))
+            output_folder.check_same(before, features, os.path.join(output, FILE_NAME))
         names = [name for f in features.example for name in _column_names(f, features)]
         stats = {
             "split": split,
@@ -159,7 +155,7 @@ def convert(
                 {"path": path, "bytes": os.path.getsize(path)} for path in source.paths
             ],
         }
-        _commit(staging, output, split, features, stats)
+        output_folder.commit(staging, output, split, features, stats)
     _warn(statistics, num_shards, report)
     return stats
 
@@ -232,9 +228,8 @@ def _convert_part(target: Target, part: sources.Part) -> Converted:
         else:
             result.statistics.add(statistics)
         # Only ids go back to the parent.
-        lists = dataclasses.replace(
-            parsed.lists, values={}, labels=None, weights=None, document_ids=[]
-        )
+        lists = dataclasses.replace(parsed.lists, values={}, labels=None, weights=None)
+        lists.document_ids = lists.document_ids[:0]
         result.parsed.append(dataclasses.replace(parsed, lists=lists))
     return result
 
@@ -257,7 +252,7 @@ def _write(
         stack.callback(progress.clear)
         shards: list[IO[bytes]] = [
             stack.enter_context(open(os.path.join(staging, name), "wb"))
-            for name in _shard_names(split, num_shards)
+            for name in output_folder.shard_names(split, num_shards)
         ]
         results = workers.ordered_map(
             functools.partial(_convert_part, target), source.parts(), num_workers
@@ -278,120 +273,6 @@ def _write(
     if statistics is None:
         raise source.empty()
     return statistics
-
-
-def _shard_names(split: str, num_shards: int) -> list[str]:
-    return [
-        f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
-        for shard in range(num_shards)
-    ]
-
-
-def _earlier_features(output: str, split: str) -> Features | None:
-    """Returns the description that other splits in the folder were written by."""
-    others = [
-        path
-        for path in glob.glob(os.path.join(glob.escape(output), "*-of-*.tfrecord"))
-        if not _is_shard(os.path.basename(path), split)
-    ]
-    if others and os.path.exists(os.path.join(output, FILE_NAME)):
-        return Features.load(output)
-    return None
-
-
-def _is_shard(name: str, split: str) -> bool:
-    return bool(re.fullmatch(re.escape(split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
-
-
-def _check_same(before: Features, now: Features, path: str) -> None:
-    """Raises a `DataError` that names the first difference of two descriptions."""
-    advice = (
-        "All splits of a folder need the same features: convert this one with the "
-        "same options, or into another folder."
-    )
-    for kind in ("example", "context"):
-        old, new = getattr(before, kind), getattr(now, kind)
-        for name in [*old, *(name for name in new if name not in old)]:
-            if old.get(name) != new.get(name):
-                raise DataError(
-                    f"{path}: {kind} feature {name!r}: expected "
-                    f"{_in_words(old.get(name))}, found {_in_words(new.get(name))}. "
-                    f"{advice}"
-                )
-    for kind in ("label", "weight", "query_id", "document_id", "data_format"):
-        if getattr(before, kind) != getattr(now, kind):
-            raise DataError(
-                f"{path}: {kind}: expected {getattr(before, kind)!r}, found "
-                f"{getattr(now, kind)!r}. {advice}"
-            )
-    if list(before.example) != list(now.example):
-        raise DataError(
-            f"{path}: expected the features in the order {list(before.example)}, "
-            f"found {list(now.example)}. {advice}"
-        )
-
-
-def _in_words(feature: Feature | None) -> str:
-    if feature is None:
-        return "no such feature"
-    columns = f" with columns {', '.join(feature.columns)}" if feature.columns else ""
-    text = f"{feature.dtype} of shape {feature.shape}{columns}"
-    return text if len(text) < 200 else text[:120] + " ... " + text[-60:]
-
-
-@contextlib.contextmanager
-def _staging(output: str, split: str) -> Iterator[str]:
-    """Yields a folder inside `output` that is gone afterwards, whatever happens.
-
-    After SIGKILL it stays; its name starts with a dot, so no glob for a split finds it.
-    """
-    existed = os.path.isdir(output)
-    os.makedirs(output, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{split}.", suffix=".tmp", dir=output)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not existed:
-            with contextlib.suppress(OSError):  # not empty: the run succeeded
-                os.rmdir(output)
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Makes SIGTERM unwind the stack, so that workers and temporaries go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _commit(
-    staging: str, output: str, split: str, features: Features, stats: dict[str, Any]
-) -> None:
-    """Moves the shards to their place and writes the descriptions.
-
-    The statistics go first and come last: where they are, the split is whole.
-    """
-    path = os.path.join(output, f"{split}.stats.json")
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
-    for name in os.listdir(output):
-        if _is_shard(name, split):
-            os.remove(os.path.join(output, name))
-    for name in sorted(os.listdir(staging)):
-        if _is_shard(name, split):
-            os.replace(os.path.join(staging, name), os.path.join(output, name))
-    features.save(output)
-    files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
 
 
 def _warn(

@@ -49,6 +49,18 @@ def contiguous(tables: Iterable[pa.Table], query: str) -> Iterator[Whole]:
         yield table, np.array([0, table.num_rows])
 
 
+def pieces(tables: Iterable[Whole], limit: int) -> Iterator[Whole]:
+    """Cuts tables of whole lists to about `limit` rows, or one list if it has more."""
+    for table, splits in tables:
+        start = 0
+        while start < len(splits) - 1:
+            last = int(np.searchsorted(splits, splits[start] + limit, "right")) - 1
+            stop = max(start + 1, last)
+            first, end = int(splits[start]), int(splits[stop])
+            yield table.slice(first, end - first), splits[start : stop + 1] - first
+            start = stop
+
+
 def grouped(
     tables: Callable[[], Iterable[pa.Table]],
     query: str,

@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfr_pipeline.data import table_groups
-from tfr_pipeline.data.chunks import open_binary
+from tfr_pipeline.data import table_files, table_groups
 from tfr_pipeline.data.libsvm import Parsed
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.options import Options
+from tfr_pipeline.data.table_files import FILE, LINE, Columns
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Feature
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Columns added to every table: where a row stands.
-FILE, LINE = "__file__", "__line__"
-_BLOCK_BYTES = 4 << 20
-_BLOCK_ELEMENTS = 1 << 22  # of the dense matrix of one Parquet batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Which column plays which role; None where there is none."""
-
-    label: str | None
-    query: str
-    document: str | None
-    weight: str | None
-    features: tuple[str, ...]
-    context: dict[str, Feature]
-
-    @property
-    def used(self) -> list[str]:
-        """All columns that are read."""
-        optional = (self.label, self.document, self.weight)
-        names = [self.query, *(name for name in optional if name)]
-        return [*names, *self.context, *self.features]
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"CSV, TSV and Parquet need a working pyarrow ({error}). "
-            "Install it with: pip install pyarrow"
-        ) from error
-    return pyarrow
+# Elements of the dense matrix yielded at once, unless one list has more.
+_BLOCK_ELEMENTS = 1 << 22
 
 
 def columns(path: str, input_format: str, options: Options) -> Columns:
@@ -69,12 +31,12 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
       ConfigError: A column that an option names is not in the file.
       DataError: The file has no header or no feature column.
     """
-    pa = _arrow()
-    with _readable(path):
+    pa = table_files.arrow()
+    with table_files.readable(path):
         if input_format == "parquet":
             schema = pa.parquet.read_schema(path)
         else:
-            schema = _csv_schema(path, input_format)
+            schema = table_files.csv_schema(path, input_format)
     known = schema.names
 
     def checked(name: str, flag: str) -> str:
@@ -122,7 +84,7 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    types = _arrow().types
+    types = table_files.arrow().types
     return (
         types.is_integer(kind)
         or types.is_floating(kind)
@@ -132,7 +94,7 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _context_feature(kind: pa.DataType) -> Feature:
-    types = _arrow().types
+    types = table_files.arrow().types
     if types.is_integer(kind) or types.is_boolean(kind):
         return Feature("int64", (1,), 0)
     if types.is_floating(kind) or types.is_decimal(kind):
@@ -158,7 +120,7 @@ def read(paths: list[str], input_format: str, options: Options) -> Iterator[Pars
 
     def tables() -> Iterator[pa.Table]:
         for file, path in enumerate(paths):
-            yield from _tables(path, file, input_format, roles)
+            yield from table_files.batches(path, file, input_format, roles)
 
     if options.group_by_query:
         size = 4 * len(roles.features) + 100
@@ -166,129 +128,21 @@ def read(paths: list[str], input_format: str, options: Options) -> Iterator[Pars
     else:
         whole = table_groups.contiguous(tables(), roles.query)
     sizes = np.concatenate([[0], np.cumsum([os.path.getsize(p) for p in paths])])
-    for table, splits in whole:
+    limit = max(1, _BLOCK_ELEMENTS // len(roles.features))
+    for table, splits in table_groups.pieces(whole, limit):
         if table.num_rows:
             parsed = _to_lists(table, splits, paths, roles, options)
             last = int(table[FILE][table.num_rows - 1].as_py())
             yield dataclasses.replace(parsed, bytes_read=int(sizes[last]))
 
 
-@contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
-    """Turns errors of pyarrow into `DataError` with the file."""
-    pa = _arrow()
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read: {reason}") from error
-
-
-def _csv_options(input_format: str) -> dict[str, Any]:
-    pa = _arrow()
-    return {
-        "read_options": pa.csv.ReadOptions(block_size=_BLOCK_BYTES),
-        "parse_options": pa.csv.ParseOptions(
-            delimiter="\t" if input_format == "tsv" else ","
-        ),
-    }
-
-
-def _csv_schema(path: str, input_format: str) -> pa.Schema:
-    pa = _arrow()
-    with open_binary(path) as (content, _):
-        # Whole lines of the first block are enough to infer the types.
-        head = content.read(_BLOCK_BYTES)
-        head = head[: head.rfind(b"\n") + 1] or head
-    if not head.strip():
-        raise DataError(f"{path}: expected a header line, found an empty file.")
-    return pa.csv.read_csv(io.BytesIO(head), **_csv_options(input_format)).schema
-
-
-def _tables(
-    path: str, file: int, input_format: str, roles: Columns
-) -> Iterator[pa.Table]:
-    """Yields the used columns of a file in batches, with `FILE` and `LINE`."""
-    pa = _arrow()
-    is_parquet = input_format == "parquet"
-    done = 1 if is_parquet else 2  # number of the first row; a CSV has a header line
-    batches = _parquet_batches if is_parquet else _csv_batches
-    for batch in batches(path, input_format, roles):
-        table = pa.Table.from_batches([batch])
-        rows = table.num_rows
-        table = table.append_column(FILE, pa.array(np.full(rows, file, np.int32)))
-        table = table.append_column(LINE, pa.array(np.arange(done, done + rows)))
-        done += rows
-        yield table
-
-
-def _parquet_batches(path: str, _: str, roles: Columns) -> Iterator[pa.RecordBatch]:
-    pa = _arrow()
-    size = max(256, _BLOCK_ELEMENTS // len(roles.used))
-    with _readable(path):
-        with pa.parquet.ParquetFile(path) as content:
-            for batch in content.iter_batches(batch_size=size, columns=roles.used):
-                # Query ids of different files compare as text.
-                position = batch.schema.get_field_index(roles.query)
-                query = batch.column(position).cast(pa.string())
-                yield batch.set_column(position, roles.query, query)
-
-
-def _csv_batches(
-    path: str, input_format: str, roles: Columns
-) -> Iterator[pa.RecordBatch]:
-    pa = _arrow()
-    kinds = {"float32": pa.float32(), "int64": pa.int64(), "string": pa.string()}
-    types = {name: pa.float32() for name in roles.used}
-    types |= {roles.query: pa.string()}
-    if roles.document:
-        types[roles.document] = pa.string()
-    types |= {name: kinds[feature.dtype] for name, feature in roles.context.items()}
-    convert = pa.csv.ConvertOptions(column_types=types, include_columns=roles.used)
-    reason = ""
-    with open_binary(path) as (content, _):
-        try:
-            yield from pa.csv.open_csv(
-                content, convert_options=convert, **_csv_options(input_format)
-            )
-        except pa.ArrowException as error:
-            reason = " ".join(str(error).split())
-    if reason:
-        place = _find_bad_row(path, input_format, roles)
-        raise DataError(f"{place or path}: {reason}")
-
-
-def _find_bad_row(path: str, input_format: str, roles: Columns) -> str | None:
-    """Returns where a CSV file has a wrong number of cells or a bad number."""
-    numeric = [*roles.features, *filter(None, (roles.label, roles.weight))]
-    with open_binary(path) as (content, _):
-        text = io.TextIOWrapper(content, "utf-8", "replace", newline="")  # type: ignore[arg-type,type-var]
-        reader = csv.reader(text, delimiter="\t" if input_format == "tsv" else ",")
-        header = next(reader)
-        positions = [(header.index(name), name) for name in numeric]
-        for row in reader:
-            if row and len(row) != len(header):
-                return f"{path}:{reader.line_num}"
-            for position, name in positions if row else ():
-                try:
-                    float(row[position] or "nan")
-                except ValueError:
-                    return f"{path}:{reader.line_num}: column {name!r}"
-    return None
-
-
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """Returns a column as float32, NaN where it is null."""
-    pa = _arrow()
-    column = table[name].combine_chunks()
-    if not pa.types.is_float32(column.type):
-        column = column.cast(pa.float64())
-    with np.errstate(over="ignore"):
-        return column.to_numpy(zero_copy_only=False).astype(np.float32)
+    """Returns a column as float32, NaN where it is null; a copy."""
+    return np.array(table[name].to_numpy(), np.float32)
 
 
 def _texts(table: pa.Table, name: str) -> np.ndarray:
-    values = table[name].cast(_arrow().string()).to_pylist()
+    values = table[name].to_pylist()
     result = np.empty(len(values), object)
     result[:] = ["" if value is None else value for value in values]
     return result
@@ -306,8 +160,7 @@ def _to_lists(
     def where(row: int) -> str:
         return f"{paths[files[row]]}:{lines[row]}"
 
-    with _readable(paths[files[0]]):
-        matrix = np.stack([_numbers(table, name) for name in roles.features], axis=1)
+    matrix = np.stack([_numbers(table, name) for name in roles.features], axis=1)
     finite = np.isfinite(matrix)
     if options.nan != "keep" and not finite.all():
         if options.nan == "error":
@@ -363,7 +216,9 @@ def _context_values(table: pa.Table, name: str, feature: Feature) -> np.ndarray:
     if feature.dtype == "string":
         return _texts(table, name)[:, np.newaxis]
     if feature.dtype == "int64":
-        column = table[name].cast(_arrow().int64()).combine_chunks().fill_null(0)
+        column = (
+            table[name].cast(table_files.arrow().int64()).combine_chunks().fill_null(0)
+        )
         return column.to_numpy(zero_copy_only=False)[:, np.newaxis]
     return np.nan_to_num(_numbers(table, name))[:, np.newaxis]
 

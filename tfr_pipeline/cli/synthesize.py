@@ -1,0 +1,29 @@
+"""`tfr-pipeline synthesize`: a small ranking data set with a known structure."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.description = (
+        "Writes train.txt, valid.txt and test.txt: LibSVM text with query and document "
+        "ids, for demos and tests."
+    )
+    add = parser.add_argument
+    add("--output", required=True, help="folder to write into")
+    add("--queries", type=int, default=600, help="training queries (default: 600)")
+    add("--documents", type=int, default=40, help="mean list length (default: 40)")
+    add("--features", type=int, default=30, help="features (default: 30)")
+    add("--seed", type=int, default=1, help="of the random numbers (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from tfr_pipeline.data.synthesize import Size, synthesize
+
+    size = Size(args.queries, args.documents, args.features)
+    for split, documents in synthesize(args.output, size, args.seed).items():
+        print(f"{args.output}/{split}.txt: {documents:,} documents")
+    return 0

@@ -1,0 +1,117 @@
+"""The folder that `convert` fills: what stands in it, and how it is filled at once."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from tfr_pipeline import files
+from tfr_pipeline.errors import DataError
+from tfr_pipeline.features import FILE_NAME, Feature, Features
+
+
+def shard_names(split: str, num_shards: int) -> list[str]:
+    """Returns the file names of a split."""
+    return [
+        f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
+        for shard in range(num_shards)
+    ]
+
+
+def is_shard(name: str, split: str) -> bool:
+    """Whether a file name is one of a shard of a split."""
+    return bool(re.fullmatch(re.escape(split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
+
+
+def earlier_features(output: str, split: str) -> Features | None:
+    """Returns the description that other splits in the folder were written by."""
+    others = [
+        path
+        for path in glob.glob(os.path.join(glob.escape(output), "*-of-*.tfrecord"))
+        if not is_shard(os.path.basename(path), split)
+    ]
+    if others and os.path.exists(os.path.join(output, FILE_NAME)):
+        return Features.load(output)
+    return None
+
+
+@contextlib.contextmanager
+def staging_folder(output: str, split: str) -> Iterator[str]:
+    """Yields a folder inside `output` that is gone afterwards, whatever happens.
+
+    After SIGKILL it stays; its name starts with a dot, so no glob for a split finds it.
+    """
+    existed = os.path.isdir(output)
+    os.makedirs(output, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f".{split}.", suffix=".tmp", dir=output)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # not empty: the run succeeded
+                os.rmdir(output)
+
+
+def commit(
+    staging: str, output: str, split: str, features: Features, stats: dict[str, Any]
+) -> None:
+    """Moves the shards to their place and writes the descriptions.
+
+    Shards of an earlier run are removed first, so that none is ever mixed with these.
+    The statistics go first and come last: where they are, the split is whole.
+    """
+    path = os.path.join(output, f"{split}.stats.json")
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+    for name in os.listdir(output):
+        if is_shard(name, split):
+            os.remove(os.path.join(output, name))
+    for name in sorted(os.listdir(staging)):
+        if is_shard(name, split):
+            os.replace(os.path.join(staging, name), os.path.join(output, name))
+    features.save(output)
+    files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
+
+
+def check_same(before: Features, now: Features, path: str) -> None:
+    """Raises a `DataError` that names the first difference of two descriptions."""
+    advice = (
+        "All splits of a folder need the same features: convert this one with the "
+        "same options, or into another folder."
+    )
+    for kind in ("example", "context"):
+        old, new = getattr(before, kind), getattr(now, kind)
+        for name in [*old, *(name for name in new if name not in old)]:
+            if old.get(name) != new.get(name):
+                raise DataError(
+                    f"{path}: {kind} feature {name!r}: expected "
+                    f"{_in_words(old.get(name))}, found {_in_words(new.get(name))}. "
+                    f"{advice}"
+                )
+    for kind in ("label", "weight", "query_id", "document_id", "data_format"):
+        if getattr(before, kind) != getattr(now, kind):
+            raise DataError(
+                f"{path}: {kind}: expected {getattr(before, kind)!r}, found "
+                f"{getattr(now, kind)!r}. {advice}"
+            )
+    if list(before.example) != list(now.example):
+        raise DataError(
+            f"{path}: expected the features in the order {list(before.example)}, "
+            f"found {list(now.example)}. {advice}"
+        )
+
+
+def _in_words(feature: Feature | None) -> str:
+    if feature is None:
+        return "no such feature"
+    columns = f" with columns {', '.join(feature.columns)}" if feature.columns else ""
+    text = f"{feature.dtype} of shape {feature.shape}{columns}"
+    return text if len(text) < 200 else text[:120] + " ... " + text[-60:]

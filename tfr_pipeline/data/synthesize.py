@@ -1,0 +1,141 @@
+"""A small LETOR-style data set with a known structure, as LibSVM text.
+
+The grade of a document is a noisy function of a hidden relevance that joins three
+kinds of signal, as real ranking data does:
+
+- text matches: heavy-tailed scores, informative only on a log scale, two of which
+  count most where both are high (an interaction);
+- quality: helps only documents that match at all, and has a best value in the middle;
+- the query: features shift and scale with the query, so that their raw values
+  compare documents of one query but not of several.
+
+The rest are noisy copies and columns without any relation. Thus one feature beats
+chance, and a model that combines log-scaled features beats each of them clearly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from tfr_pipeline import files
+from tfr_pipeline.errors import ConfigError
+
+SPLITS = ("train", "valid", "test")
+MIN_FEATURES = 8
+# Least relevance of the grades 1 to 4: the 62%, 80%, 91% and 97% quantiles.
+_THRESHOLDS = np.array([0.025, 0.894, 1.877, 3.313])
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much to make.
+
+    Attributes:
+      queries: Training queries; a quarter as many are made for validation and test.
+      documents: Mean documents of a query.
+      features: Number of features, at least `MIN_FEATURES`.
+    """
+
+    queries: int = 600
+    documents: int = 40
+    features: int = 30
+
+
+def synthesize(output: str, size: Size | None = None, seed: int = 1) -> dict[str, int]:
+    """Writes `train.txt`, `valid.txt` and `test.txt`.
+
+    A few lists have one document and a few queries have no relevant document. The
+    same arguments give the same bytes.
+
+    Args:
+      output: Folder to write into; made if absent.
+      size: How much to make.
+      seed: Start of the random numbers.
+
+    Returns:
+      Documents written, by split.
+
+    Raises:
+      ConfigError: A size is too small.
+    """
+    size = size or Size()
+    if size.queries < 4 or size.documents < 4 or size.features < MIN_FEATURES:
+        raise ConfigError(
+            f"expected at least 4 queries, 4 documents and {MIN_FEATURES} features, "
+            f"found {size.queries}, {size.documents} and {size.features}."
+        )
+    counts = {}
+    first_query = 1
+    for split, seed_of_split in zip(
+        SPLITS, np.random.SeedSequence(seed).spawn(len(SPLITS)), strict=True
+    ):
+        random = np.random.default_rng(seed_of_split)
+        queries = size.queries if split == "train" else size.queries // 4
+        lines: list[str] = []
+        for query in range(first_query, first_query + queries):
+            lines += _query_lines(random, query, size)
+        first_query += queries
+        files.write_text(os.path.join(output, f"{split}.txt"), "".join(lines))
+        counts[split] = len(lines)
+    return counts
+
+
+def _query_lines(random: np.random.Generator, query: int, size: Size) -> list[str]:
+    """Returns the lines of one query."""
+    count = max(2, int(random.normal(size.documents, size.documents / 4)))
+    if query % 50 == 7:
+        count = 1
+    grades, matrix = _documents(random, count, size.features)
+    if query % 30 == 11:
+        grades[:] = 0
+    lines = []
+    for document in range(count):
+        values = " ".join(
+            f"{index}:{value:.6g}" for index, value in enumerate(matrix[document], 1)
+        )
+        lines.append(
+            f"{grades[document]} qid:{query} {values} "
+            f"#docid = S{query:05d}-{document:04d} inc = 1\n"
+        )
+    return lines
+
+
+def _documents(
+    random: np.random.Generator, count: int, num_features: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns grades int64 `[count]` and features float64 `[count, num_features]`."""
+    title, body, anchor, quality = random.normal(size=(4, count))
+    relevance = (
+        0.7 * title
+        + 0.5 * body
+        + 1.3 * np.maximum(title, 0) * np.maximum(body, 0)
+        + 0.6 * np.tanh(2 * anchor) * (title + body > 0)
+        - 0.7 * (quality - 0.5) ** 2 * (title + body > -0.5)
+        + random.normal(scale=1.0, size=count)
+    )
+    # Thresholds of the whole population, so that some queries have better documents.
+    grades = np.searchsorted(_THRESHOLDS, relevance)
+    scale = np.exp(random.normal(scale=0.7))  # how rare the words of the query are
+    offset = random.normal(scale=0.5)
+    columns = [
+        np.exp(1.5 * title) * scale,
+        np.exp(1.2 * body + 3) * scale,
+        np.exp(2 * anchor),
+        quality + offset,
+        np.exp(1.5 * (title + random.normal(scale=1.2, size=count))) * scale,
+        np.exp(1.2 * (body + random.normal(scale=1.2, size=count))) * scale,
+        np.round(np.exp(3 + random.normal(size=count))),  # length of the document
+        np.full(count, scale),  # a feature of the query, the same for its documents
+    ]
+    while len(columns) < num_features:
+        noise = random.normal(size=count)
+        column = (
+            np.exp(noise),
+            noise + offset,
+            np.round(np.maximum(0, 4 * noise)),  # sparse counts
+        )[len(columns) % 3]
+        columns.append(column)
+    return grades, np.stack(columns, axis=1)
