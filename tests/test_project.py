@@ -1,0 +1,270 @@
+"""What holds for the package as a whole: imports, layers, lanes, metadata."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib.metadata
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "tfr_pipeline"
+# DESIGN section 3: a part imports only parts of its own level or below.
+LEVELS = {
+    "data": 1,
+    "model": 1,
+    "losses": 1,
+    "metrics": 1,
+    "pipeline": 2,
+    "serving": 3,
+    "cluster": 3,
+    "sweep": 3,
+    "graph": 3,
+    "cli": 4,
+    "__main__": 4,
+    "keras": 5,
+    "__init__": 5,
+}
+# Upwards, but only inside functions: training ends with an export, and TF-Ranking's
+# dataset builders are asked for the signatures.
+TOLERATED = {("pipeline/fit.py", "serving"), ("data/builders.py", "serving")}
+
+
+class Import(NamedTuple):
+    """One `import` of a part of the package or of another project."""
+
+    file: str
+    line: int
+    part: str
+    target: str
+    lazy: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.target}"
+
+
+def part_of(path: pathlib.Path) -> str:
+    """The folder, or the module for those that stand at the top."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def level(part: str) -> int:
+    """Modules at the top of the package are the foundation unless listed."""
+    return LEVELS.get(part, 0)
+
+
+def sources() -> list[pathlib.Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: pathlib.Path) -> Iterator[Import]:
+    """Yields all absolute imports of a file, those inside functions included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    lazy = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by absolute name"
+            module = node.module or ""
+            names = [module]
+            if module == "tfr_pipeline":
+                names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        file = path.relative_to(PACKAGE).as_posix()
+        for name in names:
+            yield Import(file, node.lineno, part_of(path), name, id(node) in lazy)
+
+
+def inner_imports() -> list[tuple[Import, str]]:
+    """All imports between different parts of the package, with the part imported."""
+    found = []
+    for path in sources():
+        for item in imports(path):
+            names = item.target.split(".")
+            if names[0] != "tfr_pipeline" or len(names) < 2:
+                continue
+            if names[1] != item.part and not (
+                item.lazy and (item.file, names[1]) in TOLERATED
+            ):
+                found.append((item, names[1]))
+    return found
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs Python as a user would who has not imported the package before."""
+    variables = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**variables, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+    )
+
+
+def test_no_part_imports_a_part_above_it() -> None:
+    wrong = [str(i) for i, part in inner_imports() if level(part) > level(i.part)]
+    assert not wrong
+
+
+def test_parts_do_not_import_each_other_in_a_circle() -> None:
+    edges: dict[str, set[str]] = {}
+    for item, part in inner_imports():
+        if item.part != "__init__" and part != "__init__":
+            edges.setdefault(item.part, set()).add(part)
+
+    def walk(part: str, path: tuple[str, ...]) -> None:
+        assert part not in path, " -> ".join((*path[path.index(part) :], part))
+        for target in edges.get(part, ()):
+            walk(target, (*path, part))
+
+    for part in list(edges):
+        walk(part, ())
+
+
+def test_the_library_does_not_import_the_users_project() -> None:
+    outside = {"builders", "configs", "launch", "tests"}
+    found = [
+        str(item)
+        for path in sources()
+        for item in imports(path)
+        if item.target.split(".")[0] in outside
+    ]
+    assert not found
+
+
+def test_only_compat_imports_what_needs_the_stand_in_for_estimator() -> None:
+    libraries = {"tensorflow_ranking", "neural_structured_learning"}
+    found = [
+        str(item)
+        for path in sources()
+        if path.name != "compat.py"
+        for item in imports(path)
+        if item.target.split(".")[0] in libraries
+        or item.target.startswith(("keras", "tf_keras", "tensorflow.estimator"))
+    ]
+    assert not found
+
+
+def test_only_compat_decides_by_a_version() -> None:
+    found = []
+    for path in sources():
+        if path.name == "compat.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and any(
+                isinstance(part, ast.Attribute) and part.attr == "__version__"
+                for part in ast.walk(node)
+            ):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
+
+
+def test_help_loads_neither_tensorflow_nor_numpy_nor_pyarrow() -> None:
+    done = run_python("-X", "importtime", "-m", "tfr_pipeline", "--help")
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+    assert "convert" in done.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tfr_pipeline.cli.main" in loaded
+    assert not loaded & {"tensorflow", "tensorflow_ranking", "numpy", "pyarrow"}
+
+
+def test_both_libraries_load_with_keras_2() -> None:
+    done = run_python(
+        "-c",
+        "import sys, tfr_pipeline\n"
+        "from tfr_pipeline.compat import nsl, tf, tfr\n"
+        "keras = sys.modules[tf.keras.Model.__module__.partition('.')[0]]\n"
+        "print(keras.__version__, tfr.keras.losses.SoftmaxLoss.__name__,\n"
+        "      nsl.keras.GraphRegularization.__name__)\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2."), done.stdout
+    assert done.stdout.split()[1:] == ["SoftmaxLoss", "GraphRegularization"]
+
+
+def test_tensorflow_imported_first_with_keras_3_is_a_clear_error() -> None:
+    if importlib.metadata.version("tensorflow").startswith("2.15."):
+        pytest.skip("this TensorFlow has Keras 2 either way")
+    done = run_python("-c", "import tensorflow; import tfr_pipeline")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: TensorFlow")
+    assert "Import tfr_pipeline first" in last
+
+
+def test_tensorflow_imported_first_with_keras_2_is_accepted() -> None:
+    done = run_python(
+        "-c", "import tensorflow; import tfr_pipeline", TF_USE_LEGACY_KERAS="1"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "False"])
+def test_an_environment_that_asks_for_keras_3_is_a_clear_error(value: str) -> None:
+    done = run_python("-c", "import tfr_pipeline", TF_USE_LEGACY_KERAS=value)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError") and "Unset the variable" in last
+
+
+def requirement_names(lines: list[str]) -> set[str]:
+    names = (re.match(r"[A-Za-z0-9._-]+", line) for line in lines)
+    return {re.sub(r"[-_.]+", "-", name[0]).lower() for name in names if name}
+
+
+@pytest.mark.parametrize("lane", ["tf221", "tf215"])
+def test_constraints_pin_every_requirement(lane: str) -> None:
+    pins = (ROOT / "constraints" / f"{lane}.txt").read_text().splitlines()
+    assert all("==" in pin for pin in pins if pin and not pin.startswith("#"))
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"]
+    lists = [setup["options"]["install_requires"], extras["dev"], extras["docs"]]
+    required = "".join(lists).split()
+    assert len(required) > 10
+    assert requirement_names(required) <= requirement_names(pins)
+
+
+def test_installed_packages_are_those_of_a_lane() -> None:
+    from packaging.requirements import Requirement
+
+    if pathlib.Path(sys.prefix).parent != ROOT:
+        pytest.skip("the environment is not one that `make setup` prepared")
+    version = importlib.metadata.version("tensorflow")
+    lane = "tf215" if version.startswith("2.15.") else "tf221"
+    lines = (ROOT / "constraints" / f"{lane}.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    wrong = []
+    for pin in pins:
+        if pin.marker and not pin.marker.evaluate():
+            continue
+        try:
+            found = importlib.metadata.version(pin.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+        if not pin.specifier.contains(found, prereleases=True):
+            wrong.append(f"{pin}, found {found}")
+    assert not wrong
+
+
+def test_metadata_is_in_setup_cfg_alone() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert "[project]" not in text
+    assert (PACKAGE / "py.typed").exists()
