@@ -43,7 +43,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["RankingLossKey", *_HOME]  # noqa: PLE0604
+__all__ = ["RankingLossKey", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from tfr_pipeline.losses.base import TwoLayouts, register
 from tfr_pipeline.losses.pairs import approximate_ranks
 from tfr_pipeline.losses.pairwise import as_columns
 
-_theirs = tfr.keras.losses
+_theirs: Any = tfr.keras.losses
 
 
 def _smooth_ndcg(labels: Any, ranks: Any, mask: Any) -> Any:
@@ -45,12 +45,7 @@ class ApproxNDCGLoss(TwoLayouts, _theirs.ApproxNDCGLoss):
         batch = self.pack(y_true, y_pred)
         labels, logits, mask = batch.block()
         ndcg = _smooth_ndcg(labels, approximate_ranks(logits, mask), mask)
-        weights: Any = 1.0
-        if sample_weight is not None:
-            weighted = batch.sum(batch.labels * batch.weights(sample_weight))
-            weights = tf.math.divide_no_nan(weighted, batch.sum(batch.labels))
-            weights = weights[:, tf.newaxis]
-        return self.reduce(-ndcg[:, tf.newaxis], weights)
+        return self.reduce(-ndcg[:, tf.newaxis], batch.list_weights(sample_weight))
 
 
 @register

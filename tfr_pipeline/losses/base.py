@@ -6,7 +6,7 @@ from typing import Any
 
 from tfr_pipeline.compat import tf
 from tfr_pipeline.features import PADDING_LABEL
-from tfr_pipeline.losses.packed import Packed, is_ragged, pad, pad_weights
+from tfr_pipeline.losses.packed import Packed, is_ragged, pad, pad_weights, to_float
 
 register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 AUTO = tf.keras.losses.Reduction.AUTO
@@ -56,9 +56,10 @@ class TwoLayouts:
                 part._ragged = False
         if is_ragged(y_pred):
             return self.call_packed(y_true, y_pred, sample_weight)
+        y_true, y_pred = to_float(y_true), to_float(y_pred)
         if is_ragged(sample_weight):
             width = tf.shape(y_true)[1]
-            dense = sample_weight.to_tensor(0.0)[:, :width]
+            dense = pad(sample_weight, 0.0)[:, :width]
             missing = width - tf.shape(dense)[1]
             sample_weight = tf.pad(dense, [[0, 0], [0, missing]])
         return self.call_padded(y_true, y_pred, sample_weight)

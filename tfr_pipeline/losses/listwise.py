@@ -1,11 +1,13 @@
-"""Further losses of whole lists, through TF-Ranking's padded code."""
+"""Further losses of whole lists: Plackett-Luce models and mixtures."""
 
 from __future__ import annotations
 
-from tfr_pipeline.compat import tfr
+from typing import Any
+
+from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import TwoLayouts, register
 
-_theirs = tfr.keras.losses
+_theirs: Any = tfr.keras.losses
 
 
 @register
@@ -13,12 +15,34 @@ class ListMLELoss(TwoLayouts, _theirs.ListMLELoss):
     """Minus the Plackett-Luce log-likelihood of the order of the labels.
 
     Xia et al., "Listwise Approach to Learning to Rank: Theory and Algorithm", ICML
-    2008. Equal labels are ordered by chance.
+    2008. Equal labels are ordered by chance. On packed batches the sums are formed in
+    the log domain, so that logits of any size stay finite.
 
     Example:
       >>> round(float(ListMLELoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       0.7981
     """
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        batch = self.pack(y_true, y_pred)
+        labels, logits, mask = batch.block()
+        # TF-Ranking's shuffle and seed, for the same order of equal labels.
+        logits, mask = tfr.utils.sort_by_scores(
+            tf.where(mask, labels, -1e-6), [logits, mask], shuffle_ties=True, seed=37
+        )
+        tails = tf.math.cumulative_logsumexp(
+            tf.where(mask, logits, logits.dtype.min), axis=1, reverse=True
+        )
+        width = tf.shape(logits)[1]
+        ranks = tf.zeros_like(logits, tf.int32) + tf.range(1, width + 1)
+        # TF-Ranking orders the padding too, which adds a constant to the loss.
+        constant = tf.math.log(tf.cast(width + 1 - ranks, tf.float32))
+        losses = tf.where(mask, tails - logits, constant)
+        if isinstance(self._lambda_weight, tfr.losses_impl.ListMLELambdaWeight):
+            losses *= self._lambda_weight.individual_weights(labels, ranks)
+        weights = batch.list_weights(sample_weight)
+        return self.reduce(tf.reduce_sum(losses, axis=1, keepdims=True), weights)
 
 
 @register

@@ -14,17 +14,24 @@ def is_ragged(value: Any) -> bool:
     return isinstance(value, tf.RaggedTensor)
 
 
+def to_float(value: Any) -> Any:
+    """Converts what is no ragged tensor to a float32 tensor, and casts what is."""
+    return tf.cast(
+        value if is_ragged(value) else tf.convert_to_tensor(value), tf.float32
+    )
+
+
 def pad(ragged: Any, value: float) -> Any:
     """Returns float32 `[batch, longest, ...]`, filled up with `value`.
 
     There is at least one column, also when every list is empty: the operations
     downstream take maxima over a list.
     """
-    dense = ragged.to_tensor(value)
+    dense = tf.cast(ragged, tf.float32).to_tensor(value)
     missing = tf.maximum(0, 1 - tf.shape(dense)[1])
     paddings = [[0, 0]] * dense.shape.rank
     paddings[1] = [0, missing]
-    return tf.pad(tf.cast(dense, tf.float32), paddings, constant_values=value)
+    return tf.pad(dense, paddings, constant_values=value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +63,16 @@ class Packed:
           y_pred: Ragged `[batch, (list)]`.
 
         Raises:
+          ValueError: A document has more than one label or score.
           tf.errors.InvalidArgumentError: The two are partitioned differently.
         """
+        for name, value in (("labels", y_true), ("scores", y_pred)):
+            if value.shape.rank != 2:
+                # Broadcasting [documents] with [documents, 1] would go unnoticed.
+                raise ValueError(
+                    f"expected {name} of shape [batch, (list)], one number a document. "
+                    f"Received: shape {value.shape}."
+                )
         y_true = y_true.with_row_splits_dtype(tf.int64)
         y_pred = y_pred.with_row_splits_dtype(tf.int64)
         check = tf.debugging.assert_equal(
@@ -90,6 +105,17 @@ class Packed:
     def ragged(self, values: Any) -> Any:
         """Partitions `[documents]` into lists."""
         return self.lists.with_values(values)
+
+    def list_weights(self, sample_weight: Any) -> Any:
+        """Returns mean weights by label, `[batch, 1]`, or 1.0 if there are none.
+
+        Lists without relevant documents get the weight 0, but only if weights are
+        given: TF-Ranking's convention for listwise losses.
+        """
+        if sample_weight is None:
+            return 1.0
+        weighted = self.sum(self.labels * self.weights(sample_weight))
+        return tf.math.divide_no_nan(weighted, self.sum(self.labels))[:, tf.newaxis]
 
     def block(self) -> tuple[Any, Any, Any]:
         """Returns labels, logits and mask `[batch, longest]`; padding has label -1."""

@@ -9,7 +9,7 @@ from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 from tfr_pipeline.losses.packed import pad
 from tfr_pipeline.losses.pairs import pair_losses
 
-_theirs = tfr.keras.losses
+_theirs: Any = tfr.keras.losses
 
 
 class PairwiseTwoLayouts(TwoLayouts):

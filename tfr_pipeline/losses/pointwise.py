@@ -7,7 +7,7 @@ from typing import Any
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 
-_theirs = tfr.keras.losses
+_theirs: Any = tfr.keras.losses
 _Reduction = tf.keras.losses.Reduction
 
 

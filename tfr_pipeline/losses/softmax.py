@@ -7,10 +7,12 @@ from typing import Any
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
-from tfr_pipeline.losses.packed import Packed, is_ragged
+from tfr_pipeline.losses.packed import Packed, is_ragged, to_float
 from tfr_pipeline.losses.pairs import ranks_by_score
 
-_theirs = tfr.keras.losses
+_theirs: Any = tfr.keras.losses
+# TF-Ranking 0.5.3 has no such class.
+_TheirCalibrated: Any = getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.SoftmaxLoss)
 
 
 def segment_log_sum_exp(batch: Packed) -> Any:
@@ -82,9 +84,7 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
 
 
 @register
-class CalibratedSoftmaxLoss(
-    SoftmaxLoss, getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.SoftmaxLoss)
-):
+class CalibratedSoftmaxLoss(SoftmaxLoss, _TheirCalibrated):
     """Softmax cross-entropy with a virtual document of score 0 in each list.
 
     It anchors the scores to the scale of the labels (Yan et al., "Scale Calibration
@@ -135,15 +135,15 @@ class CalibratedSoftmaxLoss(
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """See base class; per-document weights give the virtual document weight 1."""
-        y_true, y_pred = _to_tensor(y_true), _to_tensor(y_pred)
+        y_true, y_pred = to_float(y_true), to_float(y_pred)
         lists = y_true.nrows() if is_ragged(y_true) else tf.shape(y_true)[0]
         column = tf.ones(tf.stack([tf.cast(lists, tf.int32), 1]))
 
         def append(values: Any, fill: float) -> Any:
-            return tf.concat([values, tf.cast(fill * column, values.dtype)], axis=1)
+            return tf.concat([values, fill * column], axis=1)
 
         if sample_weight is not None:
-            sample_weight = _to_tensor(sample_weight)
+            sample_weight = to_float(sample_weight)
             if sample_weight.shape.rank == 2 and sample_weight.shape[1] != 1:
                 if is_ragged(y_true) and not is_ragged(sample_weight):
                     lengths = y_true.row_lengths()
@@ -152,10 +152,6 @@ class CalibratedSoftmaxLoss(
         return super().__call__(
             append(y_true, self._virtual_label), append(y_pred, 0.0), sample_weight
         )
-
-
-def _to_tensor(value: Any) -> Any:
-    return value if is_ragged(value) else tf.convert_to_tensor(value)
 
 
 @register

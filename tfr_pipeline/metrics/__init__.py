@@ -32,7 +32,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["RankingMetricKey", *_HOME]  # noqa: PLE0604
+__all__ = ["RankingMetricKey", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
