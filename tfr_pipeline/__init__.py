@@ -8,6 +8,28 @@ needs it is first used.
 
 from __future__ import annotations
 
-from tfr_pipeline import compat as _compat  # noqa: F401  first: it selects Keras 2
+import importlib
+from typing import Any
+
+from tfr_pipeline import compat as _compat  # first: it selects Keras 2
 
 __version__ = "0.1.0"
+
+_FACES = ("model", "pipeline", "saved_model", "losses", "metrics")
+_PACKAGES = ("data", "keras", "losses", "metrics", "model", "pipeline", "serving")
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name[0].isupper():  # a class of one of the faces
+        for face in _FACES:
+            module = importlib.import_module(f"{__name__}.keras.{face}")
+            if name in getattr(module, "__all__", ()) or name in dir(module):
+                return getattr(module, name)
+    try:
+        return getattr(_compat.tfr, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -83,7 +83,12 @@ class BatchPlan:
         local = self.dataset(start_step=step).take(self.replicas)
         return np.concatenate([index.numpy() for index in local])
 
-    def dataset(self, start_step: int = 0, repeat: bool = True) -> Any:
+    def dataset(
+        self,
+        start_step: int = 0,
+        repeat: bool = True,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Any:
         """Returns a `tf.data.Dataset` of int64 `[lists in a local batch]`.
 
         Args:
@@ -91,6 +96,7 @@ class BatchPlan:
           repeat: Goes through one epoch after the other without end, and leaves out
             local batches without lists (a list longer than the budget makes some):
             batch normalisation has no answer to them. Otherwise one epoch, complete.
+          shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
         """
 
         def batches(epoch: Any) -> Any:
@@ -98,11 +104,18 @@ class BatchPlan:
             ragged = tf.RaggedTensor.from_row_splits(order, splits, validate=False)
             return tf.data.Dataset.from_tensor_slices(ragged)
 
-        if not repeat:
-            return batches(tf.constant(0, tf.int64))
-        dataset = tf.data.Dataset.counter().flat_map(batches)
-        dataset = dataset.filter(lambda index: tf.size(index) > 0)
-        return dataset.skip(start_step * self.replicas)
+        if repeat:
+            dataset = tf.data.Dataset.counter().flat_map(batches)
+            dataset = dataset.filter(lambda index: tf.size(index) > 0)
+            dataset = dataset.skip(start_step * self.replicas)
+        else:
+            dataset = batches(tf.constant(0, tf.int64))
+        worker, workers = shard
+        if workers == 1:
+            return dataset
+        local = self.replicas // workers
+        mine = dataset.enumerate().filter(lambda i, _: i // local % workers == worker)
+        return mine.map(lambda _, index: index)
 
 
 def packed_gather(

@@ -21,6 +21,7 @@ from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.features import DEFAULT_MASK, Feature, Features
 from tfr_pipeline.layout import BlockLayout
 
 Specs = dict[str, Any]
@@ -119,6 +120,11 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
         """Separates labels and optional weights from padded features."""
 
     @property
+    def features(self) -> Features | None:
+        """Description of the data, None where it has no labels of its own."""
+        return None
+
+    @property
     def _all_example_specs(self) -> Specs:
         return {**self._example_feature_spec, **self._training_only_example_spec}
 
@@ -140,13 +146,14 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
         patterns = {
             "train": self._hparams.train_input_pattern,
             "valid": self._hparams.valid_input_pattern,
+            "test": getattr(self._hparams, "test_input_pattern", ""),
         }
         if split not in patterns:
             raise ConfigError(unknown_name("split", split, patterns))
         return patterns[split]
 
     def lists(self, split: str, layout: str = "padded") -> Lists:
-        """Returns the lists of `train` or `valid`, read once and kept in memory.
+        """Returns the lists of `train`, `valid` or `test`, read once and then kept.
 
         Raises:
           DataError: Files are missing, empty, corrupt or do not match the specs.
@@ -187,6 +194,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
         layout: str = "padded",
         replicas: int = 1,
         start_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Returns batches in one of `layouts`.
 
@@ -197,6 +205,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
           replicas: Number of replicas that share a global batch: elements are local
             batches, and so many in a row make a global batch.
           start_step: Global training batches to leave out.
+          shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
 
         Returns:
           A dataset of `(features, labels)` or `(features, labels, weights)`.
@@ -206,7 +215,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
         list_size = hparams.list_size if train else hparams.valid_list_size
         batch = self._assembler(split, layout, list_size)
         index = self.plan(split, layout, replicas).dataset(
-            start_step if train else 0, repeat=train
+            start_step if train else 0, train, shard
         )
         return index.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
@@ -339,6 +348,47 @@ class SimpleDatasetBuilder(BaseDatasetBuilder):
         self._label_spec = label_spec
         self._sample_weight_spec = sample_weight_spec
         self._document_id = document_id
+        self._features: Features | None = None
+
+    @classmethod
+    def from_features(
+        cls,
+        features: Features,
+        hparams: DatasetHparams,
+        mask_feature_name: str = DEFAULT_MASK,
+    ) -> SimpleDatasetBuilder:
+        """Makes a builder of what `features.json` says."""
+        builder = cls(
+            features.context_spec,
+            features.example_spec,
+            mask_feature_name,
+            features.label_spec,
+            hparams,
+            features.weight_spec,
+            query_id=features.query_id,
+            document_id=features.document_id,
+        )
+        builder._features = features
+        return builder
+
+    @property
+    def features(self) -> Features:
+        """Description of the data, as `features.json` has it."""
+        if self._features is not None:
+            return self._features
+
+        def described(specs: Specs) -> dict[str, Feature]:
+            return {name: Feature.from_spec(spec) for name, spec in specs.items()}
+
+        label, *weight = described(self._training_only_example_spec).items()
+        return Features(
+            context=described(self._context_feature_spec),
+            example=described(self._example_feature_spec),
+            label=label,
+            weight=weight[0] if weight else None,
+            query_id=self._query_id,
+            document_id=self._document_id,
+        )
 
     def _features_and_labels(self, features: dict[str, Any]) -> Any:
         """See `BaseDatasetBuilder`."""

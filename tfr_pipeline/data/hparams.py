@@ -29,6 +29,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         `list_size` says; a validation that cuts lists measures something else.
       dataset_reader: Makes a dataset of serialized records from file names.
       convert_labels_to_binary: Labels above 0 become 1.
+      test_input_pattern: Files that are evaluated once, after training; empty for none.
       documents_per_batch: Cuts global training batches by number of documents
         instead of `train_batch_size`; None by default. For lists of very unequal
         length: the cost of a step stays even.
@@ -47,9 +48,11 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     valid_list_size: int | None = None
     dataset_reader: Any = tf.data.TFRecordDataset
     convert_labels_to_binary: bool = False
-    documents_per_batch: int | None = dataclasses.field(default=None, kw_only=True)
-    shuffle: bool = dataclasses.field(default=True, kw_only=True)
-    seed: int = dataclasses.field(default=0, kw_only=True)
+    _: dataclasses.KW_ONLY
+    test_input_pattern: str = ""
+    documents_per_batch: int | None = None
+    shuffle: bool = True
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in (

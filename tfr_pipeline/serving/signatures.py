@@ -174,7 +174,9 @@ class Signatures(tfr.keras.saved_model.Signatures):
         slots = [slot for row in layout.slots.values() for slot in row]
         for slot in slots:
             dtype = self._example_feature_spec[slot.name].dtype
-            specs.append(tf.TensorSpec([None, *slot.shape], dtype, input_name(slot.name)))
+            specs.append(
+                tf.TensorSpec([None, *slot.shape], dtype, input_name(slot.name))
+            )
         specs.append(tf.TensorSpec([None], tf.string, "ids"))
         names = [spec.name for spec in specs]
         if len(set(names)) < len(names):

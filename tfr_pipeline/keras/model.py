@@ -1,0 +1,36 @@
+"""Models, as `tfr.keras.model` names them."""
+
+from typing import Any
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.model.builders import (
+    AbstractModelBuilder,
+    ModelBuilder,
+    ModelBuilderWithMask,
+)
+from tfr_pipeline.model.inputs import (
+    FeatureSpecInputCreator,
+    InputCreator,
+    TypeSpecInputCreator,
+)
+from tfr_pipeline.model.preprocess import Preprocessor, PreprocessorWithSpec
+from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, Scorer, UnivariateScorer
+
+__all__ = [
+    "AbstractModelBuilder",
+    "DNNScorer",
+    "FeatureSpecInputCreator",
+    "GAMScorer",
+    "InputCreator",
+    "ModelBuilder",
+    "ModelBuilderWithMask",
+    "Preprocessor",
+    "PreprocessorWithSpec",
+    "Scorer",
+    "TypeSpecInputCreator",
+    "UnivariateScorer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(tfr.keras.model, name)

@@ -1,0 +1,31 @@
+"""Pipelines and dataset builders, as `tfr.keras.pipeline` names them."""
+
+from typing import Any
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.builders import (
+    AbstractDatasetBuilder,
+    BaseDatasetBuilder,
+    NullDatasetBuilder,
+    SimpleDatasetBuilder,
+)
+from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.pipeline.abstract import AbstractPipeline
+from tfr_pipeline.pipeline.fit import ModelFitPipeline, SimplePipeline
+from tfr_pipeline.pipeline.hparams import PipelineHparams
+
+__all__ = [
+    "AbstractDatasetBuilder",
+    "AbstractPipeline",
+    "BaseDatasetBuilder",
+    "DatasetHparams",
+    "ModelFitPipeline",
+    "NullDatasetBuilder",
+    "PipelineHparams",
+    "SimpleDatasetBuilder",
+    "SimplePipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(tfr.keras.pipeline, name)

@@ -1,0 +1,289 @@
+"""Callbacks of a run. Their memory is the `RunState`, so that it survives a restart."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.errors import ConfigError, RunError, unknown_name
+from tfr_pipeline.pipeline.run import RunDirectory, RunState
+
+
+class Checkpoints:
+    """Saves and restores weights, optimizer and `RunState` in one file.
+
+    The state travels inside the checkpoint as a string variable: there is no moment
+    at which the two could disagree.
+
+    Args:
+      model: A compiled model.
+      run: The run directory.
+      state: State to save and to restore into.
+    """
+
+    def __init__(self, model: tf.keras.Model, run: RunDirectory, state: RunState):
+        self._model, self._run, self.state = model, run, state
+        self._text = tf.Variable("", dtype=tf.string, trainable=False)
+        self._checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=model.optimizer, state=self._text
+        )
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, run.checkpoints, max_to_keep=2
+        )
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+        return int(self._model.optimizer.iterations.numpy())
+
+    def save(self) -> None:
+        """Saves the state of the run at the current step."""
+        self._text.assign(self.state.to_json())
+        self._manager.save(checkpoint_number=self.step)
+        keep = self._best_prefix(self.state.best_step)
+        for path in glob.glob(
+            glob.escape(self._run.join("checkpoints", "best-")) + "*"
+        ):
+            if not path.startswith(keep + "."):
+                os.remove(path)
+
+    def restore(self) -> bool:
+        """Restores the last checkpoint; returns whether there was one."""
+        path = self._manager.latest_checkpoint
+        if not path:
+            return False
+        # Slots are made first, so that the restore below fills them.
+        self._model.optimizer.build(self._model.trainable_variables)
+        try:
+            status = self._checkpoint.restore(path)
+            status.assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise RunError(
+                f"{path}: cannot resume from this checkpoint ({str(error)[:300]}). "
+                "Was the model changed? Choose another model_dir, or remove that one."
+            ) from error
+        restored = RunState.from_json(self._text.numpy().decode())
+        self.state.__dict__.update(restored.__dict__)
+        return True
+
+    def save_best(self) -> None:
+        """Saves the current weights as the best so far."""
+        tf.train.Checkpoint(model=self._model).write(self._best_prefix(self.step))
+
+    def restore_best(self) -> bool:
+        """Loads the weights of the best epoch; returns whether there are any."""
+        if self.state.best_value is None:
+            return False
+        path = self._best_prefix(self.state.best_step)
+        tf.train.Checkpoint(model=self._model).restore(path).expect_partial()
+        return True
+
+    def _best_prefix(self, step: int) -> str:
+        return self._run.join("checkpoints", f"best-{step}")
+
+
+class _RunCallback(tf.keras.callbacks.Callback):
+    """A callback that never needs the numbers of a step, so never waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._supports_tf_logs = True
+
+
+class Record(_RunCallback):
+    """Keeps the history and the time spent in training steps.
+
+    Args:
+      run: The run directory.
+      state: Gets one row an epoch.
+    """
+
+    def __init__(self, run: RunDirectory, state: RunState):
+        super().__init__()
+        self._run, self._state = run, state
+        self._start = self._train_end = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        self._start, self._train_end = time.perf_counter(), 0.0
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Validation begins where the training of an epoch ends."""
+        self._train_end = self._train_end or time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        end = self._train_end or time.perf_counter()
+        row = {
+            "epoch": epoch,
+            "step": int(self.model.optimizer.iterations.numpy()),
+            "seconds": round(end - self._start, 4),
+        }
+        row.update({key: float(value) for key, value in (logs or {}).items()})
+        self._state.history.append(row)
+        self._run.write_history(self._state)
+
+
+class SelectBest(_RunCallback):
+    """Keeps the best epoch, and stops when none was better for long.
+
+    Args:
+      checkpoints: Where to save.
+      monitor: Key of the logs, such as `val_metric/ndcg_10`.
+      higher_better: Whether more is better.
+      save: Saves the weights of the best epoch.
+      patience: Epochs without improvement after which to stop; 0 for never.
+      min_delta: Least change that counts for `patience`.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        monitor: str,
+        higher_better: bool,
+        save: bool,
+        patience: int = 0,
+        min_delta: float = 0.0,
+    ):
+        super().__init__()
+        self._checkpoints, self._monitor = checkpoints, monitor
+        self._sign = 1.0 if higher_better else -1.0
+        self._save, self._patience, self._min_delta = save, patience, min_delta
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        state = self._checkpoints.state
+        if self._monitor not in (logs or {}):
+            raise ConfigError(unknown_name("metric", self._monitor, logs or {}))
+        value = float((logs or {})[self._monitor])
+        if self._gain(value, state.best_value) > 0:
+            state.best_value, state.best_step = value, self._checkpoints.step
+            if self._save:
+                self._checkpoints.save_best()
+        if self._gain(value, state.stall_value) > self._min_delta:
+            state.stall_value, state.stall_epoch = value, epoch
+        elif self._patience and epoch - state.stall_epoch >= self._patience:
+            state.stopped = (
+                f"no better {self._monitor} in {self._patience} epochs than "
+                f"{state.stall_value:.6g} in epoch {state.stall_epoch + 1}"
+            )
+            self.model.stop_training = True
+
+    def _gain(self, value: float, than: float | None) -> float:
+        """How much better a value is; NaN, and so never more, for NaN."""
+        if than is None:
+            return float("nan") if math.isnan(value) else float("inf")
+        return self._sign * (value - than)
+
+
+class ReduceOnPlateau(_RunCallback):
+    """Multiplies the learning rate when the validation loss stalls.
+
+    Args:
+      state: Remembers the best loss.
+      factor: Factor of a reduction.
+      patience: Epochs without improvement before one.
+      min_delta: Least change that counts.
+      min_rate: Lowest learning rate.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        min_rate: float = 0.0,
+    ):
+        super().__init__()
+        self._state, self._factor, self._patience = state, factor, patience
+        self._min_delta, self._min_rate = min_delta, min_rate
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        value, state = float((logs or {})["val_loss"]), self._state
+        if state.plateau_value is None or value < state.plateau_value - self._min_delta:
+            state.plateau_value, state.plateau_epoch = value, epoch
+        elif epoch - state.plateau_epoch >= self._patience:
+            rate = self.model.optimizer.learning_rate
+            rate.assign(max(float(rate.numpy()) * self._factor, self._min_rate))
+            state.plateau_epoch = epoch
+
+
+class Backup(_RunCallback):
+    """Saves the run after each epoch, every so many steps, and when told to stop.
+
+    SIGTERM ends training at the next step boundary, after a save. Stands last in the
+    list of callbacks, so that it saves what the others decided.
+
+    Args:
+      checkpoints: Where to save.
+      every_steps: Also saves so often within epochs.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every_steps: int | None = None):
+        super().__init__()
+        self._checkpoints, self._every = checkpoints, every_steps
+        self._saved = 0
+        self._previous: Any = None
+        self._terminated = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts to listen to SIGTERM."""
+        self._saved = self._checkpoints.step
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_: Any) -> None:
+        self._terminated = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`.
+
+        Raises:
+          SystemExit: SIGTERM came; the code is 143, the state is saved.
+        """
+        if self._terminated:
+            self._save()
+            raise SystemExit(143)
+        if self._every and self._checkpoints.step - self._saved >= self._every:
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        self._save()
+
+    def release(self) -> None:
+        """Stops to listen to SIGTERM, however training ended."""
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+    def _save(self) -> None:
+        self._checkpoints.save()
+        self._saved = self._checkpoints.step
+
+
+class StopOnNaN(_RunCallback):
+    """Stops a model that has no check of its own loss; see `RankingModel`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._supports_tf_logs = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not tf.math.is_finite(loss):
+            step = int(self.model.optimizer.iterations.numpy())
+            raise RunError(
+                f"the loss became {loss} at or before step {step}. Look for infinite "
+                "features, labels out of range, or a learning rate that is too high."
+            )

@@ -1,0 +1,146 @@
+"""`PipelineHparams`: what a pipeline is told about training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError, unknown_name
+
+
+@dataclasses.dataclass
+class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
+    """Hyperparameters of `ModelFitPipeline`.
+
+    The parameters up to `tpu` are TF-Ranking's; the others are keyword only.
+    `num_train_steps` (in all epochs together) and `num_valid_steps`, the spelling of
+    TF-Ranking's published guide, are accepted for `steps_per_epoch` and
+    `validation_steps`.
+
+    Attributes:
+      model_dir: Run directory.
+      num_epochs: Epochs of training.
+      steps_per_epoch: Steps an epoch; None for one pass over the data.
+      validation_steps: At most so many batches of validation data; None for all.
+        Lists are never seen twice.
+      learning_rate: Learning rate, the highest one where a schedule changes it.
+      loss: Name of a loss, or a dict of them by task.
+      loss_reduction: A `tf.losses.Reduction`.
+      optimizer: Name of a Keras optimizer, such as `adam`.
+      loss_weights: Weight of each loss by task.
+      steps_per_execution: Steps in one call of the training function.
+      automatic_reduce_lr: Reduces the learning rate when the validation loss stalls,
+        as `schedule="plateau"` does.
+      early_stopping_patience: Epochs without improvement after which to stop; 0
+        never stops.
+      early_stopping_min_delta: Least change of `best_exporter_metric` that counts.
+      use_weighted_metrics: Also reports metrics weighted by document weights.
+      export_best_model: Also exports the weights of the best epoch.
+      best_exporter_metric_higher_better: Whether more is better.
+      best_exporter_metric: `loss`, or a metric such as `ndcg_10`.
+      strategy: None or the name of a `tf.distribute` strategy.
+      cluster_resolver: Cluster resolver of the strategy.
+      variable_partitioner: Partitioner of `ParameterServerStrategy`; None for one
+        that splits large variables over all servers.
+      tpu: Address for `TPUStrategy`.
+      optimizer_args: Further arguments of the optimizer: `weight_decay`,
+        `global_clipnorm`, `clipnorm`, `clipvalue`, `beta_1`, ...
+      schedule: Name of a schedule or a dict with its `name` and arguments; see
+        `pipeline.schedules`. None for a constant rate.
+      loss_args: Further arguments of the loss, such as `temperature`.
+      metrics: Names of the metrics to report.
+      training_metrics: Computes the metrics in training steps too, which costs a
+        sort of every list a metric.
+      layout: `packed` or `padded`; None takes the best that model, data and strategy
+        can do.
+      checkpoint_every_steps: Saves the state so often, beside the end of each epoch.
+      seed: Seed of everything random; None draws one and records it.
+    """
+
+    model_dir: str
+    num_epochs: int
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    learning_rate: float
+    loss: str | dict[str, str]
+    loss_reduction: str = tf.losses.Reduction.AUTO
+    optimizer: str = "adam"
+    loss_weights: float | dict[str, float] | None = None
+    steps_per_execution: int = 10
+    automatic_reduce_lr: bool = False
+    early_stopping_patience: int = 0
+    early_stopping_min_delta: float = 0.0
+    use_weighted_metrics: bool = False
+    export_best_model: bool = False
+    best_exporter_metric_higher_better: bool = False
+    best_exporter_metric: str = "loss"
+    strategy: str | None = None
+    cluster_resolver: Any = None
+    variable_partitioner: Any = None
+    tpu: str | None = ""
+    _: dataclasses.KW_ONLY
+    optimizer_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: str | dict[str, Any] | None = None
+    loss_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: tuple[str, ...] = ("ndcg_1", "ndcg_5", "ndcg_10", "ndcg")
+    training_metrics: bool = False
+    layout: str | None = None
+    checkpoint_every_steps: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "steps_per_epoch", "steps_per_execution"):
+            value = getattr(self, name)
+            if value is None and name == "steps_per_epoch":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    f"PipelineHparams.{name}: expected a positive integer, found "
+                    f"{value!r}."
+                )
+        if not self.learning_rate > 0:
+            raise ConfigError(
+                "PipelineHparams.learning_rate: expected a positive number, found "
+                f"{self.learning_rate!r}."
+            )
+        if self.layout not in (None, "packed", "padded"):
+            raise ConfigError(
+                unknown_name("layout", str(self.layout), ("packed", "padded"))
+            )
+
+
+def _accept_guide_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Lets `__init__` take `num_train_steps` and `num_valid_steps`.
+
+    A wrapper, because the signature has to stay TF-Ranking's.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
+        if "num_valid_steps" in kwargs:
+            kwargs["validation_steps"] = kwargs.pop("num_valid_steps")
+        total = kwargs.pop("num_train_steps", None)
+        if total is not None:
+            bound = signature.bind_partial(self, *args, **kwargs)
+            epochs = bound.arguments.get("num_epochs")
+            if not epochs or total % epochs:
+                raise ConfigError(
+                    "num_train_steps: expected a multiple of num_epochs "
+                    f"({epochs}), found {total}."
+                )
+            kwargs["steps_per_epoch"] = total // epochs
+        init(self, *args, **kwargs)
+
+    return wrapped
+
+
+PipelineHparams.__init__ = _accept_guide_names(  # type: ignore[method-assign]
+    PipelineHparams.__init__
+)

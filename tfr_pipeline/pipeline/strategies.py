@@ -1,0 +1,92 @@
+"""Distribution strategies by name."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.errors import ConfigError, unknown_name
+
+TPU_STRATEGY = "TPUStrategy"
+PS_STRATEGY = "ParameterServerStrategy"
+MIRRORED_STRATEGY = "MirroredStrategy"
+MWMS_STRATEGY = "MultiWorkerMirroredStrategy"
+STRATEGIES = (MIRRORED_STRATEGY, MWMS_STRATEGY, PS_STRATEGY, TPU_STRATEGY)
+
+_USE_DEFAULT_VARIABLE_PARTITIONER = object()
+
+
+def get_strategy(
+    strategy: str | None,
+    cluster_resolver: Any = None,
+    variable_partitioner: Any = _USE_DEFAULT_VARIABLE_PARTITIONER,
+    tpu: str | None = "",
+) -> tf.distribute.Strategy | None:
+    """Creates a `tf.distribute` strategy.
+
+    Args:
+      strategy: One of `STRATEGIES`, or None (or an empty string) for none.
+      cluster_resolver: Cluster resolver; None reads TF_CONFIG where one is needed.
+      variable_partitioner: For `ParameterServerStrategy`. By default, variables over
+        256 kB are split over all servers; None splits nothing.
+      tpu: Address of the TPU for `TPUStrategy`.
+
+    Raises:
+      ConfigError: An unknown name, or no cluster where one is needed.
+    """
+    if not strategy:
+        return None
+    if strategy == MIRRORED_STRATEGY:
+        # On a machine without GPU its default is one replica a logical CPU device.
+        devices = None
+        if not tf.config.list_logical_devices("GPU"):
+            devices = [d.name for d in tf.config.list_logical_devices("CPU")]
+        return tf.distribute.MirroredStrategy(devices)
+    if strategy == MWMS_STRATEGY:
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            cluster_resolver=cluster_resolver
+        )
+    if strategy == TPU_STRATEGY:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    if strategy == PS_STRATEGY:
+        if cluster_resolver is None:
+            cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        servers = cluster_resolver.cluster_spec().as_dict().get("ps", [])
+        if not servers:
+            raise ConfigError(
+                f"{PS_STRATEGY}: the cluster has no 'ps' task; set TF_CONFIG or start "
+                "the job with a launcher."
+            )
+        if variable_partitioner is _USE_DEFAULT_VARIABLE_PARTITIONER:
+            partitioners = tf.distribute.experimental.partitioners
+            variable_partitioner = partitioners.MinSizePartitioner(
+                max_shards=len(servers)
+            )
+        return tf.distribute.ParameterServerStrategy(
+            cluster_resolver, variable_partitioner
+        )
+    raise ConfigError(unknown_name("strategy", strategy, STRATEGIES))
+
+
+def strategy_scope(strategy: tf.distribute.Strategy | None) -> Any:
+    """Returns the scope of a strategy, or a scope that does nothing for None."""
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether this process is the one that writes into the run directory."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    if resolver is None or not resolver.cluster_spec().as_dict():
+        return True
+    return resolver.task_type == "chief" or (
+        "chief" not in resolver.cluster_spec().as_dict()
+        and resolver.task_type == "worker"
+        and resolver.task_id == 0
+    )

@@ -1,0 +1,165 @@
+"""What happens after the last step: export, check of the export, evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import RunError
+from tfr_pipeline.features import FILE_NAME
+from tfr_pipeline.metrics.evaluation import evaluate_lists
+from tfr_pipeline.pipeline.callbacks import Checkpoints
+from tfr_pipeline.pipeline.run import RunDirectory
+from tfr_pipeline.pipeline.strategies import is_chief
+from tfr_pipeline.serving.export import export_saved_model
+from tfr_pipeline.serving.predictor import Predictor
+from tfr_pipeline.serving.signatures import RANK
+
+LATEST, BEST = "latest_model", "best_model_by_metric"
+# Largest difference, relative to the spread of the scores, between a model and its
+# export: room for float32 rounding in another order, not for other weights.
+_TOLERANCE = 1e-4
+_LISTS_TO_COMPARE = 32
+
+
+def finish(
+    pipeline: Any, model: tf.keras.Model, run: RunDirectory, checkpoints: Checkpoints
+) -> None:
+    """Exports the latest and the best model, checks both, evaluates, writes metrics.
+
+    Args:
+      pipeline: The `ModelFitPipeline`.
+      model: The trained model; has the weights of the last step, also afterwards.
+      run: The run directory.
+      checkpoints: Checkpoints of the run.
+
+    Raises:
+      RunError: An export failed, or does not score as the model does.
+    """
+    if not is_chief(pipeline._strategy):
+        return
+    builder, state = pipeline._dataset_builder, checkpoints.state
+    start = time.perf_counter()
+    last = model.get_weights()
+    headline = export(builder, model, _version(run, LATEST, checkpoints.step))
+    if pipeline._hparams.export_best_model and checkpoints.restore_best():
+        headline = export(builder, model, _version(run, BEST, state.best_step))
+        model.set_weights(last)
+    exported = time.perf_counter()
+    results: dict[str, Any] = {}
+    if headline is not None:
+        for split in ("valid", "test"):
+            if builder._pattern(split):
+                lists = builder.lists(split, "packed")
+                results[split] = evaluate(headline, lists)
+    history = state.history
+    # The first epoch of a process also traces; leave it out where there are others.
+    steady = history[1:] or history
+    documents = _documents(pipeline, steady)
+    seconds = sum(row["seconds"] for row in steady)
+    run.write_json(
+        "metrics.json",
+        {
+            **results,
+            "documents_per_second": round(documents / seconds, 1) if seconds else None,
+            "seconds": {
+                "training": round(sum(row["seconds"] for row in history), 3),
+                "export": round(exported - start, 3),
+                "evaluation": round(time.perf_counter() - exported, 3),
+            },
+            "step": checkpoints.step,
+            "best_step": state.best_step if state.best_value is not None else None,
+            "best_value": state.best_value,
+            "stopped": state.stopped or None,
+        },
+    )
+
+
+def _version(run: RunDirectory, name: str, step: int) -> str:
+    """Folder of an export. The version is the step, so a rerun replaces its own."""
+    return run.join("export", name, str(step))
+
+
+def _documents(pipeline: Any, rows: list[dict[str, float]]) -> float:
+    """About how many documents the training steps of some epochs saw."""
+    builder = pipeline._dataset_builder
+    if not rows or not getattr(builder, "layouts", ()):
+        return 0.0
+    layout = builder.layouts[0]
+    lengths = builder.lists("train", layout).lengths
+    if builder._hparams.list_size:
+        lengths = lengths.clip(max=builder._hparams.list_size)
+    steps = builder.plan("train", layout, pipeline._replicas).steps
+    per_step = float(lengths.sum()) / steps
+    return per_step * (pipeline._hparams.steps_per_epoch or steps) * len(rows)
+
+
+def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
+    """Exports a model, loads it back and compares the two.
+
+    Args:
+      builder: Dataset builder: it has the signatures, and data to compare on.
+      model: A Keras model.
+      path: Folder of the SavedModel.
+
+    Returns:
+      A predictor for the export, or None when it has no `rank` signature or its
+      builder no description of features.
+
+    Raises:
+      RunError: The export failed, or scores otherwise than the model.
+    """
+    signatures = builder.build_signatures(model) or {}
+    features = getattr(builder, "features", None)
+    assets = {}
+    if features is not None and RANK in signatures:
+        assets[FILE_NAME] = json.dumps(features.to_json(), indent=1)
+    if not signatures:
+        signatures = _call_signature(model)
+    export_saved_model(model, signatures, path, assets)
+    if not assets:
+        tf.saved_model.load(path)
+        return None
+    predictor = Predictor(path)
+    _compare(builder, signatures[RANK], predictor)
+    return predictor
+
+
+def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
+    """A signature for builders without one: the model itself, by input name."""
+    specs = {
+        tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name)
+        for tensor in model.inputs
+    }
+
+    @tf.function(input_signature=[specs], autograph=False)
+    def call(features: Any) -> Any:
+        outputs = model(features, training=False)
+        return outputs if isinstance(outputs, dict) else {"outputs": outputs}
+
+    return {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: call}
+
+
+def _compare(builder: Any, rank: Any, predictor: Predictor) -> None:
+    split = "valid" if builder._pattern("valid") else "train"
+    lists = builder.lists(split, "packed")
+    some = lists.slice(0, min(_LISTS_TO_COMPARE, lists.num_lists))
+    loaded = predictor.score(some)
+    in_memory = predictor.score(some, rank)
+    difference = float(np.max(np.abs(loaded - in_memory), initial=0.0))
+    if difference > _TOLERANCE * (1.0 + float(np.ptp(in_memory))):
+        raise RunError(
+            f"{predictor.path}: the export scores differently from the model, by up to "
+            f"{difference:g} on {some.num_documents} documents. Do not use it."
+        )
+
+
+def evaluate(predictor: Predictor, lists: Lists) -> dict[str, Any]:
+    """Evaluates an exported model on whole lists; see `evaluate_lists`."""
+    assert lists.labels is not None
+    return evaluate_lists(lists.labels, predictor.score(lists), lists.row_splits)

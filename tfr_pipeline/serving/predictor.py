@@ -1,0 +1,148 @@
+"""Scores lists with an exported model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import DataError, RunError
+from tfr_pipeline.features import FILE_NAME, Features
+from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.serving.export import EXTRA_ASSETS
+from tfr_pipeline.serving.signatures import RANK, input_name
+
+_DOCUMENTS_PER_CALL = 16384
+
+
+def find_export(path: str) -> str:
+    """Returns the folder of a SavedModel: `path` itself or its newest version.
+
+    A run directory stands for its best model, or else its latest.
+
+    Raises:
+      DataError: There is none.
+    """
+    for candidate in (
+        path,
+        os.path.join(path, "export", "best_model_by_metric"),
+        os.path.join(path, "export", "latest_model"),
+    ):
+        if os.path.exists(os.path.join(candidate, "saved_model.pb")):
+            return candidate
+        versions = (
+            [name for name in os.listdir(candidate) if name.isdigit()]
+            if os.path.isdir(candidate)
+            else []
+        )
+        if versions:
+            return os.path.join(candidate, max(versions, key=int))
+    raise DataError(
+        f"{path}: expected a SavedModel, a folder of versions or a run directory; "
+        "found no saved_model.pb."
+    )
+
+
+class Predictor:
+    """Scores lists with the `rank` signature of a SavedModel.
+
+    Args:
+      path: A SavedModel, a folder of versions, or a run directory.
+
+    Raises:
+      DataError: There is no model, or none that this package exported.
+    """
+
+    def __init__(self, path: str):
+        self.path = find_export(path)
+        try:
+            # Held on to: the signatures do not keep the variables alive.
+            self._loaded = tf.saved_model.load(self.path)
+        except (OSError, tf.errors.OpError, ValueError) as error:
+            raise DataError(f"{self.path}: cannot load the model: {error}") from error
+        if RANK not in self._loaded.signatures:
+            raise DataError(
+                f"{self.path}: expected a {RANK!r} signature, found "
+                f"{sorted(self._loaded.signatures)}. Export the model with tfr_pipeline."
+            )
+        self._rank = self._loaded.signatures[RANK]
+        path = os.path.join(self.path, EXTRA_ASSETS, FILE_NAME)
+        if not os.path.exists(path):
+            raise DataError(f"{path}: not found; the export does not say its features.")
+        with open(path, encoding="utf-8") as file:
+            self.features = Features.from_json(json.load(file), path)
+        self.layout = BlockLayout.from_spec(self.features.example_spec)
+
+    def score(
+        self, lists: Lists, rank: Callable[..., dict[str, Any]] | None = None
+    ) -> np.ndarray:
+        """Returns float32 `[documents]`, the score of each document.
+
+        Args:
+          lists: The documents.
+          rank: Another function of the same signature to score with.
+
+        Raises:
+          DataError: The lists have another number of columns than the model.
+          RunError: A score is not finite.
+        """
+        self._check(lists)
+        scores = np.concatenate(
+            [self._score_some(part, rank or self._rank) for part in _portions(lists)]
+            or [np.zeros(0, np.float32)]
+        )
+        if not np.isfinite(scores).all():
+            row = int(np.argmax(~np.isfinite(scores)))
+            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+            raise RunError(
+                f"{self.path}: the score of a document of query {query!r} is "
+                f"{scores[row]}; look for features far outside of the training data."
+            )
+        return scores
+
+    def _check(self, lists: Lists) -> None:
+        for dtype in self.layout.slots:
+            expected = self.layout.width(dtype)
+            block = lists.values.get(dtype)
+            found = None if block is None else block.shape[1]
+            if found != expected:
+                raise DataError(
+                    f"{self.path}: the model expects {expected} {dtype} columns "
+                    f"({', '.join(list(self.features.example)[:5])}...), the data has "
+                    f"{found}."
+                )
+
+    def _score_some(
+        self, lists: Lists, rank: Callable[..., dict[str, Any]]
+    ) -> np.ndarray:
+        inputs = {
+            "row_splits": tf.constant(lists.row_splits),
+            "ids": tf.constant([], tf.string),
+        }
+        for name in self.features.context:
+            inputs[input_name(name)] = tf.constant(lists.context[name])
+        for dtype, slots in self.layout.slots.items():
+            for slot in slots:
+                columns = lists.values[dtype][:, slot.start : slot.stop]
+                inputs[input_name(slot.name)] = tf.constant(
+                    columns.reshape(-1, *slot.shape)
+                )
+        outputs = rank(**inputs)
+        key = "scores" if "scores" in outputs else min(set(outputs) - {"ranks", "ids"})
+        return outputs[key].numpy()
+
+
+def _portions(lists: Lists) -> list[Lists]:
+    """Cuts between lists, after about so many documents as one call should take."""
+    targets = np.arange(_DOCUMENTS_PER_CALL, lists.num_documents, _DOCUMENTS_PER_CALL)
+    cuts = np.searchsorted(lists.row_splits, targets)
+    cuts = np.unique(np.concatenate([[0], cuts, [lists.num_lists]]))
+    return [
+        lists.slice(int(start), int(stop))
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
