@@ -15,21 +15,21 @@ _theirs: Any = tfr.keras.losses
 _TheirCalibrated: Any = getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.SoftmaxLoss)
 
 
-def segment_log_sum_exp(batch: Packed) -> Any:
-    """Returns `log(sum_i exp(s_i))` of each list, float32 `[batch]`.
+def segment_log_softmax(batch: Packed) -> Any:
+    """Returns the logarithm of the softmax over each list, float32 `[documents]`.
 
-    The largest logit of a list is taken out first, so that nothing overflows. A list
-    without valid documents gives 0.
+    The largest logit of a list is taken out first: nothing overflows, and logits far
+    from 0 lose no digits. Masked documents are left out and give some finite number.
     """
     lowest = batch.logits.dtype.min
     logits = tf.where(batch.mask, batch.logits, lowest)
     largest = tf.math.unsorted_segment_max(logits, batch.row_ids, batch.num_lists)
-    largest = tf.stop_gradient(tf.where(largest > lowest, largest, 0.0))
-    shifted = batch.logits - batch.to_documents(largest)
-    # A masked logit is 0 here and may lie far above the largest valid one.
-    exponentials = tf.where(batch.mask, tf.exp(tf.where(batch.mask, shifted, 0.0)), 0.0)
-    total = batch.sum(exponentials)
-    return tf.math.log(tf.where(total > 0.0, total, 1.0)) + largest
+    largest = tf.stop_gradient(batch.to_documents(largest))
+    # A masked logit may lie far above the largest valid one.
+    shifted = tf.where(batch.mask, batch.logits - largest, 0.0)
+    total = batch.sum(tf.where(batch.mask, tf.exp(shifted), 0.0))
+    total = tf.where(total > 0.0, total, 1.0)
+    return shifted - batch.to_documents(tf.math.log(total))
 
 
 def segment_softmax_cross_entropy(batch: Packed, labels: Any) -> Any:
@@ -40,8 +40,7 @@ def segment_softmax_cross_entropy(batch: Packed, labels: Any) -> Any:
       labels: float32 `[documents]`, not negative, 0 for masked documents; need not
         sum to one.
     """
-    log_sum_exp = batch.to_documents(segment_log_sum_exp(batch))
-    return batch.sum(labels * (log_sum_exp - batch.logits))
+    return -batch.sum(labels * segment_log_softmax(batch))
 
 
 @register
