@@ -11,7 +11,12 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from tfr_pipeline.data import encode, libsvm, output_folder, sources, tfrecord, workers
+import tfr_pipeline.data.encode as encode
+import tfr_pipeline.data.libsvm as libsvm
+import tfr_pipeline.data.output_folder as output_folder
+import tfr_pipeline.data.sources as sources
+import tfr_pipeline.data.tfrecord as tfrecord
+import tfr_pipeline.data.workers as workers
 from tfr_pipeline.data.options import Options
 from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.statistics import Statistics
@@ -98,7 +103,7 @@ def convert(
     """
     if output_format not in OUTPUT_FORMATS:
         raise ConfigError(unknown_name("output format", output_format, OUTPUT_FORMATS))
-    if num_shards < 1 or (num_workers or 1) < 1:
+    if num_shards < 1 or (num_workers is not None and num_workers < 1):
         raise ConfigError(
             "expected at least 1 for --num_shards and --workers, found "
             f"{num_shards} and {num_workers}."
@@ -128,6 +133,8 @@ def convert(
             _write, source, staging, num_shards, num_workers, split, size
         )
         if not source.is_text:
+            if ignored := source.columns().ignored:
+                report(f"columns left out, not numeric: {', '.join(ignored)}")
             features = describe(0)
             statistics = write(Target(features, 0, options.nan))
         else:

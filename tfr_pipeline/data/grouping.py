@@ -13,7 +13,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from tfr_pipeline.data import chunks, libsvm
+import tfr_pipeline.data.chunks as chunks
+import tfr_pipeline.data.libsvm as libsvm
 from tfr_pipeline.data.chunks import Chunk
 
 BUCKET_BYTES = 64 << 20
@@ -34,11 +35,14 @@ def assign_buckets(
       {b'a': 0, b'b': 0, b'c': 1}
     """
     total = sum(sizes.values())
-    limit = max(bucket_bytes or BUCKET_BYTES, total // _MAX_BUCKETS + 1)
-    buckets, before = {}, 0
+    limit = max(bucket_bytes or BUCKET_BYTES, 2 * total // _MAX_BUCKETS)
+    buckets: dict[bytes, int] = {}
+    bucket = filled = 0
     for query, size in sizes.items():
-        before += size
-        buckets[query] = (before - 1) // limit
+        if filled and filled + size > limit:
+            bucket, filled = bucket + 1, 0
+        buckets[query] = bucket
+        filled += size
     return buckets
 
 

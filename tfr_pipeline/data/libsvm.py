@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfr_pipeline.data import tokens
+import tfr_pipeline.data.tokens as tokens
 from tfr_pipeline.data.chunks import Chunk
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import DataError
@@ -205,15 +205,12 @@ def _values(
         indices, values, counts = _block(chunk, rows, start, stop, num_features, nan)
         block = result[start - first : stop - first]
         width = int(counts[0])
-        if (counts == width).all() and _same_rows(indices.reshape(-1, width)):
+        dense = width > 0 and bool((counts == width).all())
+        if dense and (indices.reshape(-1, width) == indices[:width]).all():
             block[:, indices[:width] - 1] = values.reshape(-1, width)
         else:
             block[np.repeat(np.arange(len(counts)), counts), indices - 1] = values
     return result
-
-
-def _same_rows(table: np.ndarray) -> bool:
-    return bool((table == table[0]).all())
 
 
 def _block(

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from tfr_pipeline import files
+import tfr_pipeline.files as files
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
 

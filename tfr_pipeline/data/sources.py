@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tfr_pipeline import files
-from tfr_pipeline.data import chunks, grouping, libsvm, tabular
+import tfr_pipeline.data.chunks as chunks
+import tfr_pipeline.data.grouping as grouping
+import tfr_pipeline.data.libsvm as libsvm
+import tfr_pipeline.data.tabular as tabular
+import tfr_pipeline.files as files
 from tfr_pipeline.data.chunks import Chunk
 from tfr_pipeline.data.libsvm import Parsed
 from tfr_pipeline.data.lists import Lists

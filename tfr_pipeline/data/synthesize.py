@@ -20,7 +20,7 @@ import os
 
 import numpy as np
 
-from tfr_pipeline import files
+import tfr_pipeline.files as files
 from tfr_pipeline.errors import ConfigError
 
 SPLITS = ("train", "valid", "test")

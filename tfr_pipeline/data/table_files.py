@@ -26,7 +26,10 @@ _BLOCK_ELEMENTS = 1 << 22  # of the dense matrix of one Parquet batch
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Which column plays which role; None where there is none."""
+    """Which column plays which role; None where there is none.
+
+    `ignored` are columns without a role that are not numeric.
+    """
 
     label: str | None
     query: str
@@ -34,6 +37,7 @@ class Columns:
     weight: str | None
     features: tuple[str, ...]
     context: dict[str, Feature]
+    ignored: tuple[str, ...] = ()
 
     @property
     def used(self) -> list[str]:
@@ -92,7 +96,10 @@ def csv_schema(path: str, input_format: str) -> pa.Schema:
         head = head[: head.rfind(b"\n") + 1] or head
     if not head.strip():
         raise DataError(f"{path}: expected a header line, found an empty file.")
-    return pa.csv.read_csv(io.BytesIO(head), **_csv_options(input_format)).schema
+    options = _csv_options(input_format)
+    # Reading the rows reports the bad ones, with their lines.
+    options["parse_options"].invalid_row_handler = lambda row: "skip"
+    return pa.csv.read_csv(io.BytesIO(head), **options).schema
 
 
 def batches(

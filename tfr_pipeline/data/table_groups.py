@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfr_pipeline.data import grouping
+import tfr_pipeline.data.grouping as grouping
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfr_pipeline.data import table_files, table_groups
+import tfr_pipeline.data.table_files as table_files
+import tfr_pipeline.data.table_groups as table_groups
 from tfr_pipeline.data.libsvm import Parsed
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.options import Options
@@ -80,7 +81,12 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
             f"{len(features)}: {', '.join(features[:10])}. Name the features with "
             "--feature_columns."
         )
-    return Columns(label, query, document, weight, features, context)
+    ignored = tuple(
+        name
+        for name in known
+        if not options.feature_columns and name not in {*taken, *features}
+    )
+    return Columns(label, query, document, weight, features, context, ignored)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -110,9 +116,9 @@ def read(paths: list[str], input_format: str, options: Options) -> Iterator[Pars
     """
     roles = columns(paths[0], input_format, options)
     for path in paths[1:]:
-        if columns(path, input_format, options) != roles:
-            other = columns(path, input_format, options)
-            wrong = sorted(set(roles.used) ^ set(other.used)) or list(other.features)
+        other = columns(path, input_format, options)
+        if (other.used, other.context) != (roles.used, roles.context):
+            wrong = sorted(set(roles.used) ^ set(other.used)) or other.used
             raise DataError(
                 f"{path}: expected the columns of {paths[0]}, found others: "
                 f"{', '.join(wrong[:10])}. Name the columns with --feature_columns."

@@ -1,0 +1,84 @@
+"""The synthetic data set: repeatable, LETOR-like, with the structure it promises."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+import numpy as np
+import pytest
+
+from tfr_pipeline.cli import synthesize as command
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.sources import read_lists
+from tfr_pipeline.data.synthesize import Size, synthesize
+from tfr_pipeline.errors import ConfigError
+
+
+def read(path: pathlib.Path) -> Lists:
+    return Lists.concatenate(read_lists(str(path), "libsvm"))
+
+
+def ndcg_at_10(lists: Lists, scores: np.ndarray) -> float:
+    """Oracle: mean over queries with a relevant document, by a plain loop."""
+    assert lists.labels is not None
+    discounts = 1 / np.log2(np.arange(2, 12))
+    result = []
+    for first, last in zip(lists.row_splits[:-1], lists.row_splits[1:], strict=True):
+        gains = 2 ** lists.labels[first:last] - 1
+        best = np.sort(gains)[::-1][:10]
+        if best[0] > 0:
+            got = gains[np.argsort(-scores[first:last], kind="stable")][:10]
+            result.append(
+                (got @ discounts[: len(got)]) / (best @ discounts[: len(best)])
+            )
+    return float(np.mean(result))
+
+
+def test_the_seed_decides_every_byte(tmp_path: pathlib.Path) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        synthesize(str(tmp_path / folder), Size(8, 5, 10), seed)
+    for name in ("train.txt", "valid.txt", "test.txt"):
+        text = (tmp_path / "a" / name).read_text()
+        assert text == (tmp_path / "b" / name).read_text()
+        assert text != (tmp_path / "c" / name).read_text()
+
+
+def test_the_command_writes_three_disjoint_splits(tmp_path: pathlib.Path) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    flags = [f"--output={tmp_path}", "--queries=100", "--documents=8", "--features=9"]
+    assert command.run(parser.parse_args(flags)) == 0
+    splits = [read(tmp_path / f"{split}.txt") for split in ("train", "valid", "test")]
+    assert [lists.num_lists for lists in splits] == [100, 25, 25]
+    names = [name for lists in splits for name in lists.query_ids]
+    assert len(set(names)) == 150
+    train = splits[0]
+    assert train.labels is not None
+    assert train.values["float32"].shape[1] == 9
+    assert set(train.labels) == {0, 1, 2, 3, 4}
+    assert (train.lengths == 1).any()
+    assert (np.maximum.reduceat(train.labels, train.row_splits[:-1]) == 0).any()
+    assert train.document_ids[0] == "S00001-0000"
+
+
+def test_a_model_beats_the_best_feature_which_beats_chance(
+    tmp_path: pathlib.Path,
+) -> None:
+    ensemble = pytest.importorskip("sklearn.ensemble", reason="needs scikit-learn")
+    synthesize(str(tmp_path), Size(queries=300, documents=40, features=15))
+    train, test = read(tmp_path / "train.txt"), read(tmp_path / "test.txt")
+    matrix = test.values["float32"]
+    assert train.labels is not None
+    chance = ndcg_at_10(test, np.random.default_rng(0).normal(size=len(matrix)))
+    single = max(ndcg_at_10(test, column) for column in matrix.T)
+    model = ensemble.HistGradientBoostingRegressor(max_iter=100, random_state=0)
+    model.fit(train.values["float32"], 2**train.labels - 1)
+    learned = ndcg_at_10(test, model.predict(matrix))
+    assert chance + 0.2 < single
+    assert single + 0.1 < learned < 0.95
+
+
+def test_sizes_too_small_are_errors(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ConfigError, match="at least 4 queries"):
+        synthesize(str(tmp_path), Size(queries=1))
