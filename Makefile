@@ -41,6 +41,7 @@ help: ## lists the targets
 	@echo "Variables: LANE=tf221|tf215 PYTHON= JOBS= TESTS= ARGS="
 
 setup: $(STAMP) ## prepares the environment, if it is not up to date
+	@:
 
 # The stamp is written last and removed first, so an interrupted run is noticed. It
 # holds the checkout's path, because an environment does not survive a move. The

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from tfr_pipeline.cli import doctor, doctor_cluster
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
+from tfr_pipeline.cli.quiet import native_messages_hidden
 from tfr_pipeline.features import Feature, Features
 
 WORKERS = {"worker": ["localhost:21001", "localhost:21002"]}
@@ -75,6 +79,24 @@ def test_a_failure_makes_the_exit_code_1(monkeypatch, capsys) -> None:
     monkeypatch.setenv("TF_CONFIG", "not json")
     assert run() == 1
     assert "FAIL  TF_CONFIG" in capsys.readouterr().out
+
+
+def test_tensorflow_prints_nothing_in_between() -> None:
+    code = (
+        "import argparse, sys; from tfr_pipeline.cli import doctor\n"
+        "sys.exit(doctor.run(argparse.Namespace(data=None, port='')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_hidden_messages_are_shown_when_it_fails(capfd) -> None:
+    with pytest.raises(ValueError), native_messages_hidden():
+        os.write(2, b"the reason")
+        raise ValueError
+    assert capfd.readouterr().err == "the reason"
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
 
 
 def test_the_installed_versions_are_one_of_the_lanes() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 
 from tfr_pipeline.cli.doctor_cluster import check_ports, check_tf_config
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
+from tfr_pipeline.cli.quiet import native_messages_hidden
 from tfr_pipeline.errors import DataError
 
 PACKAGES = (
@@ -37,6 +38,12 @@ LANES = {
     "tf221": {"tensorflow": "2.21", "tf-keras": "2.21", "tensorflow-ranking": "0.5.3"},
     "tf215": {"tensorflow": "2.15", "tf-keras": "2.15", "tensorflow-ranking": "0.5.5"},
 }
+TPU_VARIABLES = (
+    "TPU_NAME",
+    "TPU_ACCELERATOR_TYPE",
+    "TPU_WORKER_ID",
+    "TPU_WORKER_HOSTNAMES",
+)
 LOW_DISK, NO_DISK = 5 << 30, 1 << 29
 LOW_MEMORY = 2 << 30
 
@@ -129,9 +136,11 @@ def _is_version(version: str, prefix: str) -> bool:
 
 def check_tensorflow() -> Iterator[Finding]:
     """Imports the libraries as the commands do; looks at Keras and accelerators."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        from tfr_pipeline.compat import nsl, tf, tfr  # noqa: F401
+        with native_messages_hidden():
+            from tfr_pipeline.compat import nsl, tf, tfr  # noqa: F401
+
+            gpus = tf.config.list_physical_devices("GPU")
     except Exception as error:
         # Whatever a broken installation raises is the finding.
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -148,7 +157,6 @@ def check_tensorflow() -> Iterator[Finding]:
         advice = "set TF_USE_LEGACY_KERAS=1 and pip install tf-keras"
         yield Finding(FAIL, "Keras behind tf.keras", keras, advice)
 
-    gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         names = ", ".join(device.name for device in gpus)
         yield Finding(OK, "GPUs", f"{len(gpus)}: {names}")
@@ -157,8 +165,7 @@ def check_tensorflow() -> Iterator[Finding]:
         yield Finding(WARN, "GPUs", "a driver, but TensorFlow sees none", advice)
     else:
         yield Finding(OK, "GPUs", "none")
-    tpu = {name: os.environ[name] for name in sorted(os.environ) if "TPU_" in name}
-    found = ", ".join(f"{name}={value}" for name, value in tpu.items())
+    found = ", ".join(f"{n}={os.environ[n]}" for n in TPU_VARIABLES if n in os.environ)
     yield Finding(OK, "TPU", found or "none in the environment")
 
 

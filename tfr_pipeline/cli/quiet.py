@@ -1,0 +1,40 @@
+"""Keeps TensorFlow's start-up messages off the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def native_messages_hidden() -> Iterator[None]:
+    """Hides what the block writes to the process's standard error.
+
+    TensorFlow 2.21 logs while it is imported, before its logging is set up, and
+    `TF_CPP_MIN_LOG_LEVEL` has no say in that. If the block raises, all that was
+    hidden is written out after all.
+
+    Example:
+      >>> with native_messages_hidden():
+      ...     _ = os.write(2, b"cpu_feature_guard: ...")
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            hidden.seek(0)
+            os.write(2, hidden.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
