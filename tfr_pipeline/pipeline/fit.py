@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import warnings
 from typing import Any
@@ -311,6 +312,59 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         finish(self, model, self._run, self._checkpoints)
         return model
 
+    def dry_run(self) -> list[str]:
+        """Checks settings and data, builds the model and takes one step.
+
+        Nothing is written, and the weights are thrown away.
+
+        Returns:
+          Lines that say what a run would do.
+
+        Raises:
+          PipelineError: What `train_and_validate` would raise up to its first step.
+        """
+        hparams = self._hparams
+        with strategies.strategy_scope(self._strategy):
+            items = tf.nest.flatten([self.build_loss(), self.build_metrics()])
+            monitor = self._monitor()
+            layout = self._choose_layout(items)
+            train, steps = self._dataset("train", layout, 0)
+            _, valid_steps = self._dataset("valid", layout, 0)
+            model = self._compile(layout, (steps or 1) * hparams.num_epochs)
+            logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
+        return [
+            f"model: {model.count_params():,} parameters",
+            f"layout: {layout}, {self._replicas} replica(s)",
+            f"training: {hparams.num_epochs} epochs of {steps} steps",
+            f"validation: {valid_steps} batches, selects by {monitor}",
+            f"loss of the first step: {logs['loss'][0]:.6g}",
+        ]
+
+    def export_checkpoint(self, output: str, best: bool = False) -> str:
+        """Exports from the checkpoints of the run, whether it has ended or not.
+
+        Args:
+          output: Folder of versions.
+          best: Takes the best epoch instead of the latest checkpoint.
+
+        Returns:
+          `output/<step>`, the folder of the SavedModel.
+
+        Raises:
+          RunError: There is no such checkpoint, or the export failed.
+        """
+        with strategies.strategy_scope(self._strategy):
+            items = tf.nest.flatten([self.build_loss(), self.build_metrics()])
+            model = self._compile(self._choose_layout(items), 1)
+        checkpoints = callbacks_lib.Checkpoints(model, self._run, RunState())
+        if not checkpoints.restore() or (best and not checkpoints.restore_best()):
+            kind = "best" if best else "latest"
+            raise RunError(f"{self._run.checkpoints}: found no {kind} checkpoint.")
+        step = checkpoints.state.best_step if best else checkpoints.step
+        path = os.path.join(output, str(step))
+        self.export_saved_model(model, path)
+        return path
+
     def _fit(
         self, model: tf.keras.Model, layout: str | None, steps: int, verbose: int
     ) -> None:
@@ -322,9 +376,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             return
         train, _ = self._dataset("train", layout, done)
         valid, valid_steps = self._dataset("valid", layout, 0)
-        if valid is None and (
-            hparams.export_best_model or hparams.early_stopping_patience
-        ):
+        selects = hparams.export_best_model or hparams.early_stopping_patience
+        if valid is None and selects:
             raise ConfigError(
                 "valid_input_pattern: expected files, because export_best_model or "
                 "early_stopping_patience is set."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -68,7 +69,7 @@ class Predictor:
         if RANK not in self._loaded.signatures:
             raise DataError(
                 f"{self.path}: expected a {RANK!r} signature, found "
-                f"{sorted(self._loaded.signatures)}. Export the model with tfr_pipeline."
+                f"{sorted(self._loaded.signatures)}. Export it with tfr_pipeline."
             )
         self._rank = self._loaded.signatures[RANK]
         path = os.path.join(self.path, EXTRA_ASSETS, FILE_NAME)
@@ -142,7 +143,4 @@ def _portions(lists: Lists) -> list[Lists]:
     targets = np.arange(_DOCUMENTS_PER_CALL, lists.num_documents, _DOCUMENTS_PER_CALL)
     cuts = np.searchsorted(lists.row_splits, targets)
     cuts = np.unique(np.concatenate([[0], cuts, [lists.num_lists]]))
-    return [
-        lists.slice(int(start), int(stop))
-        for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
+    return [lists.slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]

@@ -181,7 +181,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
         names = [spec.name for spec in specs]
         if len(set(names)) < len(names):
             raise ConfigError(
-                f"rank: input names must differ, found {sorted(names)}; rename features."
+                f"rank: input names must differ, found {sorted(names)}; rename "
+                "features."
             )
 
         def rank(row_splits: Any, *inputs: Any) -> dict[str, Any]:

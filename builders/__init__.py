@@ -1,0 +1,1 @@
+"""Builders written as a user writes them, one task a file."""

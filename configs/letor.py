@@ -1,0 +1,79 @@
+"""Any LETOR-style folder that `tfr-pipeline convert` filled.
+
+    tfr-pipeline train --config=configs/letor.py:dnn \
+        --config.data.dir=DIR --config.model_dir=OUT
+
+Arguments: `dnn`, a feed-forward network over all features, or `gam`, one small
+network a feature, whose scores can be read off feature by feature.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+SCORERS = {
+    "dnn": {
+        "hidden_layer_dims": (64, 32),
+        "activation": "relu",
+        "input_batch_norm": True,
+        "use_batch_norm": True,
+        "batch_norm_moment": 0.9,
+        "dropout": 0.3,
+    },
+    "gam": {
+        "example_hidden_layer_dims": (16, 8),
+        "activation": "relu",
+        "use_batch_norm": True,
+        "batch_norm_moment": 0.9,
+        "dropout": 0.0,
+        # A LETOR vector is many features, each with a network of its own.
+        "per_column": True,
+    },
+}
+
+
+def get_config(scorer: str = "dnn") -> ConfigDict:
+    """Returns the config of an experiment with the scorer `dnn` or `gam`."""
+    if scorer not in SCORERS:
+        raise ValueError(f"expected one of {sorted(SCORERS)}, found {scorer!r}")
+    config = ConfigDict()
+    config.model_dir = placeholder(str, required=False)
+    config.seed = 42
+
+    config.data = ConfigDict()
+    config.data.dir = placeholder(str)
+    # Instead of `dir`: globs, and the path of features.json.
+    config.data.train = placeholder(str)
+    config.data.valid = placeholder(str)
+    config.data.test = placeholder(str)
+    config.data.features = placeholder(str)
+    config.data.train_batch_size = 16
+    config.data.valid_batch_size = 64
+    config.data.documents_per_batch = placeholder(int)
+    config.data.list_size = placeholder(int)
+    config.data.shuffle = True
+
+    config.model = ConfigDict()
+    config.model.name = "letor"
+    config.model.scorer = scorer
+    config.model.scorer_args = ConfigDict(SCORERS[scorer])
+    config.model.preprocess = "log1p"
+
+    config.pipeline = ConfigDict()
+    config.pipeline.num_epochs = 60
+    config.pipeline.steps_per_epoch = placeholder(int)
+    config.pipeline.steps_per_execution = 10
+    config.pipeline.loss = "softmax_loss"
+    config.pipeline.loss_args = ConfigDict()
+    config.pipeline.optimizer = "adam"
+    config.pipeline.optimizer_args = ConfigDict()
+    config.pipeline.learning_rate = 0.003
+    config.pipeline.schedule = ConfigDict({"name": "cosine", "warmup_steps": 0})
+    config.pipeline.metrics = ("ndcg_1", "ndcg_5", "ndcg_10")
+    config.pipeline.training_metrics = False
+    config.pipeline.export_best_model = True
+    config.pipeline.best_exporter_metric = "ndcg_10"
+    config.pipeline.best_exporter_metric_higher_better = True
+    config.pipeline.early_stopping_patience = 15
+    config.pipeline.checkpoint_every_steps = placeholder(int)
+    config.pipeline.strategy = "MirroredStrategy"
+    return config

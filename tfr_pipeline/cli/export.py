@@ -1,0 +1,41 @@
+"""`tfr-pipeline export`: makes a SavedModel of a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.description = (
+        "Makes a SavedModel of the checkpoints of a run, also of one that has not "
+        "ended; writes OUTPUT/<step>."
+    )
+    parser.add_argument("--run", required=True, help="run directory")
+    parser.add_argument("--output", required=True, help="folder of versions")
+    parser.add_argument(
+        "--best", action="store_true", help="the best epoch instead of the latest"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from tfr_pipeline.errors import DataError
+
+    path = os.path.join(args.run, "config.json")
+    if not os.path.exists(path):
+        raise DataError(f"{path}: not found; expected a run directory of `train`.")
+    with open(path, encoding="utf-8") as file:
+        config = json.load(file)
+    if "pipeline" not in config:
+        raise DataError(
+            f"{path}: this run was started from Python; call export_saved_model of "
+            "its pipeline there."
+        )
+    from tfr_pipeline.pipeline.experiment import build_pipeline
+
+    config["model_dir"] = args.run
+    print(build_pipeline(config).export_checkpoint(args.output, best=args.best))
+    return 0

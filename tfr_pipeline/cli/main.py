@@ -1,0 +1,98 @@
+"""The `tfr-pipeline` command. Loads only the module of the command that is asked for.
+
+Exit codes: 0 done; 1 failed, with the cause in one line; 2 wrong usage or config; 130
+interrupted; 143 stopped by SIGTERM, with the state saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+from tfr_pipeline import __version__
+from tfr_pipeline.errors import PipelineError, unknown_name
+
+COMMANDS = {
+    "convert": "ranking files to TFRecord files",
+    "synthesize": "make a small data set with known structure",
+    "train": "train, evaluate and export a model",
+    "evaluate": "measure a model on labelled lists",
+    "predict": "rank the documents of a file",
+    "export": "make a SavedModel of a checkpoint",
+    "doctor": "look at the installation, and say how to mend it",
+    "new": "start a project",
+}
+
+
+def _usage() -> str:
+    lines = [f"  {name:<11} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: tfr-pipeline COMMAND [--debug] [FLAGS]",
+            "",
+            "Trains and serves ranking models.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`tfr-pipeline COMMAND --help` lists the flags of a command; --debug adds",
+            "the traceback to an error; `tfr-pipeline --version` prints the version.",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"tfr_pipeline {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(f"error: {unknown_name('command', name, COMMANDS)}", file=sys.stderr)
+        return 2
+    debug = "--debug" in rest
+    rest = [word for word in rest if word != "--debug"]
+    # TensorFlow's start-up messages would bury ours.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    module = importlib.import_module(f"tfr_pipeline.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"tfr-pipeline {name}",
+        description=COMMANDS[name],
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    takes_config = getattr(module, "TAKES_CONFIG", False)
+    args, extra = parser.parse_known_args(rest)
+    if extra and not takes_config:
+        known = [word for action in parser._actions for word in action.option_strings]
+        flag = extra[0].split("=")[0]
+        print(f"error: {unknown_name('flag', flag, known)}", file=sys.stderr)
+        return 2
+    if takes_config:
+        args.overrides = extra
+    try:
+        return module.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known_cause = isinstance(error, PipelineError)
+        text = " ".join(str(error).split()) or type(error).__name__
+        if not known_cause:
+            text = f"{type(error).__name__}: {text[:500]} (--debug shows where)"
+        print(f"error: {text}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PipelineError) else 1

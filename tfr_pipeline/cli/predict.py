@@ -1,0 +1,100 @@
+"""`tfr-pipeline predict`: ranks the documents of a file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
+
+_RECORDS = ("elwc", "packed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.description = (
+        "Ranks documents: writes `qid docid rank score`, separated by tabs, the best "
+        "document of each query first. Labels are not needed."
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        help="SavedModel, folder of versions, or run directory",
+    )
+    add("--input", required=True, help="path, glob, or comma-separated globs")
+    add(
+        "--input_format",
+        default="libsvm",
+        help="libsvm, csv, tsv, parquet, elwc or packed (default: libsvm)",
+    )
+    add("--output", required=True, help="TSV file to write")
+    add_reading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    import numpy as np
+
+    from tfr_pipeline import files
+
+    files.expand(args.input, "--input")
+    from tfr_pipeline.serving.predictor import Predictor
+
+    predictor = Predictor(args.model)
+    queries = documents = 0
+    with (
+        files.replacing(args.output) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as out,
+    ):
+        for lists in _read(args, predictor):
+            scores = predictor.score(lists)
+            # By list, then by falling score; equal scores keep their order.
+            order = np.lexsort((-scores, lists.row_ids))
+            rank = np.arange(lists.num_documents) - lists.row_splits[lists.row_ids] + 1
+            for position, document in enumerate(order):
+                out.write(
+                    f"{lists.query_ids[lists.row_ids[document]]}\t"
+                    f"{lists.document_ids[document]}\t{rank[position]}\t"
+                    f"{scores[document]:.9g}\n"
+                )
+            queries += lists.num_lists
+            documents += lists.num_documents
+    print(f"{args.output}: {documents:,} documents of {queries:,} queries ranked")
+    return 0
+
+
+def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
+    from tfr_pipeline import files
+
+    paths = files.expand(args.input, "--input")
+    features = predictor.features
+    if args.input_format in _RECORDS:
+        from tfr_pipeline.data import reader
+        from tfr_pipeline.data.records import RecordParser
+
+        parser = RecordParser(
+            features.context_spec,
+            features.example_spec,
+            query_id=features.query_id,
+            document_id=features.document_id,
+            data_format=args.input_format,
+        )
+        yield from reader.iterate(paths, parser, None)
+        return
+    from tfr_pipeline.data.sources import read_lists
+
+    args.num_features = predictor.layout.width("float32")
+    if not args.feature_columns and args.input_format != "libsvm":
+        args.feature_columns = ",".join(_columns(features))
+    options = reading_options(args, require_label=False)
+    yield from read_lists(paths, args.input_format, options=options)
+
+
+def _columns(features: Any) -> list[str]:
+    """Names of the columns of a table, as they were when the model was trained."""
+    names: list[str] = []
+    for name in sorted(features.example):
+        names += list(features.example[name].columns) or [name]
+    return names

@@ -1,0 +1,29 @@
+"""Tables of metrics for terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS = ("ndcg@1", "ndcg@5", "ndcg@10", "mrr", "map")
+
+
+def table(
+    rows: Mapping[str, Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS
+) -> str:
+    """Returns a table of the headline numbers: queries without relevance skipped.
+
+    Args:
+      rows: Maps a name to a result of `evaluate_lists`.
+      columns: Metrics to show.
+
+    Example:
+      >>> table({"model": {"mrr": {"skip": 0.5}}}, ("mrr",)).split()
+      ['mrr', 'model', '0.5000']
+    """
+    width = max(len(name) for name in rows)
+    lines = [" " * width + "".join(f"{name:>10}" for name in columns)]
+    for name, result in rows.items():
+        cells = "".join(f"{result[column]['skip']:>10.4f}" for column in columns)
+        lines.append(f"{name:<{width}}{cells}")
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""`tfr-pipeline train`: trains, evaluates and exports what a config describes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+# Words such as --config.data.dir=DIR are for the config, not for argparse.
+TAKES_CONFIG = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    parser.description = (
+        "Trains, evaluates and exports what a config describes. A run that was "
+        "interrupted goes on when the command is given again."
+    )
+    parser.epilog = (
+        "--config.a.b=value overrides a value of the config, for example\n"
+        "  tfr-pipeline train --config=configs/letor.py:dnn --config.data.dir=DIR \\\n"
+        "    --config.model_dir=OUT --config.pipeline.num_epochs=20"
+    )
+    parser.add_argument("--config", required=True, help="FILE.py or FILE.py:argument")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check config and data, build the model, take one step, write nothing",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from tfr_pipeline.cli import config as config_lib
+
+    config = config_lib.load(args.config, args.overrides)
+    from tfr_pipeline.pipeline.experiment import build_pipeline
+
+    pipeline = build_pipeline(config)
+    if args.dry_run:
+        for line in pipeline.dry_run():
+            print(line)
+        return 0
+    pipeline.train_and_validate(verbose=1 if sys.stdout.isatty() else 2)
+    _report(config["model_dir"])
+    return 0
+
+
+def _report(model_dir: str) -> None:
+    import json
+    import os
+
+    from tfr_pipeline.cli.report import table
+
+    with open(os.path.join(model_dir, "metrics.json"), encoding="utf-8") as file:
+        metrics = json.load(file)
+    rows = {split: metrics[split] for split in ("valid", "test") if split in metrics}
+    if rows:
+        print(table(rows))
+    if metrics["stopped"]:
+        print(f"stopped early: {metrics['stopped']}")
+    print(
+        f"{metrics['step']} steps, {metrics['seconds']['training']:.1f} s, "
+        f"{metrics['documents_per_second'] or 0:,.0f} documents/s"
+    )
+    print(f"run directory: {model_dir}")
