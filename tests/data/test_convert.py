@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +24,8 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.data import convert as module
 from tfr_pipeline.data.convert import convert
 from tfr_pipeline.data.options import Options
-from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.data.progress import Progress
+from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import Feature, Features
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -260,6 +263,34 @@ def test_bad_input_leaves_an_earlier_result_as_it_was(tmp_path: pathlib.Path) ->
         with pytest.raises(DataError):
             convert(write(tmp_path / "a.txt", text), str(out))
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "a.txt", sample_text(queries=500))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(RunError, match="out: cannot be written: File too large"):
+            convert(path, str(tmp_path / "out"), num_workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 1000, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    plain, terminal = io.StringIO(), io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    for stream in (plain, terminal):
+        progress = Progress(1000, "converting", stream)
+        progress.update(500, 4000)
+        progress.clear()
+    assert plain.getvalue() == "converting:  50%, 4,000 documents, 40/s\n"
+    assert terminal.getvalue().startswith("\r[##########          ] converting:  50%")
+    assert terminal.getvalue().endswith("\r\x1b[K")
 
 
 def test_errors_of_workers_are_errors_of_the_command(

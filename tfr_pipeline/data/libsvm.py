@@ -224,11 +224,13 @@ def _block(
     """Returns checked indices and values of some documents, and tokens of each."""
     lines = rows.features[start:stop]
     parsed = _parse_fast(lines)
-    if parsed is not None and not (parsed.has_nonfinite and nan != "keep"):
+    if parsed is not None and not (parsed.has_nonfinite and nan == "error"):
         limit = _MAX_INDEX if num_features is None else num_features
         indices = parsed.indices
         in_range = indices.min(initial=1) >= 1 and indices.max(initial=0) <= limit
         if in_range and not _has_duplicates(indices, parsed.counts):
+            if nan == "zero":
+                parsed.values[~np.isfinite(parsed.values)] = 0
             return indices, parsed.values, parsed.counts
     slow = [
         _parse_line(_where(chunk, rows.lines[start + row]), line, num_features, nan)

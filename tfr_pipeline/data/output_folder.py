@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tfr_pipeline.files as files
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
 
 
@@ -47,14 +47,24 @@ def staging_folder(output: str, split: str) -> Iterator[str]:
     """Yields a folder inside `output` that is gone afterwards, whatever happens.
 
     After SIGKILL it stays; its name starts with a dot, so no glob for a split finds it.
+
+    Raises:
+      RunError: The folder cannot be written: full disk, no permission.
     """
     existed = os.path.isdir(output)
-    os.makedirs(output, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{split}.", suffix=".tmp", dir=output)
+    folder = ""
     try:
+        os.makedirs(output, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f".{split}.", suffix=".tmp", dir=output)
         yield folder
+    except OSError as error:
+        raise RunError(
+            f"{output}: cannot be written: {error.strerror or error}. Nothing was "
+            "changed; make room or choose another --output."
+        ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
         if not existed:
             with contextlib.suppress(OSError):  # not empty: the run succeeded
                 os.rmdir(output)
