@@ -63,9 +63,6 @@ class ModeKeys:
 def _stand_in(name: str) -> types.ModuleType:
     """A module whose every attribute is an empty class to inherit from."""
     module = types.ModuleType(name, "Stand-in for the removed tf.estimator.")
-    module.ModeKeys = ModeKeys
-    # A package, so that `from tensorflow.estimator.x import y` fails in a normal way.
-    module.__path__ = []
 
     def make(attribute: str) -> type:
         if attribute.startswith("__"):
@@ -74,7 +71,8 @@ def _stand_in(name: str) -> types.ModuleType:
         setattr(module, attribute, empty)
         return empty
 
-    module.__getattr__ = make
+    # `__path__` makes it a package, so that importing a part of it fails normally.
+    vars(module).update(ModeKeys=ModeKeys, __path__=[], __getattr__=make)
     return module
 
 

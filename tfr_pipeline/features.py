@@ -117,12 +117,13 @@ class Feature:
             default = value.get("default")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"{where}: a feature needs 'dtype' and 'shape', found {value!r} ({error})."
+                f"{where}: a feature needs 'dtype' and 'shape', found {value!r} "
+                f"({error})."
             ) from error
         if kind not in _KINDS or dtype not in ("float32", "int64", "string"):
             raise DataError(
-                f"{where}: expected kind in {_KINDS} and dtype float32, int64 or string, "
-                f"found kind {kind!r} and dtype {dtype!r}."
+                f"{where}: expected kind in {_KINDS} and dtype float32, int64 or "
+                f"string, found kind {kind!r} and dtype {dtype!r}."
             )
         default = tuple(default) if isinstance(default, list) else default
         return cls(dtype, shape, default, kind, tuple(value.get("columns", ())))

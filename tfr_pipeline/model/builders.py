@@ -17,10 +17,10 @@ from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packe
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.model.scorers import score_packed
 
-_theirs = tfr.keras.model
+_theirs = tfr.keras.model  # a value for `isinstance`; classes name it in full
 
 
-class AbstractModelBuilder(_theirs.AbstractModelBuilder):
+class AbstractModelBuilder(tfr.keras.model.AbstractModelBuilder):
     """Interface: builds a `tf.keras.Model`, within the scope of the strategy."""
 
     @abc.abstractmethod
@@ -28,7 +28,7 @@ class AbstractModelBuilder(_theirs.AbstractModelBuilder):
         """Returns a model that maps a dict of features to scores."""
 
 
-class ModelBuilderWithMask(AbstractModelBuilder, _theirs.ModelBuilderWithMask):
+class ModelBuilderWithMask(AbstractModelBuilder, tfr.keras.model.ModelBuilderWithMask):
     """Builds a model on padded tensors and a mask, in three steps to implement.
 
     Args:
@@ -84,7 +84,7 @@ class ModelBuilderWithMask(AbstractModelBuilder, _theirs.ModelBuilderWithMask):
         )
 
 
-class ModelBuilder(ModelBuilderWithMask, _theirs.ModelBuilder):
+class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
     """Builds a model of an input creator, a preprocessor and a scorer.
 
     With feature specs, a preprocessor by name and a univariate scorer, which is what
@@ -113,7 +113,7 @@ class ModelBuilder(ModelBuilderWithMask, _theirs.ModelBuilder):
 
     def __init__(
         self,
-        input_creator: Callable[[], tuple[dict[str, Any], dict[str, Any]]],
+        input_creator: Any,
         preprocessor: Callable[..., Any] | dict[str, Callable[[Any], Any]],
         scorer: Callable[..., Any],
         mask_feature_name: str,
@@ -191,10 +191,10 @@ class ModelBuilder(ModelBuilderWithMask, _theirs.ModelBuilder):
                 "build()."
             )
         creator = self._input_creator
-        layout = BlockLayout.from_spec(creator._example_feature_spec)  # type: ignore[attr-defined]
+        layout = BlockLayout.from_spec(creator._example_feature_spec)
         context_inputs = {
             name: tf.keras.Input(tuple(spec.shape), name=name, dtype=spec.dtype)
-            for name, spec in creator._context_feature_spec.items()  # type: ignore[attr-defined]
+            for name, spec in creator._context_feature_spec.items()
         }
         inputs, matrices = {}, {}
         row_ids = row_splits = None

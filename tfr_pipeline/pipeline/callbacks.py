@@ -75,15 +75,19 @@ class Checkpoints:
 
     def save_best(self) -> None:
         """Saves the current weights as the best so far."""
-        tf.train.Checkpoint(model=self._model).write(self._best_prefix(self.step))
+        self._weights().write(self._best_prefix(self.step))
 
     def restore_best(self) -> bool:
         """Loads the weights of the best epoch; returns whether there are any."""
         if self.state.best_value is None:
             return False
         path = self._best_prefix(self.state.best_step)
-        tf.train.Checkpoint(model=self._model).restore(path).expect_partial()
+        self._weights().restore(path).assert_consumed()
         return True
+
+    def _weights(self) -> tf.train.Checkpoint:
+        """The weights alone: as a whole, the model would bring its optimizer along."""
+        return tf.train.Checkpoint(weights=self._model.weights)
 
     def _best_prefix(self, step: int) -> str:
         return self._run.join("checkpoints", f"best-{step}")

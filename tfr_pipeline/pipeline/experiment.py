@@ -95,11 +95,8 @@ def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline:
     model_dir = _required(config, "", "model_dir")
     _check_loss(_required(pipeline, "pipeline", "loss"))
     features, patterns = _data(data)
-    dataset_hparams = DatasetHparams(
-        **patterns,
-        **{key: value for key, value in data.items() if key in _DATASET_FIELDS},
-        seed=seed or 0,
-    )
+    settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
+    dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
     pipeline.setdefault("steps_per_epoch", None)
     pipeline.setdefault("validation_steps", None)
     for key in ("num_epochs", "learning_rate"):
@@ -119,7 +116,7 @@ def _check_loss(loss: Any) -> None:
         raise ConfigError(unknown_name("loss", loss, known, "pipeline.loss"))
 
 
-def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, str]]:
+def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     """Returns the features, and patterns for the fields of `DatasetHparams`."""
     folder = data.get("dir")
     patterns = {}
@@ -137,11 +134,10 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, str]]:
         patterns[f"{split}_input_pattern"] = pattern
     if folder and not os.path.isdir(folder):
         raise DataError(f"config.data.dir: no such folder {folder!r}.")
-    if not data.get("features") and not folder:
-        raise ConfigError(
-            "config.data.features: the path of features.json is required."
-        )
-    return Features.load(data.get("features") or folder), patterns
+    described = data.get("features") or folder
+    if not described:
+        raise ConfigError("config.data.features: path of features.json is required.")
+    return Features.load(described), patterns
 
 
 def _model_builder(model: Mapping[str, Any], features: Features) -> Any:

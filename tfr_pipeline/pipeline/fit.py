@@ -62,12 +62,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._strategy = strategies.get_strategy(
             self._hparams.strategy,
             self._hparams.cluster_resolver,
-            *(
-                [self._hparams.variable_partitioner]
-                if self._hparams.variable_partitioner is not None
-                else []
-            ),
-            tpu=self._hparams.tpu,
+            # None stands for the default here, or nothing would ever be split.
+            self._hparams.variable_partitioner or strategies.DEFAULT_PARTITIONER,
+            self._hparams.tpu,
         )
         self._run = RunDirectory(self._hparams.model_dir)
         self._checkpoints: callbacks_lib.Checkpoints | None = None

@@ -111,7 +111,7 @@ class RunDirectory:
 
     def write_environment(self, seed: int, extra: dict[str, Any]) -> None:
         """Writes `environment.json`: what it takes to repeat the run."""
-        packages = {}
+        packages: dict[str, str | None] = {}
         for name in _PACKAGES:
             try:
                 packages[name] = metadata.version(name)

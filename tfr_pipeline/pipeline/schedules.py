@@ -168,7 +168,7 @@ def build_optimizer(
         and issubclass(value, tf.keras.optimizers.Optimizer)
         and value is not tf.keras.optimizers.Optimizer
     }
-    cls = classes.get(str(name).lower())
+    cls: Any = classes.get(str(name).lower())
     if cls is None:
         raise ConfigError(unknown_name("optimizer", name, classes))
     # weight_decay and clipping are named parameters or part of **kwargs.

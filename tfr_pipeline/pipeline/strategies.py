@@ -15,13 +15,13 @@ MIRRORED_STRATEGY = "MirroredStrategy"
 MWMS_STRATEGY = "MultiWorkerMirroredStrategy"
 STRATEGIES = (MIRRORED_STRATEGY, MWMS_STRATEGY, PS_STRATEGY, TPU_STRATEGY)
 
-_USE_DEFAULT_VARIABLE_PARTITIONER = object()
+DEFAULT_PARTITIONER = object()
 
 
 def get_strategy(
     strategy: str | None,
     cluster_resolver: Any = None,
-    variable_partitioner: Any = _USE_DEFAULT_VARIABLE_PARTITIONER,
+    variable_partitioner: Any = DEFAULT_PARTITIONER,
     tpu: str | None = "",
 ) -> tf.distribute.Strategy | None:
     """Creates a `tf.distribute` strategy.
@@ -62,7 +62,7 @@ def get_strategy(
                 f"{PS_STRATEGY}: the cluster has no 'ps' task; set TF_CONFIG or start "
                 "the job with a launcher."
             )
-        if variable_partitioner is _USE_DEFAULT_VARIABLE_PARTITIONER:
+        if variable_partitioner is DEFAULT_PARTITIONER:
             partitioners = tf.distribute.experimental.partitioners
             variable_partitioner = partitioners.MinSizePartitioner(
                 max_shards=len(servers)
