@@ -153,7 +153,7 @@ def test_statistics_are_those_of_the_data(tmp_path: pathlib.Path) -> None:
     assert second == {"min": -4, "max": 0, "mean": -0.8, "zeros": 4 / 6, "nonfinite": 1}
     assert stats["files"] == [{"path": path, "bytes": len(text)}]
     assert lines == [
-        "warning: 1 lists have one document, e.g. query 'lonely'",
+        "warning: 1 of 3 lists have one document, e.g. query 'lonely'",
         "warning: 2 of 3 lists have no relevant document, e.g. query 'lonely'",
     ]
 

@@ -288,7 +288,10 @@ def _warn(
     """Reports what is legal but may be a mistake."""
     count, query = statistics.single
     if count:
-        report(f"warning: {count} lists have one document, e.g. query {query!r}")
+        report(
+            f"warning: {count} of {statistics.queries} lists have one document, e.g. "
+            f"query {query!r}"
+        )
     count, query = statistics.irrelevant
     if statistics.grades and count == statistics.queries:
         report(
