@@ -82,7 +82,7 @@ class Checkpoints:
         if self.state.best_value is None:
             return False
         path = self._best_prefix(self.state.best_step)
-        self._weights().restore(path).assert_consumed()
+        self._weights().read(path).assert_consumed()
         return True
 
     def _weights(self) -> tf.train.Checkpoint:
