@@ -9,6 +9,7 @@ needs it is first used.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from tfr_pipeline import compat as _compat  # first: it selects Keras 2
@@ -16,13 +17,13 @@ from tfr_pipeline import compat as _compat  # first: it selects Keras 2
 __version__ = "0.1.0"
 
 _FACES = ("model", "pipeline", "saved_model", "losses", "metrics")
-_PACKAGES = ("data", "keras", "losses", "metrics", "model", "pipeline", "serving")
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    if name in _PACKAGES:
+    # Asked for before `from tfr_pipeline import files` looks for the module itself.
+    if name.islower() and importlib.util.find_spec(f"{__name__}.{name}"):
         return importlib.import_module(f"{__name__}.{name}")
     if name[0].isupper():  # a class of one of the faces
         for face in _FACES:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tfr_pipeline.cli.quiet import load_tensorflow
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.cli.report import table
 
     files.expand(args.data, "--data")
+    load_tensorflow()
     from tfr_pipeline.data.builders import SimpleDatasetBuilder
     from tfr_pipeline.data.hparams import DatasetHparams
     from tfr_pipeline.serving.finish import evaluate

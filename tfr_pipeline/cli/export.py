@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 
+from tfr_pipeline.cli.quiet import load_tensorflow
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
             f"{path}: this run was started from Python; call export_saved_model of "
             "its pipeline there."
         )
+    load_tensorflow()
     from tfr_pipeline.pipeline.experiment import build_pipeline
 
     config["model_dir"] = args.run

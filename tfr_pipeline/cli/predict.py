@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
+from tfr_pipeline.cli.quiet import load_tensorflow
 
 _RECORDS = ("elwc", "packed")
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline import files
 
     files.expand(args.input, "--input")
+    load_tensorflow()
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)

@@ -38,3 +38,14 @@ def native_messages_hidden() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def load_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices, both without their messages."""
+    with native_messages_hidden():
+        from tfr_pipeline.compat import tf, tfr
+
+        tf.config.list_logical_devices()
+        # Functions that it cannot read the source of are none of a user's business.
+        tf.autograph.set_verbosity(0)
+        assert tfr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tfr_pipeline.cli.quiet import load_tensorflow
+
 # Words such as --config.data.dir=DIR are for the config, not for argparse.
 TAKES_CONFIG = True
 
@@ -33,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.cli import config as config_lib
 
     config = config_lib.load(args.config, args.overrides)
+    load_tensorflow()
     from tfr_pipeline.pipeline.experiment import build_pipeline
 
     pipeline = build_pipeline(config)
