@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score
 
 from tfr_pipeline import metrics
 from tfr_pipeline.compat import tf
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.metrics.evaluation import evaluate_lists, per_query
 
 CUTOFFS = (1, 3, 5, 10)
@@ -203,5 +203,5 @@ def test_infinite_scores_are_ranked_as_they_compare():
 
 
 def test_a_cutoff_below_one_is_an_error():
-    with pytest.raises(DataError, match="cutoffs of 1 or more"):
+    with pytest.raises(ConfigError, match="cutoffs of 1 or more"):
         per_query([1.0], [1.0], [0, 1], cutoffs=(0,))

@@ -37,7 +37,7 @@ class ApproxNDCGLoss(TwoLayouts, _theirs.ApproxNDCGLoss):
 
     Example:
       >>> round(float(ApproxNDCGLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
-      -0.6537
+      -0.6551
     """
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:

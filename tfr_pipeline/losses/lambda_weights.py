@@ -4,7 +4,8 @@ They weight document pairs by what swapping the two would change in a metric
 (Wang et al., "The LambdaLoss Framework for Ranking Metric Optimization", CIKM 2018).
 
 Example:
-  >>> weight = NDCGLambdaWeight(topn=10)
+  >>> from tfr_pipeline import losses
+  >>> weight = losses.NDCGLambdaWeight(topn=10)
   >>> loss = losses.get("pairwise_logistic_loss", lambda_weight=weight)
 """
 

@@ -19,7 +19,7 @@ class MeanSquaredLoss(TwoLayouts, _theirs.MeanSquaredLoss):
     does. Packed batches cost O(documents).
 
     Example:
-      >>> float(MeanSquaredLoss()([[1.0, 0.0]], [[0.6, 0.8]]))
+      >>> round(float(MeanSquaredLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       0.4
     """
 

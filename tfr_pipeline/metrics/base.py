@@ -39,6 +39,18 @@ class TwoLayouts:
         self._metric._ragged = False  # it gets dense tensors, whatever came in
         return self._metric.compute(labels, scores, weights)
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, registered functions by their names."""
+        config = super().get_config()  # type: ignore[misc]
+        for name in _FUNCTIONS:
+            # Keras 2.15 drops the package from a function's name when it serialises
+            # it, and then finds another one.
+            if callable(config.get(name)):
+                registered = tf.keras.utils.get_registered_name(config[name])
+                if tf.keras.utils.get_registered_object(registered) is not None:
+                    config[name] = registered
+        return config
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Makes a metric of `get_config`'s result, also after serialisation."""

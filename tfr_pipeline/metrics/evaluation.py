@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.metrics.bootstrap import intervals, ratio
 
 
@@ -194,7 +194,7 @@ def _per_query(ranked: _Ranked, cutoffs: Sequence[int]) -> dict[str, np.ndarray]
 def _checked_cutoffs(cutoffs: Sequence[int]) -> list[int]:
     cutoffs = list(cutoffs)
     if any(int(cutoff) != cutoff or cutoff < 1 for cutoff in cutoffs):
-        raise DataError(f"expected cutoffs of 1 or more, found {cutoffs}.")
+        raise ConfigError(f"expected cutoffs of 1 or more, found {cutoffs}.")
     return cutoffs
 
 
@@ -221,6 +221,7 @@ def per_query(
     Raises:
       DataError: There are no documents, a score or label is NaN, or the shapes
         disagree.
+      ConfigError: A cutoff is below 1.
 
     Example:
       >>> per_query([0.0, 1.0, 0.0], [0.3, 0.2, 0.1], [0, 2, 3])["mrr"]
@@ -261,6 +262,7 @@ def evaluate_lists(
     Raises:
       DataError: There are no documents, a score or label is NaN, or the shapes
         disagree.
+      ConfigError: A cutoff is below 1.
 
     Example:
       >>> result = evaluate_lists([0.0, 1.0, 0.0], [0.3, 0.2, 0.1], [0, 2, 3])
