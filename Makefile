@@ -105,10 +105,14 @@ demo: $(STAMP) ## makes data, trains, evaluates and ranks, in demo/
 	done
 	@$(BIN)/tfr-pipeline train --config=configs/demo.py \
 	  --config.data.dir=demo/data --config.model_dir=demo/run
-	@$(BIN)/tfr-pipeline evaluate --model=demo/run/export/latest_model \
-	  --data='demo/data/test-*' --output=demo/evaluation.json
-	@$(BIN)/tfr-pipeline predict --model=demo/run/export/latest_model \
-	  --input=demo/text/test.txt --input_format=libsvm --output=demo/ranking.tsv
+	@$(BIN)/tfr-pipeline predict --model=demo/run --input=demo/text/test.txt \
+	  --output=demo/ranking.tsv
+	@echo; echo "The test lists, which the model has not seen:"
+	@$(BIN)/tfr-pipeline evaluate --model=demo/run --data='demo/data/test-*' \
+	  --output=demo/evaluation.json --baselines
+	@echo "data: demo/data; run: demo/run; ranking: demo/ranking.tsv; TensorBoard:" \
+	  "$(BIN)/tensorboard --logdir=demo/run/logs"
+	@echo "models to serve:" demo/run/export/*/*
 
 clean: ## removes the demo, caches and builds
 	@rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

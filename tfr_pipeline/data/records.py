@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 
 from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout
 
-# Keys of a packed record; see docs/data.md.
+# Keys of a packed record; see docs/conversion.md.
 PACKED_LABELS = "packed/labels"
 PACKED_WEIGHTS = "packed/weights"
 PACKED_IDS = "packed/document_ids"

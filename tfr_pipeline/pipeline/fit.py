@@ -31,7 +31,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
     A run writes checkpoints as it goes and, started again with the same arguments,
     goes on where it was. At the end it exports, loads the export back, compares it
-    with the model, and evaluates it; see `docs/run_directory.md` for the files.
+    with the model, and evaluates it; see `docs/training.md` for the files.
 
     Subclasses implement `build_loss`, `build_metrics` and `build_weighted_metrics`.
 
@@ -459,9 +459,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 class SimplePipeline(ModelFitPipeline):
     """Pipeline for one loss, with NDCG as metrics.
 
-    Example:
-      See `docs/quickstart.md`; in short `SimplePipeline(model_builder,
-      dataset_builder, hparams).train_and_validate()`.
+    `docs/training.md` has an example; in short, `SimplePipeline(model_builder,
+    dataset_builder, hparams).train_and_validate()`.
     """
 
     def build_loss(self) -> tf.keras.losses.Loss:
