@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ PADDING_LABEL = -1.0
 DEFAULT_MASK = "__list_mask__"
 
 _KINDS = ("fixed", "varlen", "ragged")
+_FORMATS = ("elwc", "packed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Feature:
     Attributes:
       dtype: `float32`, `int64` or `string`.
       shape: Shape of one document's (or one query's) value.
-      default: None, one number or string for every element, or a tuple with one a
-        scalar element; taken when a document lacks the feature.
+      default: None, one number or string for every element, or a (nested) tuple with
+        one for each; taken when a document lacks the feature.
       kind: `fixed`, `varlen` or `ragged`, after the classes of `tf.io`.
       columns: Names of the elements of a vector feature, in order; may be empty.
 
@@ -56,12 +58,8 @@ class Feature:
             return tf.io.VarLenFeature(dtype)
         if self.kind == "ragged":
             return tf.io.RaggedFeature(dtype)
-        default = (
-            list(self.default) if isinstance(self.default, tuple) else self.default
-        )
-        size = 1
-        for side in self.shape:
-            size *= side
+        default = _as_lists(self.default)
+        size = math.prod(self.shape)
         if default is not None and not isinstance(default, list) and size > 1:
             default = [default] * size  # parse_example does not broadcast
         return tf.io.FixedLenFeature(self.shape, dtype, default)
@@ -73,23 +71,20 @@ class Feature:
 
         dtype = tf.dtypes.as_dtype(spec.dtype).name
         if isinstance(spec, tf.io.FixedLenFeature):
-            default = spec.default_value
-            if isinstance(default, bytes):
-                default = default.decode()
-            if hasattr(default, "tolist"):
-                default = default.tolist()
-            if isinstance(default, list | tuple):
-                flat = tuple(default)
-                default = flat[0] if len(set(flat)) == 1 else flat
-            shape = tf.TensorShape(spec.shape).as_list()
-            return cls(dtype, tuple(shape), default)
+            default = _as_tuples(spec.default_value)
+            shape = tuple(tf.TensorShape(spec.shape).as_list())
+            size = math.prod(shape)
+            # `to_spec` repeats one value for all elements of a vector.
+            if size > 1 and default == (_flat(default)[0],) * size:
+                default = default[0]
+            return cls(dtype, shape, default)
         if isinstance(spec, tf.io.VarLenFeature):
             return cls(dtype, (), None, "varlen")
-        if isinstance(spec, tf.io.RaggedFeature) and not spec.partitions:
+        if spec == tf.io.RaggedFeature(spec.dtype):
             return cls(dtype, (), None, "ragged")
         raise DataError(
             f"cannot describe {spec!r}: expected tf.io.FixedLenFeature, VarLenFeature "
-            "or a RaggedFeature without partitions."
+            "or a RaggedFeature of a dtype and nothing else."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -114,7 +109,8 @@ class Feature:
         try:
             kind, dtype = value.get("kind", "fixed"), value["dtype"]
             shape = tuple(int(side) for side in value["shape"])
-            default = value.get("default")
+            default = _as_tuples(value.get("default"))
+            columns = tuple(str(column) for column in value.get("columns", ()))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{where}: a feature needs 'dtype' and 'shape', found {value!r} "
@@ -125,8 +121,37 @@ class Feature:
                 f"{where}: expected kind in {_KINDS} and dtype float32, int64 or "
                 f"string, found kind {kind!r} and dtype {dtype!r}."
             )
-        default = tuple(default) if isinstance(default, list) else default
-        return cls(dtype, shape, default, kind, tuple(value.get("columns", ())))
+        if any(side < 1 for side in shape):
+            raise DataError(f"{where}: expected a shape of sizes >= 1, found {shape}.")
+        accepted = str if dtype == "string" else (int, float)
+        flat = [] if default is None else _flat(default)
+        if not all(isinstance(element, accepted) for element in flat) or (
+            isinstance(default, tuple) and len(flat) != math.prod(shape)
+        ):
+            raise DataError(
+                f"{where}: expected as default one {dtype} or {math.prod(shape)} of "
+                f"them, found {value['default']!r}."
+            )
+        return cls(dtype, shape, default, kind, columns)
+
+
+def _as_tuples(value: Any) -> Any:
+    """Returns a default of a spec, or of JSON, as plain values and nested tuples."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_as_tuples(element) for element in value)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, tuple):
+        return [element for part in value for element in _flat(part)]
+    return [value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +230,17 @@ class Features:
         if not isinstance(value, Mapping) or value.get("version") != VERSION:
             found = value.get("version") if isinstance(value, Mapping) else type(value)
             raise DataError(f"{where}: expected version {VERSION}, found {found!r}.")
+        data_format = value.get("data_format", "elwc")
+        if data_format not in _FORMATS:
+            raise DataError(
+                f"{where}: expected data_format in {_FORMATS}, found {data_format!r}."
+            )
+        for key in ("query_id", "document_id"):
+            if not isinstance(value.get(key), str | None):
+                raise DataError(
+                    f"{where}: expected {key} to be a name or null, found "
+                    f"{value[key]!r}."
+                )
         try:
             label, weight = value["label"], value.get("weight")
             return cls(
@@ -222,7 +258,7 @@ class Features:
                 else (weight["name"], Feature.from_json(weight, f"{where}: weight")),
                 query_id=value.get("query_id"),
                 document_id=value.get("document_id"),
-                data_format=value.get("data_format", "elwc"),
+                data_format=data_format,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -255,5 +291,5 @@ class Features:
                 f"{path}: not found. Expected the description that "
                 "`tfr-pipeline convert` writes beside its data."
             ) from error
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not valid JSON: {error}.") from error

@@ -25,12 +25,14 @@ def expand(
       DataError: A pattern matches no file, or a path without wildcard is missing.
     """
     if isinstance(patterns, str):
-        patterns = [part for part in patterns.split(",") if part]
+        patterns = [part.strip() for part in patterns.split(",") if part.strip()]
     if not patterns:
         raise DataError(f"{what}: expected a path or a glob, found nothing.")
     found: list[str] = []
     for pattern in patterns:
-        matches = [path for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+        # A name may have the brackets of a glob.
+        matches = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
+        matches = [path for path in matches if os.path.isfile(path)]
         if not matches:
             problem = "no file matches" if glob.has_magic(pattern) else "no such file"
             raise DataError(
@@ -64,8 +66,15 @@ def replacing(path: str) -> Iterator[str]:
         if os.path.isdir(temporary) and os.path.isdir(path):
             old = f"{temporary}.old"
             os.rename(path, old)
-            os.rename(temporary, path)
-            shutil.rmtree(old)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                os.rename(old, path)
+                raise
+            if os.path.islink(old):
+                os.remove(old)
+            else:
+                shutil.rmtree(old)
         else:
             os.replace(temporary, path)
     finally:

@@ -1,0 +1,145 @@
+"""What is written is whole or absent; a pattern finds files or says so."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+from tfr_pipeline.errors import DataError
+from tfr_pipeline.files import expand, replacing, write_text
+
+
+def tree(folder: pathlib.Path) -> dict[str, str | None]:
+    """Returns everything below a folder: file contents, None for folders."""
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    target = tmp_path / "a" / "file.txt"
+    with replacing(str(target)) as temporary:
+        pathlib.Path(temporary).write_text("new")
+        assert not target.exists()
+    assert tree(tmp_path) == {"a": None, "a/file.txt": "new"}
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failed_write_leaves_files_as_they_were(tmp_path, existing):
+    target = tmp_path / "file.txt"
+    if existing:
+        target.write_text("old")
+    before = tree(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        with replacing(str(target)) as temporary:
+            pathlib.Path(temporary).write_text("half")
+            raise KeyboardInterrupt
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failed_write_leaves_folders_as_they_were(tmp_path, existing):
+    target = tmp_path / "folder"
+    if existing:
+        target.mkdir()
+        (target / "kept").write_text("old")
+    before = tree(tmp_path)
+    with pytest.raises(ValueError, match="stop"):
+        with replacing(str(target)) as temporary:
+            os.makedirs(os.path.join(temporary, "deep"))
+            pathlib.Path(temporary, "deep", "half").write_text("half")
+            raise ValueError("stop")
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "stale").write_text("old")
+    with replacing(str(target)) as temporary:
+        os.mkdir(temporary)
+        pathlib.Path(temporary, "fresh").write_text("new")
+    assert tree(tmp_path) == {"folder": None, "folder/fresh": "new"}
+
+
+def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "kept").write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    with replacing(str(link)) as temporary:
+        os.mkdir(temporary)
+        pathlib.Path(temporary, "fresh").write_text("new")
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+    assert os.listdir(link) == ["fresh"]
+    assert os.listdir(real) == ["kept"]
+
+
+@pytest.mark.parametrize("old_is_folder", [True, False])
+def test_a_file_and_a_folder_do_not_replace_each_other(tmp_path, old_is_folder):
+    target = tmp_path / "x"
+    if old_is_folder:
+        target.mkdir()
+        (target / "kept").write_text("old")
+    else:
+        target.write_text("old")
+    before = tree(tmp_path)
+    with pytest.raises(OSError):
+        with replacing(str(target)) as temporary:
+            if old_is_folder:
+                pathlib.Path(temporary).write_text("new")
+            else:
+                os.mkdir(temporary)
+    assert tree(tmp_path) == before
+
+
+def test_text_is_written_with_unix_line_ends(tmp_path):
+    write_text(str(tmp_path / "t"), "ä\nb\n")
+    assert (tmp_path / "t").read_bytes() == "ä\nb\n".encode()
+
+
+def test_patterns_find_each_file_once_in_order(tmp_path):
+    for name in ("b-1", "b-0", "a"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "b-folder").mkdir()
+    found = expand(f"{tmp_path}/b-*,{tmp_path}/a,{tmp_path}/b-0")
+    assert [os.path.basename(path) for path in found] == ["b-0", "b-1", "a"]
+    assert expand([f"{tmp_path}/a"]) == [f"{tmp_path}/a"]
+
+
+def test_blanks_after_a_comma_do_not_matter(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("")
+    assert len(expand(f"{tmp_path}/a, {tmp_path}/b")) == 2
+
+
+def test_a_file_with_brackets_in_its_name_is_found(tmp_path):
+    path = tmp_path / "part[1].txt"
+    path.write_text("")
+    assert expand(str(path)) == [str(path)]
+
+
+@pytest.mark.parametrize(
+    "pattern, words",
+    [
+        ("{}/no-*", "no file matches '{}/no-*'"),
+        ("{}/none", "no such file '{}/none'"),
+        ("{}/a,{}/none", "no such file '{}/none'"),
+        ("{}", "no such file '{}'"),
+        ("", "found nothing"),
+        (",", "found nothing"),
+        ([], "found nothing"),
+    ],
+)
+def test_a_pattern_without_files_is_named(tmp_path, pattern, words):
+    (tmp_path / "a").write_text("")
+    if isinstance(pattern, str):
+        pattern = pattern.replace("{}", str(tmp_path))
+    with pytest.raises(DataError) as error:
+        expand(pattern, "training data")
+    assert words.replace("{}", str(tmp_path)) in str(error.value)
+    assert "training data" in str(error.value)
