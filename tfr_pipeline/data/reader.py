@@ -17,6 +17,7 @@ from tfr_pipeline.data.records import PACKED_LABELS, RecordParser
 from tfr_pipeline.errors import DataError
 
 _RECORDS_PER_PARSE = 32
+_ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
 
 
 def sniff_format(path: str, reader: Callable[[Any], Any]) -> str:
@@ -54,9 +55,14 @@ def iterate(
             part = _to_lists(batch, first, label, weight)
             first += part.num_lists
             yield part
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    except (
+        tf.errors.DataLossError,
+        tf.errors.InvalidArgumentError,
+        UnicodeDecodeError,  # raised for messages that quote the record
+    ) as error:
         explain(paths, parser, reader)
-        raise DataError(f"{', '.join(paths)}: {error.message}") from error
+        problem = getattr(error, "message", error)
+        raise DataError(f"{', '.join(paths)}: {problem}") from error
 
 
 def load(
@@ -137,7 +143,7 @@ def _check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
             "Expected finite numbers: convert with --nan=zero, or clean the input."
         )
     for name, values in (("label", lists.labels), ("weight", lists.weights)):
-        if values is not None and not np.isfinite(np.sum(values)):
+        if values is not None and not np.isfinite(values).all():
             row = int(np.argmax(~np.isfinite(values)))
             query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
             raise DataError(
@@ -202,8 +208,16 @@ def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
     """Says how one record differs from the specs, or returns None."""
     from google.protobuf.message import DecodeError
 
+    context_spec = dict(parser.context_spec)
+    if parser.query_id:
+        context_spec.setdefault(parser.query_id, _ID_SPEC)
     if parser.data_format == "packed":
-        example = tf.train.Example.FromString(serialized)
+        try:
+            example = tf.train.Example.FromString(serialized)
+        except DecodeError as error:
+            return f"expected a packed list ({error})."
+        if PACKED_LABELS not in example.features.feature:
+            return f"expected a packed list, found no {PACKED_LABELS!r}."
         labels = len(example.features.feature[PACKED_LABELS].bytes_list.value[0]) // 4
         for dtype in parser.layout.slots:
             key = f"packed/{dtype}"
@@ -217,17 +231,19 @@ def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
                     f"features of dtype {dtype}: expected {width} values a document, "
                     f"found {size / step / max(labels, 1):g}."
                 )
-        return None
+        return _compare(example.features.feature, context_spec)
     try:
         elwc = _elwc(serialized)
     except DecodeError as error:
         return f"expected a serialized ExampleListWithContext ({error})."
+    wanted = {**parser.example_spec, **parser.extra_spec}
+    if parser.document_id:
+        wanted[parser.document_id] = _ID_SPEC
     for example in elwc.examples:
-        wanted = {**parser.example_spec, **parser.extra_spec}
         problem = _compare(example.features.feature, wanted)
         if problem:
             return problem
-    return _compare(elwc.context.features.feature, parser.context_spec)
+    return _compare(elwc.context.features.feature, context_spec)
 
 
 def _compare(feature: Any, specs: dict[str, Any]) -> str | None:

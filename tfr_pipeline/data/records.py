@@ -188,13 +188,25 @@ class RecordParser:
             )
             for dtype in self.layout.slots
         }
-        dtype = next(iter(self.layout.slots))
-        row_bytes = self.layout.width(dtype) * tf.dtypes.as_dtype(dtype).size
-        size = tf.strings.length(parsed[packed_block(dtype)])
+        row_bytes = {
+            packed_block(dtype): self.layout.width(dtype)
+            * tf.dtypes.as_dtype(dtype).size
+            for dtype in self.layout.slots
+        }
+        row_bytes.update(dict.fromkeys(keys.values(), 4))
+        sizes = {key: tf.strings.length(parsed[key]) for key in row_bytes}
+        first = next(iter(row_bytes))
+        lengths = sizes[first] // row_bytes[first]
+        checks = [
+            tf.debugging.assert_equal(sizes[key], lengths * size)
+            for key, size in row_bytes.items()
+        ]
+        with tf.control_dependencies(checks):
+            lengths = tf.cast(lengths, tf.int64)
         context = self._parse_context(serialized)
         result: dict[str, Any] = {
             "values": values,
-            "lengths": tf.cast(size // row_bytes, tf.int64),
+            "lengths": lengths,
             "extra": {
                 name: _decode(parsed[key], "float32")[:, tf.newaxis]
                 for name, key in keys.items()
