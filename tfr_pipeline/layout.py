@@ -15,6 +15,7 @@ from typing import Any
 # Prefix of the names of packed model inputs, followed by the dtype.
 PACKED_INPUT = "documents_"
 PACKED_DTYPES = ("float32", "int64")
+PACKED_INPUTS = tuple(PACKED_INPUT + dtype for dtype in PACKED_DTYPES)
 
 
 @dataclasses.dataclass(frozen=True)

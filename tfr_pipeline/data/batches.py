@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
 
 class BatchPlan:
@@ -94,8 +94,9 @@ class BatchPlan:
         Args:
           start_step: Global batches to leave out, counted from the first epoch.
           repeat: Goes through one epoch after the other without end, and leaves out
-            local batches without lists (a list longer than the budget makes some):
-            batch normalisation has no answer to them. Otherwise one epoch, complete.
+            local batches without documents (a list longer than the budget makes
+            some): batch normalisation has no answer to them. Otherwise one epoch,
+            complete.
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
         """
 
@@ -106,7 +107,10 @@ class BatchPlan:
 
         if repeat:
             dataset = tf.data.Dataset.counter().flat_map(batches)
-            dataset = dataset.filter(lambda index: tf.size(index) > 0)
+            lengths = tf.constant(self._lengths)
+            dataset = dataset.filter(
+                lambda index: tf.reduce_sum(tf.gather(lengths, index)) > 0
+            )
             dataset = dataset.skip(start_step * self.replicas)
         else:
             dataset = batches(tf.constant(0, tf.int64))
@@ -187,7 +191,7 @@ def pad(
     result = {
         name: value
         for name, value in features.items()
-        if not name.startswith(PACKED_INPUT)
+        if name not in PACKED_INPUTS
     }
     lengths = None
     for dtype, slots in layout.slots.items():
@@ -195,7 +199,8 @@ def pad(
         lengths = block.row_lengths()
         padding = np.zeros(layout.width(dtype), dtype)
         for slot in slots:
-            padding[slot.start : slot.stop] = np.ravel(defaults.get(slot.name) or 0)
+            default = defaults.get(slot.name)
+            padding[slot.start : slot.stop] = np.ravel(0 if default is None else default)
         dense = block.to_tensor(padding, shape=[None, list_size, layout.width(dtype)])
         for slot, piece in zip(
             slots, tf.split(dense, [s.width for s in slots], axis=2), strict=True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
+from keyword import iskeyword
 from typing import Any
 
 import tensorflow as tf
@@ -13,19 +15,25 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batches import pad
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
 RANK = "rank"
 PREDICT = tf.saved_model.PREDICT_METHOD_NAME
 REGRESS = tf.saved_model.REGRESS_METHOD_NAME
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-# Score of padding in `predict`: log(1e-10), TF-Ranking's value.
-PADDING_SCORE = -23.02585
+# Score of padding in `predict`, TF-Ranking's value.
+PADDING_SCORE = math.log(1e-10)
 
 
 def input_name(feature: str) -> str:
-    """Name of a feature among the inputs of `rank`; signatures need identifiers."""
-    return re.sub(r"\W", "_", feature)
+    """Name of a feature among the inputs of `rank`; signatures need identifiers.
+
+    Example:
+      >>> input_name("bm25.title"), input_name("17")
+      ('bm25_title', 'feature_17')
+    """
+    name = re.sub(r"\W", "_", feature, flags=re.ASCII)
+    return name if name[:1].isalpha() and not iskeyword(name) else f"feature_{name}"
 
 
 class Signatures(tfr.keras.saved_model.Signatures):
@@ -62,7 +70,7 @@ class Signatures(tfr.keras.saved_model.Signatures):
             mask_feature_name=mask_feature_name,
         )
         names = getattr(model, "input_names", None) or []
-        self._packed = any(name.startswith(PACKED_INPUT) for name in names)
+        self._packed = any(name in PACKED_INPUTS for name in names)
         self._fixed = BlockLayout.can_pack(example_feature_spec) and all(
             isinstance(spec, tf.io.FixedLenFeature)
             for spec in context_feature_spec.values()
