@@ -124,7 +124,7 @@ def test_a_file_that_is_no_tfrecord_is_named(tmp_path):
 def test_a_record_that_is_no_elwc_is_named(tmp_path):
     good = elwc(random_lists(0, [1])[0])
     path = write(tmp_path / "bad", [good, b"\xff\xff\xff"])
-    with pytest.raises(DataError, match="bad: record 1.*ExampleListWithContext"):
+    with pytest.raises(DataError, match=r"bad: record 1.*ExampleListWithContext"):
         read([path])
 
 
@@ -195,7 +195,7 @@ def test_packed_matrices_whose_sizes_agree_by_chance_are_refused(tmp_path):
     # 2 documents of 8 columns are no 4 documents of 4.
     path = write(tmp_path / "f", [packed(random_lists(0, [2])[0], EXAMPLE_SPEC)])
     narrower = {n: s for n, s in EXAMPLE_SPEC.items() if n != "grid"}
-    with pytest.raises(DataError, match="f: record 0.*expected 4 values.*found 8"):
+    with pytest.raises(DataError, match=r"f: record 0.*expected 4 values.*found 8"):
         read([path], example_spec=narrower, data_format="packed")
 
 

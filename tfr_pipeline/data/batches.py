@@ -189,9 +189,7 @@ def pad(
       bool `[batch, list_size]`.
     """
     result = {
-        name: value
-        for name, value in features.items()
-        if name not in PACKED_INPUTS
+        name: value for name, value in features.items() if name not in PACKED_INPUTS
     }
     lengths = None
     for dtype, slots in layout.slots.items():
@@ -200,7 +198,8 @@ def pad(
         padding = np.zeros(layout.width(dtype), dtype)
         for slot in slots:
             default = defaults.get(slot.name)
-            padding[slot.start : slot.stop] = np.ravel(0 if default is None else default)
+            if default is not None:
+                padding[slot.start : slot.stop] = np.ravel(default)
         dense = block.to_tensor(padding, shape=[None, list_size, layout.width(dtype)])
         for slot, piece in zip(
             slots, tf.split(dense, [s.width for s in slots], axis=2), strict=True

@@ -8,9 +8,11 @@ it takes when nothing that was overridden expects padded ones.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
@@ -47,7 +49,7 @@ class AbstractDatasetBuilder(tfr.keras.pipeline.AbstractDatasetBuilder):
         """Returns the serving signatures of a model: names to functions, or None."""
 
 
-class NullDatasetBuilder(AbstractDatasetBuilder):
+class NullDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.NullDatasetBuilder):
     """Passes datasets and signatures on that were made elsewhere.
 
     Args:
@@ -74,7 +76,7 @@ class NullDatasetBuilder(AbstractDatasetBuilder):
         return self._signatures
 
 
-class BaseDatasetBuilder(AbstractDatasetBuilder):
+class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
     """Builds datasets of ELWC or packed TFRecord files from feature specs.
 
     Files are parsed once and kept in memory; an epoch only gathers. Validation goes
@@ -137,10 +139,17 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
         """
         own = any(
             getattr(type(self), name) is not getattr(BaseDatasetBuilder, name)
-            for name in ("build_train_dataset", "build_valid_dataset")
+            for name in ("build_train_dataset", "build_valid_dataset", "_build_dataset")
         )
-        packs = BlockLayout.can_pack(self._all_example_specs)
-        return ("padded",) if packs and not own else ()
+        return ("padded",) if self._in_memory and not own else ()
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether all features have fixed shapes, so that lists are kept in memory."""
+        context = {**self._context_feature_spec, **self._training_only_context_spec}
+        return BlockLayout.can_pack(self._all_example_specs) and all(
+            isinstance(spec, tf.io.FixedLenFeature) for spec in context.values()
+        )
 
     def _pattern(self, split: str) -> str:
         patterns = {
@@ -263,7 +272,13 @@ class BaseDatasetBuilder(AbstractDatasetBuilder):
         )
 
     def _build(self, split: str) -> tf.data.Dataset:
-        if BlockLayout.can_pack(self._all_example_specs):
+        theirs = tfr.keras.pipeline.BaseDatasetBuilder
+        if type(self)._build_dataset is not theirs._build_dataset:
+            # A subclass has TF-Ranking's step of building in its own way.
+            if split == "train":
+                return theirs.build_train_dataset(self)
+            return theirs.build_valid_dataset(self)
+        if self._in_memory:
             return self.make_dataset(split, "padded")
         return self._streamed(split)
 
@@ -295,7 +310,7 @@ def _convert_label(label: Any, convert_labels_to_binary: bool = False) -> Any:
     return label
 
 
-class SimpleDatasetBuilder(BaseDatasetBuilder):
+class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetBuilder):
     """Datasets with one label and optional document weights.
 
     Args:
@@ -413,25 +428,51 @@ class SimpleDatasetBuilder(BaseDatasetBuilder):
         self, pattern: str, layout: str = "packed", with_ids: bool = False
     ) -> Lists:
         """Reads files for packed batches: labels and weights stand apart."""
-        if layout == "padded":
-            return super()._read(pattern, layout)
         paths = files.expand(pattern, "data")
         make = self._hparams.dataset_reader
+        data_format = reader.sniff_format(paths[0], make)
+        if layout == "padded" and data_format == "elwc":
+            return super()._read(pattern, layout)
         parser = RecordParser(
             self._context_feature_spec,
             self._example_feature_spec,
             self._training_only_example_spec,
             query_id=self._query_id,
             document_id=self._document_id if with_ids else None,
-            data_format=reader.sniff_format(paths[0], make),
+            data_format=data_format,
         )
         weight = self._sample_weight_spec
         lists = reader.load(
             paths, parser, self._label_spec[0], weight[0] if weight else None, make
         )
+        if layout == "padded":
+            return self._with_labels_among_features(lists)
         if self._hparams.convert_labels_to_binary and lists.labels is not None:
             lists.labels[lists.labels > 0] = 1.0
         return lists
+
+    def _with_labels_among_features(self, lists: Lists) -> Lists:
+        """Returns lists of packed files as `BaseDatasetBuilder` reads them."""
+        columns = {
+            slot.name: lists.values[dtype][:, slot.start : slot.stop]
+            for dtype, slots in BlockLayout.from_spec(
+                self._example_feature_spec
+            ).slots.items()
+            for slot in slots
+        }
+        names = list(self._training_only_example_spec)
+        for name, column in zip(names, (lists.labels, lists.weights), strict=False):
+            assert column is not None
+            columns[name] = column[:, np.newaxis]
+        values = {
+            dtype: np.concatenate(
+                [columns[slot.name].astype(dtype, copy=False) for slot in slots], axis=1
+            )
+            for dtype, slots in BlockLayout.from_spec(
+                self._all_example_specs
+            ).slots.items()
+        }
+        return dataclasses.replace(lists, values=values, labels=None, weights=None)
 
     def _assembler(
         self, split: str, layout: str, list_size: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Integral
 from typing import Any
 
 import tensorflow as tf
@@ -66,7 +67,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
             optional = name not in ("train_batch_size", "valid_batch_size")
             if value is None and optional:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise ConfigError(
                     f"DatasetHparams.{name}: expected a positive integer"
                     f"{' or None' if optional else ''}, found {value!r}."
