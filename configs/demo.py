@@ -12,5 +12,6 @@ def get_config() -> ConfigDict:
     """Returns the config of the demo."""
     config = letor.get_config("dnn")
     config.model.name = "demo"
+    config.pipeline.loss = "softmax_loss"
     config.pipeline.num_epochs = 20
     return config

@@ -5,6 +5,9 @@
 
 Arguments: `dnn`, a feed-forward network over all features, or `gam`, one small
 network a feature, whose scores can be read off feature by feature.
+
+Test NDCG@10 of `dnn`, queries without relevant documents skipped, mean of three seeds,
+about 20 s a run on two cores (`tests/bench/quality.py`): see docs/quality.md.
 """
 
 from ml_collections import ConfigDict
@@ -22,8 +25,7 @@ SCORERS = {
     "gam": {
         "example_hidden_layer_dims": (16, 8),
         "activation": "relu",
-        "use_batch_norm": True,
-        "batch_norm_moment": 0.9,
+        "use_batch_norm": False,
         "dropout": 0.0,
         # A LETOR vector is many features, each with a network of its own.
         "per_column": True,
@@ -59,15 +61,17 @@ def get_config(scorer: str = "dnn") -> ConfigDict:
     config.model.preprocess = "log1p"
 
     config.pipeline = ConfigDict()
-    config.pipeline.num_epochs = 60
+    config.pipeline.num_epochs = 40
     config.pipeline.steps_per_epoch = placeholder(int)
     config.pipeline.steps_per_execution = 10
-    config.pipeline.loss = "softmax_loss"
+    # Better than softmax_loss on both sets of real data we have, and slower: it
+    # compares all documents of a list with each other.
+    config.pipeline.loss = "approx_ndcg_loss"
     config.pipeline.loss_args = ConfigDict()
     config.pipeline.optimizer = "adam"
     config.pipeline.optimizer_args = ConfigDict()
     config.pipeline.learning_rate = 0.003
-    config.pipeline.schedule = ConfigDict({"name": "cosine", "warmup_steps": 0})
+    config.pipeline.schedule = ConfigDict({"name": "constant", "warmup_steps": 0})
     config.pipeline.metrics = ("ndcg_1", "ndcg_5", "ndcg_10")
     config.pipeline.training_metrics = False
     config.pipeline.export_best_model = True
