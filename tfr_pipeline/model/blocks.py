@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,38 @@ class FeatureBlock(Mapping[str, Any]):
 
     Args:
       pieces: Pairs of slots and the matrix `[documents, columns]` they point into.
+      names: Order of iteration; that of the specs, for code that relies on it. The
+        order of the names by default.
     """
 
-    def __init__(self, pieces: list[tuple[tuple[Slot, ...], Any]]):
+    __supported_by_tf_nest__ = True
+
+    def __new__(cls, pieces: Any, names: Iterable[str] | None = None) -> Any:
+        """Returns a block, or a dict for the pairs of names and values of `tf.nest`.
+
+        A Keras layer that is called with a block maps its values in this way.
+        """
+        return super().__new__(cls) if isinstance(pieces, list) else dict(pieces)
+
+    def __init__(
+        self,
+        pieces: list[tuple[tuple[Slot, ...], Any]],
+        names: Iterable[str] | None = None,
+    ):
         self._pieces = pieces
         self._where = {slot.name: (m, slot) for slots, m in pieces for slot in slots}
+        self._names = sorted(self._where) if names is None else list(names)
 
     @classmethod
     def from_matrices(
-        cls, layout: BlockLayout, matrices: Mapping[str, Any]
+        cls,
+        layout: BlockLayout,
+        matrices: Mapping[str, Any],
+        names: Iterable[str] | None = None,
     ) -> FeatureBlock:
         """Wraps one matrix a dtype, as a packed batch has them."""
-        return cls([(slots, matrices[dtype]) for dtype, slots in layout.slots.items()])
+        pieces = [(slots, matrices[dtype]) for dtype, slots in layout.slots.items()]
+        return cls(pieces, names)
 
     def __getitem__(self, name: str) -> Any:
         matrix, slot = self._where[name]
@@ -44,19 +65,19 @@ class FeatureBlock(Mapping[str, Any]):
         return tf.reshape(columns, [-1, *slot.shape])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._where))
+        return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._where)
 
     def slots(self) -> list[Slot]:
         """Returns the slots in the order of the names."""
-        return [self._where[name][1] for name in self]
+        return [self._where[name][1] for name in sorted(self)]
 
     def concat(self) -> Any:
         """Returns all features in the order of their names, `[documents, columns]`."""
         runs: list[list[Any]] = []  # [matrix, start, stop], neighbours merged
-        for name in self:
+        for name in sorted(self):
             matrix, slot = self._where[name]
             if runs and runs[-1][0] is matrix and runs[-1][2] == slot.start:
                 runs[-1][2] = slot.stop
@@ -76,7 +97,7 @@ class FeatureBlock(Mapping[str, Any]):
         for slots, matrix in self._pieces:
             for function, group in _by_function(slots, functions):
                 pieces += _apply(function, group, matrix)
-        return FeatureBlock(pieces)
+        return FeatureBlock(pieces, self._names)
 
 
 def _columns(matrix: Any, start: int, stop: int) -> Any:
@@ -91,9 +112,21 @@ def _identity(function: Any) -> Any:
     A comprehension makes a new lambda for each feature out of one piece of code.
     """
     if isinstance(function, types.FunctionType):
-        cells = tuple(id(cell.cell_contents) for cell in function.__closure__ or ())
-        return function.__code__, cells, repr(function.__defaults__)
+        keywords = function.__kwdefaults__ or {}
+        return (
+            function.__code__,
+            id(function.__globals__),
+            tuple(_argument(cell.cell_contents) for cell in function.__closure__ or ()),
+            tuple(map(_argument, function.__defaults__ or ())),
+            tuple((name, _argument(value)) for name, value in keywords.items()),
+        )
     return id(function)
+
+
+def _argument(value: Any) -> Any:
+    # The text of an array leaves out its middle; only the same array is the same.
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if plain else id(value)
 
 
 def _by_function(
@@ -112,7 +145,7 @@ def _apply(
 ) -> list[tuple[tuple[Slot, ...], Any]]:
     if function is None:
         return [(group, matrix)]
-    if _acts_by_element(function, matrix.dtype):
+    if _acts_by_element(function, matrix.dtype, group[0].shape):
         start, stop = group[0].start, group[-1].stop
         if stop - start == sum(slot.width for slot in group):
             part = _columns(matrix, start, stop)
@@ -140,32 +173,81 @@ def _apply(
     return pieces
 
 
-def _acts_by_element(function: Callable[[Any], Any], dtype: tf.DType) -> bool:
-    """Whether a function does to a block what it does to each column alone.
+def _has_layer(function: Callable[[Any], Any]) -> bool:
+    parts = [
+        cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
+    ]
+    return any(isinstance(part, tf.Module) for part in (function, *parts))
+
+
+def _probe(rows: int, shape: tuple[int, ...], dtype: Any) -> tf.Tensor:
+    probe = np.linspace(-3.0, 40.0, rows * math.prod(shape)).reshape(rows, *shape)
+    probe[0].flat[:4] = np.array((0.0, 1.0, -1.0, 1e4))[: probe[0].size]
+    return tf.cast(tf.constant(probe), dtype)
+
+
+def _close(left: np.ndarray, right: np.ndarray) -> bool:
+    # Vector and scalar instructions may round differently in the last place.
+    return left.shape == right.shape and bool(
+        np.allclose(left, right, 1e-5, 1e-6, equal_nan=True)
+    )
+
+
+def _acts_by_element(
+    function: Callable[[Any], Any], dtype: tf.DType, shape: tuple[int, ...]
+) -> bool:
+    """Whether a function does to a block what it does to each feature alone.
 
     Found by trying: a pure function of the elements gives the same columns.
-    Layers are left out, since trying them would create their variables.
+    Layers are left out: they are made for the features that they are called with.
     """
-    if isinstance(function, tf.keras.layers.Layer | tf.Module):
+    if _has_layer(function):
         return False
-    if any(
-        isinstance(cell.cell_contents, tf.Module)
-        for cell in getattr(function, "__closure__", None) or ()
-    ):
-        return False
-    probe = np.linspace(-3.0, 40.0, _PROBE_ROWS * 4).reshape(1, _PROBE_ROWS, 4)
-    probe[0, 0] = (0.0, 1.0, -1.0, 1e4)
+    width, rows = math.prod(shape), _PROBE_ROWS
     try:
         with tf.init_scope():
-            block = tf.cast(tf.constant(probe), dtype)
+            block = _probe(rows, (4 * width,), dtype)[tf.newaxis]
+            # Features first: a layer out of sight takes the first shape for its own.
+            alone = [
+                np.asarray(function(tf.reshape(part, [1, rows, *shape])))
+                for part in tf.split(block, 4, axis=2)
+            ]
+            if any(part.shape != (1, rows, *shape) for part in alone):
+                return False
             whole = np.asarray(function(block))
-            alone = [np.asarray(function(block[..., i : i + 1])) for i in range(4)]
     except Exception:
         # Whatever the function objects to, it decides on its own features.
         return False
-    if whole.shape != block.shape:
-        return False
-    # Vector and scalar instructions may round differently in the last place.
-    return bool(
-        np.allclose(whole, np.concatenate(alone, -1), 1e-5, 1e-6, equal_nan=True)
-    )
+    columns = [part.reshape(1, rows, width) for part in alone]
+    return _close(whole, np.concatenate(columns, -1))
+
+
+def mixes_documents(functions: Mapping[str, Callable[[Any], Any]], spec: Any) -> bool:
+    """Whether a function gives a document another value in another list.
+
+    Such a function, say one that subtracts the mean of the list, has no meaning for
+    packed documents. Found by trying, on all functions but layers.
+
+    Args:
+      functions: Maps features to functions of `[batch, list_size, ...]`.
+      spec: Maps features to `tf.io.FixedLenFeature`s.
+    """
+    tried = {
+        (_identity(function), tuple(spec[name].shape), spec[name].dtype): function
+        for name, function in functions.items()
+        if name in spec and not _has_layer(function)
+    }
+    for (_, shape, dtype), function in tried.items():
+        try:
+            with tf.init_scope():
+                documents = _probe(6, shape, dtype)
+                lists = [
+                    np.asarray(function(tf.reshape(documents, [size, -1, *shape])))
+                    for size in (1, 2)
+                ]
+        except Exception:  # as above
+            continue
+        one, two = lists
+        if one.size != two.size or not _close(one.ravel(), two.ravel()):
+            return True
+    return False

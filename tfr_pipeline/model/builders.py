@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
-from tfr_pipeline.model.blocks import FeatureBlock
+from tfr_pipeline.model.blocks import FeatureBlock, mixes_documents
 from tfr_pipeline.model.layers import Unpack
 from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
 from tfr_pipeline.model.ranking_model import RankingModel
@@ -152,6 +152,9 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
             isinstance(spec, tf.io.FixedLenFeature) for spec in context
         ):
             return ("padded",)
+        functions: Any = getattr(self._preprocessor, "_preprocess_spec", {})
+        if mixes_documents(functions, creator._example_feature_spec):
+            return ("padded",)
         return ("packed", "padded")
 
     def create_inputs(self) -> tuple[dict[str, Any], dict[str, Any], Any]:
@@ -207,7 +210,7 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         context, block = preprocess_packed(
             self._preprocessor,
             context_inputs,
-            FeatureBlock.from_matrices(layout, matrices),
+            FeatureBlock.from_matrices(layout, matrices, creator._example_feature_spec),
         )
         scores = score_packed(self._scorer, context, block, row_ids, row_splits)
         return RankingModel(

@@ -71,7 +71,7 @@ class Dropout(tf.keras.layers.Layer):
             [(count + 1) // 2], seed, None, None, tf.int32
         )
         bits = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count]
-        threshold = round(self.rate * 65536)
+        threshold = min(round(self.rate * 65536), 65535)
         keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), inputs.dtype)
         scale = 65536.0 / (65536 - threshold)
         return inputs * tf.reshape(keep * scale, tf.shape(inputs))

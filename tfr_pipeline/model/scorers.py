@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,6 +135,14 @@ class DNNScorer(UnivariateScorer, tfr.keras.model.DNNScorer):
                 "DNNScorer: expected hidden_layer_dims, such as [64, 32], found "
                 f"{sorted(dnn_kwargs)}."
             )
+        known = {
+            name
+            for function in (create_tower, tf.keras.layers.Dense.__init__)
+            for name in inspect.signature(function).parameters
+        } - {"self", "units", "kwargs"} | {"dtype", "trainable"}
+        for key in dnn_kwargs:
+            if key not in known:
+                raise ConfigError(unknown_name("argument", key, known, "DNNScorer"))
         self._dnn_kwargs = {"output_units": 1, **dnn_kwargs}
 
     def _score_flattened(
@@ -233,7 +242,7 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
             groups = [tf.reshape(matrix, [-1, len(widths), widths[0]])]
         else:
             by_width: dict[int, list[Any]] = {}
-            for width, name in zip(widths, example_features, strict=True):
+            for width, name in zip(widths, sorted(example_features), strict=True):
                 by_width.setdefault(width, []).append(_flat(example_features[name]))
             groups = [tf.stack(parts, axis=1) for parts in by_width.values()]
         dims = self._gam_kwargs["example_hidden_layer_dims"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline import losses, metrics
+from tfr_pipeline import files, losses, metrics
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError, unknown_name
 from tfr_pipeline.layout import BlockLayout
@@ -165,6 +165,103 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
         return self._strategy.distribute_datasets_from_function(shard), steps
 
+    def _datasets(
+        self, layout: str | None, start_step: int
+    ) -> tuple[Any, int, Any, Any]:
+        """Returns `(train, steps, valid, valid_steps)`; `valid` may be None.
+
+        Raises:
+          ConfigError: Something that the settings need is not there.
+          DataError: Data is missing or malformed.
+        """
+        train, steps = self._dataset("train", layout, start_step)
+        if steps is None:
+            raise ConfigError(
+                "steps_per_epoch: expected a number, because the dataset builder "
+                "does not say how long its data is."
+            )
+        valid, valid_steps = self._dataset("valid", layout, 0)
+        needs = [
+            name
+            for name, does in (
+                ("export_best_model", self._hparams.export_best_model),
+                ("early_stopping_patience", self._hparams.early_stopping_patience),
+                ("the schedule 'plateau'", self._plateau is not None),
+            )
+            if does
+        ]
+        if valid is None and needs:
+            raise ConfigError(
+                "valid_input_pattern: expected files, found none, but "
+                f"{' and '.join(needs)} needs them."
+            )
+        if layout is not None and self._dataset_builder._pattern("test"):
+            # Read after training; whether it is there had better be known before.
+            files.expand(self._dataset_builder._pattern("test"), "test data")
+        return train, steps, valid, valid_steps
+
+    # Settings
+
+    @property
+    def _selects(self) -> bool:
+        """Whether anything depends on which epoch is the best."""
+        hparams = self._hparams
+        return bool(hparams.export_best_model or hparams.early_stopping_patience)
+
+    @property
+    def _plateau(self) -> dict[str, Any] | None:
+        """Arguments of `ReduceOnPlateau`, or None if the rate is not reduced so."""
+        name, args = split_schedule(self._hparams.schedule)
+        if name != PLATEAU and not self._hparams.automatic_reduce_lr:
+            return None
+        args = dict(args) if name == PLATEAU else {}
+        args.pop("warmup_steps", None)  # 0; see `build_optimizer`
+        args.setdefault("min_delta", 0.01 * self._hparams.learning_rate)
+        return args
+
+    def _check_settings(self) -> list[Any]:
+        """Checks names and settings before any data is read.
+
+        Returns:
+          The losses and metrics, to choose the layout by.
+        """
+        hparams = self._hparams
+        items = [self.build_loss(), self.build_metrics()]
+        if hparams.use_weighted_metrics:
+            items.append(self.build_weighted_metrics())
+        if self._selects:
+            self._monitor()
+        elif hparams.best_exporter_metric != "loss":
+            warnings.warn(
+                f"best_exporter_metric={hparams.best_exporter_metric!r} has no effect "
+                "without export_best_model or early_stopping_patience.",
+                stacklevel=3,
+            )
+        if hparams.early_stopping_min_delta and not hparams.early_stopping_patience:
+            warnings.warn(
+                "early_stopping_min_delta has no effect without "
+                "early_stopping_patience.",
+                stacklevel=3,
+            )
+        name, args = split_schedule(hparams.schedule)
+        scheduled = name not in ("constant", PLATEAU) or (
+            name == "constant" and args.get("warmup_steps")
+        )
+        if hparams.automatic_reduce_lr and scheduled:
+            raise ConfigError(
+                "automatic_reduce_lr: expected no schedule beside it, found "
+                f"{name!r}. Set one of the two."
+            )
+        # Knows all names, and makes nothing that lasts.
+        build_optimizer(
+            hparams.optimizer,
+            hparams.learning_rate,
+            1,
+            hparams.schedule,
+            hparams.optimizer_args,
+        )
+        return tf.nest.flatten(items)
+
     # Callbacks
 
     def _monitor(self) -> str:
@@ -214,7 +311,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 self._run.join("logs"), write_graph=False, profile_batch=0
             ),
         ]
-        if hparams.export_best_model or hparams.early_stopping_patience:
+        if self._selects:
             result.append(
                 callbacks_lib.SelectBest(
                     checkpoints,
@@ -225,11 +322,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                     hparams.early_stopping_min_delta,
                 )
             )
-        name, args = split_schedule(hparams.schedule)
-        if hparams.automatic_reduce_lr or name == PLATEAU:
-            args = args if name == PLATEAU else {}
-            args.setdefault("min_delta", 0.01 * hparams.learning_rate)
-            result.append(callbacks_lib.ReduceOnPlateau(state, **args))
+        if self._plateau is not None:
+            result.append(callbacks_lib.ReduceOnPlateau(state, **self._plateau))
         result.append(callbacks_lib.Backup(checkpoints, hparams.checkpoint_every_steps))
         return result
 
@@ -286,16 +380,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         )
         tf.keras.utils.set_random_seed(state.seed)
         with strategies.strategy_scope(self._strategy):
-            items = tf.nest.flatten([self.build_loss(), self.build_metrics()])
-            if hparams.export_best_model or hparams.early_stopping_patience:
-                self._monitor()
-            layout = self._choose_layout(items)
-            _, steps = self._dataset("train", layout, 0)
-            if steps is None:
-                raise ConfigError(
-                    "steps_per_epoch: expected a number, because the dataset builder "
-                    "does not say how long its data is."
-                )
+            layout = self._choose_layout(self._check_settings())
+            _, steps, _, _ = self._datasets(layout, 0)
             model = self._compile(layout, steps * hparams.num_epochs)
             self._run.claim(self._config or _plain(hparams))
             self._checkpoints = callbacks_lib.Checkpoints(model, self._run, state)
@@ -322,18 +408,18 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """
         hparams = self._hparams
         with strategies.strategy_scope(self._strategy):
-            items = tf.nest.flatten([self.build_loss(), self.build_metrics()])
-            monitor = self._monitor()
-            layout = self._choose_layout(items)
-            train, steps = self._dataset("train", layout, 0)
-            _, valid_steps = self._dataset("valid", layout, 0)
-            model = self._compile(layout, (steps or 1) * hparams.num_epochs)
+            layout = self._choose_layout(self._check_settings())
+            train, steps, valid, valid_steps = self._datasets(layout, 0)
+            model = self._compile(layout, steps * hparams.num_epochs)
             logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
+        validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
+        if self._selects:
+            validation += f", selects by {self._monitor()}"
         return [
             f"model: {model.count_params():,} parameters",
             f"layout: {layout}, {self._replicas} replica(s)",
             f"training: {hparams.num_epochs} epochs of {steps} steps",
-            f"validation: {valid_steps} batches, selects by {monitor}",
+            f"validation: {validation}",
             f"loss of the first step: {logs['loss'][0]:.6g}",
         ]
 
@@ -371,17 +457,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         done = checkpoints.step
         if done >= steps * hparams.num_epochs or checkpoints.state.stopped:
             return
-        train, _ = self._dataset("train", layout, done)
-        valid, valid_steps = self._dataset("valid", layout, 0)
-        selects = hparams.export_best_model or hparams.early_stopping_patience
-        if valid is None and selects:
-            raise ConfigError(
-                "valid_input_pattern: expected files, because export_best_model or "
-                "early_stopping_patience is set."
-            )
+        train, _, valid, valid_steps = self._datasets(layout, done)
         callbacks = self.build_callbacks()
         if not isinstance(model, RankingModel):
-            callbacks.append(callbacks_lib.StopOnNaN())
+            # First, so that none of the others saves what is broken.
+            callbacks.insert(0, callbacks_lib.StopOnNaN())
 
         def fit(first: int, last: int, steps_per_epoch: int) -> None:
             model.fit(

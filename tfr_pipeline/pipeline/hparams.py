@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,16 @@ import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
+
+# Parameter, least value, whether it may be None.
+_INTEGERS = (
+    ("num_epochs", 1, False),
+    ("steps_per_epoch", 1, True),
+    ("validation_steps", 1, True),
+    ("steps_per_execution", 1, False),
+    ("early_stopping_patience", 0, False),
+    ("checkpoint_every_steps", 1, True),
+)
 
 
 @dataclasses.dataclass
@@ -95,24 +106,34 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("num_epochs", "steps_per_epoch", "steps_per_execution"):
+        for name, least, optional in _INTEGERS:
             value = getattr(self, name)
-            if value is None and name == "steps_per_epoch":
+            if value is None and optional:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(
-                    f"PipelineHparams.{name}: expected a positive integer, found "
-                    f"{value!r}."
+                    f"PipelineHparams.{name}: expected an integer of at least {least}"
+                    f"{' or None' if optional else ''}, found {value!r}."
                 )
-        if not self.learning_rate > 0:
+        rate, delta = self.learning_rate, self.early_stopping_min_delta
+        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ConfigError(
                 "PipelineHparams.learning_rate: expected a positive number, found "
-                f"{self.learning_rate!r}."
+                f"{rate!r}."
+            )
+        if not isinstance(delta, int | float) or not delta >= 0:
+            raise ConfigError(
+                "PipelineHparams.early_stopping_min_delta: expected a number of at "
+                f"least 0, found {delta!r}."
             )
         if self.layout not in (None, "packed", "padded"):
             raise ConfigError(
                 unknown_name("layout", str(self.layout), ("packed", "padded"))
             )
+
+
+# The spelling of TF-Ranking's published guide.
+_GUIDE = {"num_train_steps": "steps_per_epoch", "num_valid_steps": "validation_steps"}
 
 
 def _accept_guide_names(init: Callable[..., None]) -> Callable[..., None]:
@@ -124,12 +145,18 @@ def _accept_guide_names(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
-        if "num_valid_steps" in kwargs:
-            kwargs["validation_steps"] = kwargs.pop("num_valid_steps")
-        total = kwargs.pop("num_train_steps", None)
+        guide = {name: kwargs.pop(name) for name in _GUIDE if name in kwargs}
+        given = signature.bind_partial(self, *args, **kwargs).arguments
+        for name in guide:
+            if given.get(_GUIDE[name]) is not None:
+                raise ConfigError(
+                    f"PipelineHparams: expected {name} or {_GUIDE[name]}, found both."
+                )
+        if "num_valid_steps" in guide:
+            kwargs["validation_steps"] = guide["num_valid_steps"]
+        total = guide.get("num_train_steps")
         if total is not None:
-            bound = signature.bind_partial(self, *args, **kwargs)
-            epochs = bound.arguments.get("num_epochs")
+            epochs = given.get("num_epochs")
             if not epochs or total % epochs:
                 raise ConfigError(
                     "num_train_steps: expected a multiple of num_epochs "

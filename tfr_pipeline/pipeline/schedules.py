@@ -12,6 +12,8 @@ import tensorflow as tf
 from tfr_pipeline.errors import ConfigError, unknown_name
 
 PLATEAU = "plateau"
+# Those of the callback `ReduceOnPlateau`.
+_PLATEAU_ARGS = ("factor", "patience", "min_delta", "min_rate")
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -183,6 +185,11 @@ def build_optimizer(
     if schedule_name == PLATEAU:
         if schedule_args.get("warmup_steps"):
             raise ConfigError("schedule 'plateau': it cannot be combined with warm-up.")
+        for key in schedule_args:
+            if key not in (*_PLATEAU_ARGS, "warmup_steps"):
+                raise ConfigError(
+                    unknown_name("argument", key, _PLATEAU_ARGS, "schedule 'plateau'")
+                )
     elif schedule_name != "constant" or schedule_args:
         rate = Schedule(schedule_name, learning_rate, total_steps, **schedule_args)
     return cls(learning_rate=rate, **dict(args or {}))
