@@ -1,0 +1,367 @@
+"""What a run does and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import warnings
+
+import numpy as np
+import pytest
+
+from tests.pipeline.training_helpers import (
+    changed,
+    make_config,
+    read_history,
+    read_json,
+    tree,
+)
+from tests.replicas import run_on_devices
+from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.data.builders import SimpleDatasetBuilder
+from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.errors import ConfigError, DataError, RunError
+from tfr_pipeline.features import DEFAULT_MASK, Features
+from tfr_pipeline.metrics.evaluation import evaluate_lists
+from tfr_pipeline.model.builders import AbstractModelBuilder, ModelBuilder
+from tfr_pipeline.model.inputs import FeatureSpecInputCreator
+from tfr_pipeline.model.scorers import DNNScorer
+from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.fit import SimplePipeline
+from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.serving.predictor import Predictor
+
+
+def parts(data, model_dir, **hparams):
+    """Returns model builder, dataset builder and hyperparameters of a small run."""
+    features = Features.load(str(data))
+    model = ModelBuilder(
+        FeatureSpecInputCreator(features.context_spec, features.example_spec),
+        {},
+        DNNScorer(hidden_layer_dims=[8], activation="relu", dropout=0.0),
+        DEFAULT_MASK,
+    )
+    dataset = SimpleDatasetBuilder.from_features(
+        features, DatasetHparams(f"{data}/train-*", f"{data}/valid-*", 8, 8)
+    )
+    settings = {
+        "num_epochs": 2,
+        "steps_per_epoch": None,
+        "validation_steps": None,
+        "learning_rate": 0.01,
+        "loss": "softmax_loss",
+        "seed": 3,
+        **hparams,
+    }
+    return model, dataset, PipelineHparams(model_dir=str(model_dir), **settings)
+
+
+def test_a_run_leaves_the_files_that_the_design_names(finished):
+    config, _ = finished
+    run = pathlib.Path(config["model_dir"])
+    assert {path.name for path in run.iterdir()} == {
+        "config.json",
+        "environment.json",
+        "metrics.json",
+        "history.csv",
+        "logs",
+        "checkpoints",
+        "export",
+    }
+    assert {path.name for path in (run / "logs").iterdir()} == {"train", "validation"}
+    for name in ("latest_model", "best_model_by_metric"):
+        (version,) = (run / "export" / name).iterdir()
+        assert version.name.isdigit()
+        assert (version / "saved_model.pb").exists()
+    assert read_json(run / "config.json") == json.loads(json.dumps(config))
+    assert read_json(run / "environment.json")["seed"] == 7
+
+
+def test_metrics_are_those_of_the_exported_best_model(finished):
+    config, _ = finished
+    metrics = read_json(pathlib.Path(config["model_dir"]) / "metrics.json")
+    predictor = Predictor(config["model_dir"])
+    pipeline = build_pipeline(config)
+    for split in ("valid", "test"):
+        lists = pipeline._dataset_builder.lists(split, "packed")
+        wanted = evaluate_lists(lists.labels, predictor.score(lists), lists.row_splits)
+        assert metrics[split]["ndcg@10"] == pytest.approx(wanted["ndcg@10"], rel=1e-6)
+    assert metrics["step"] == 40
+    assert metrics["documents_per_second"] > 0
+    assert set(metrics["seconds"]) == {"training", "export", "evaluation"}
+
+
+def test_the_best_epoch_is_exported_beside_the_latest(finished):
+    config, _ = finished
+    history = read_history(config["model_dir"])
+    assert [row["step"] for row in history] == [10, 20, 30, 40]
+    best = max(history, key=lambda row: row["val_metric/ndcg_10"])
+    metrics = read_json(os.path.join(config["model_dir"], "metrics.json"))
+    assert metrics["best_step"] == best["step"] < 40
+    assert metrics["best_value"] == pytest.approx(best["val_metric/ndcg_10"], rel=1e-6)
+    assert metrics["valid"]["ndcg@10"]["zero"] == pytest.approx(
+        best["val_metric/ndcg_10"], rel=1e-4
+    )
+    lists = build_pipeline(config)._dataset_builder.lists("valid", "packed")
+    export = pathlib.Path(config["model_dir"]) / "export"
+    latest = Predictor(str(export / "latest_model")).score(lists)
+    chosen = Predictor(str(export / "best_model_by_metric")).score(lists)
+    assert np.abs(latest - chosen).max() > 1e-3
+
+
+def test_the_returned_model_is_the_latest_export(finished):
+    config, model = finished
+    lists = build_pipeline(config)._dataset_builder.lists("valid", "packed")
+    block = tf.RaggedTensor.from_row_splits(lists.values["float32"], lists.row_splits)
+    scores = model({"documents_float32": block}, training=False).values
+    path = os.path.join(config["model_dir"], "export", "latest_model")
+    np.testing.assert_allclose(Predictor(path).score(lists), scores, rtol=1e-5)
+
+
+def test_a_second_start_changes_neither_weights_nor_history(finished):
+    config, model = finished
+    run = config["model_dir"]
+    before = tree(os.path.join(run, "checkpoints"))
+    history = read_history(run)
+    again = build_pipeline(config).train_and_validate()
+    for left, right in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert tree(os.path.join(run, "checkpoints")) == before
+    assert read_history(run) == history
+    for name in ("latest_model", "best_model_by_metric"):
+        assert len(os.listdir(os.path.join(run, "export", name))) == 1
+
+
+def test_another_config_in_the_same_directory_is_an_error_that_names_the_key(finished):
+    config, _ = finished
+    before = tree(config["model_dir"])
+    other = changed(config, pipeline__learning_rate=0.1)
+    with pytest.raises(ConfigError, match=r"pipeline\.learning_rate is 0\.3 there"):
+        build_pipeline(other).train_and_validate()
+    assert tree(config["model_dir"]) == before
+
+
+def test_more_epochs_go_on_from_where_the_run_ended(data, tmp_path):
+    config = make_config(data, tmp_path / "run", num_epochs=1)
+    build_pipeline(config).train_and_validate()
+    build_pipeline(changed(config, pipeline__num_epochs=2)).train_and_validate()
+    whole = make_config(data, tmp_path / "whole", num_epochs=2)
+    build_pipeline(whole).train_and_validate()
+    parted, together = read_history(tmp_path / "run"), read_history(tmp_path / "whole")
+    assert [row["step"] for row in parted] == [10, 20]
+    assert parted[1]["loss"] == together[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("best_exporter_metric", "ndgc_10", "did you mean 'ndcg_10'"),
+        ("optimizer", "adm", "did you mean 'adam'"),
+        ("loss", "softmx_loss", "did you mean 'softmax_loss'"),
+        ("strategy", "MiroredStrategy", "did you mean 'MirroredStrategy'"),
+        ("schedule", "cosin", "did you mean 'cosine'"),
+    ],
+)
+def test_a_wrong_name_is_found_before_anything_is_written(
+    data, tmp_path, setting, value, message
+):
+    config = make_config(data, tmp_path / "run", export_best_model=True)
+    config["pipeline"][setting] = value
+    with pytest.raises(ConfigError, match=message):
+        build_pipeline(config).train_and_validate()
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_stops_when_nothing_gets_better(data, tmp_path):
+    config = make_config(
+        data,
+        tmp_path / "run",
+        num_epochs=30,
+        learning_rate=1e-9,
+        early_stopping_patience=2,
+        early_stopping_min_delta=0.01,
+    )
+    build_pipeline(config).train_and_validate()
+    assert len(read_history(tmp_path / "run")) == 3
+    assert "no better val_loss" in read_json(tmp_path / "run/metrics.json")["stopped"]
+    build_pipeline(config).train_and_validate()  # stays stopped
+    assert len(read_history(tmp_path / "run")) == 3
+
+
+def test_document_budgets_train_every_list(data, tmp_path):
+    config = make_config(data, tmp_path / "run", num_epochs=1)
+    config["data"]["documents_per_batch"] = 60
+    pipeline = build_pipeline(config)
+    pipeline.train_and_validate()
+    documents = pipeline._dataset_builder.lists("train", "packed").num_documents
+    assert read_history(tmp_path / "run")[0]["step"] == -(-documents // 60)
+
+
+def test_both_layouts_learn_the_same_without_batch_norm_and_dropout(data, tmp_path):
+    losses = {}
+    for layout in ("packed", "padded"):
+        config = make_config(data, tmp_path / layout, layout=layout, num_epochs=2)
+        config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
+        build_pipeline(config).train_and_validate()
+        losses[layout] = [row["val_loss"] for row in read_history(tmp_path / layout)]
+    assert losses["packed"] == pytest.approx(losses["padded"], rel=1e-3)
+
+
+def test_validation_counts_every_list_once(data, tmp_path):
+    class Count(tf.keras.metrics.Sum):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            return super().update_state(tf.cast(y_true.nrows(), tf.float32))
+
+    class Counting(SimplePipeline):
+        def build_metrics(self):
+            count = Count(name="metric/count")
+            count.__class__.__module__ = "tfr_pipeline.test"  # packed, please
+            return [*super().build_metrics(), count]
+
+    model, dataset, hparams = parts(data, tmp_path / "run", steps_per_execution=3)
+    Counting(model, dataset, hparams).train_and_validate()
+    rows = read_history(tmp_path / "run")
+    assert [row["val_metric/count"] for row in rows] == [10.0, 10.0]
+
+
+def test_overridden_callbacks_are_called(data, tmp_path):
+    seen = []
+
+    class Watch(tf.keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(epoch)
+
+    class Watched(SimplePipeline):
+        def build_callbacks(self):
+            return [Watch(), *super().build_callbacks()]
+
+    Watched(*parts(data, tmp_path / "run")).train_and_validate()
+    assert seen == [0, 1]
+
+
+def test_a_loss_of_tf_rankings_own_gets_padded_batches(data, tmp_path):
+    class Theirs(SimplePipeline):
+        def build_loss(self):
+            return tfr.keras.losses.get("softmax_loss")
+
+    Theirs(*parts(data, tmp_path / "run")).train_and_validate()
+    assert read_json(tmp_path / "run/environment.json")["layout"] == "padded"
+    SimplePipeline(*parts(data, tmp_path / "ours")).train_and_validate()
+    assert read_json(tmp_path / "ours/environment.json")["layout"] == "packed"
+
+
+def test_tf_rankings_hyperparameters_are_taken(data, tmp_path):
+    model, dataset, _ = parts(data, tmp_path / "run")
+    hparams = tfr.keras.pipeline.PipelineHparams(
+        model_dir=str(tmp_path / "run"),
+        num_epochs=1,
+        steps_per_epoch=4,
+        validation_steps=2,
+        learning_rate=0.1,
+        loss="softmax_loss",
+        export_best_model=True,
+    )
+    SimplePipeline(model, dataset, hparams).train_and_validate()
+    assert read_history(tmp_path / "run")[0]["step"] == 4
+
+
+class PlainModelBuilder(AbstractModelBuilder):
+    """A Keras model that knows nothing of this package."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def build(self):
+        features = tf.keras.Input((None, 8), name="features")
+        mask = tf.keras.Input((None,), name=DEFAULT_MASK, dtype=tf.bool)
+        scores = tf.keras.layers.Dense(1)(features * self.scale)[:, :, 0]
+        return tf.keras.Model({"features": features, DEFAULT_MASK: mask}, scores)
+
+
+def test_a_plain_keras_model_trains_and_exports(data, tmp_path):
+    _, dataset, hparams = parts(data, tmp_path / "run")
+    SimplePipeline(PlainModelBuilder(), dataset, hparams).train_and_validate()
+    lists = dataset.lists("valid", "packed")
+    assert np.isfinite(Predictor(str(tmp_path / "run")).score(lists)).all()
+
+
+def test_a_plain_keras_model_that_diverges_is_stopped(data, tmp_path):
+    _, dataset, hparams = parts(data, tmp_path / "run")
+    with pytest.raises(RunError, match="the loss became nan"):
+        SimplePipeline(
+            PlainModelBuilder(scale=float("nan")), dataset, hparams
+        ).train_and_validate()
+    assert not (tmp_path / "run/export").exists()
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 5])
+def test_an_infinite_loss_names_step_and_queries(data, tmp_path, steps_per_execution):
+    config = make_config(
+        data, tmp_path / "run", steps_per_execution=steps_per_execution
+    )
+    config["model"] |= {"preprocess": "none"}
+    pipeline = build_pipeline(config)
+    builder = pipeline._dataset_builder
+    lists = builder.lists("train", "packed")
+    # The fourth batch of the second epoch gets one document that overflows.
+    plan = builder.plan("train", "packed")
+    index = plan.batch_of_step(13)
+    culprit = next(i for i in index if lists.labels[lists.row_splits[i]] >= 0)
+    seen = [plan.batch_of_step(step) for step in range(10)]
+    first = next(step for step, batch in enumerate(seen) if culprit in batch)
+    lists.values["float32"][lists.row_splits[culprit]] = 1e38
+    with pytest.raises(RunError) as raised:
+        pipeline.train_and_validate()
+    message = str(raised.value)
+    assert f"in step {first} " in message
+    named = message.split("queries ")[1].split(";")[0].split(", ")
+    assert sorted(named) == sorted(lists.query_ids[i] for i in seen[first])
+    assert "1e+38" in message
+    assert not (tmp_path / "run/export").exists()
+
+
+def test_missing_data_is_found_before_anything_is_written(data, tmp_path):
+    config = make_config(data, tmp_path / "run")
+    config["data"]["test"] = str(tmp_path / "nothing-*")
+    with pytest.raises(DataError, match="no file matches"):
+        build_pipeline(config).train_and_validate()
+    assert not (tmp_path / "run").exists()
+
+
+def test_selecting_the_worst_epoch_warns(data, tmp_path):
+    config = make_config(
+        data, tmp_path / "run", export_best_model=True, best_exporter_metric="ndcg_10"
+    )
+    with pytest.warns(UserWarning, match="higher is better"):
+        build_pipeline(config).dry_run()
+    good = changed(config, pipeline__best_exporter_metric_higher_better=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        build_pipeline(good).dry_run()
+
+
+TWO_REPLICAS = """
+import json, sys
+from tfr_pipeline.pipeline.experiment import build_pipeline
+config = json.loads(sys.argv[1])
+build_pipeline(config).train_and_validate()
+"""
+
+
+def test_two_replicas_learn_what_one_learns(data, tmp_path):
+    histories = {}
+    for replicas, strategy in ((1, ""), (2, "MirroredStrategy")):
+        config = make_config(data, tmp_path / str(replicas), strategy=strategy)
+        # A sum over lists: a mean over replicas would weigh uneven shares unevenly.
+        config["pipeline"]["loss_reduction"] = "sum"
+        config["pipeline"]["num_epochs"] = 2
+        config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
+        run_on_devices(replicas, TWO_REPLICAS, json.dumps(config))
+        histories[replicas] = read_history(tmp_path / str(replicas))
+    environment = read_json(tmp_path / "2/environment.json")
+    assert (environment["replicas"], environment["layout"]) == (2, "packed")
+    for one, two in zip(histories[1], histories[2], strict=True):
+        assert two["step"] == one["step"]
+        for key in ("val_metric/ndcg_1", "val_metric/ndcg_10"):
+            assert two[key] == pytest.approx(one[key], rel=1e-4)
