@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -83,6 +84,16 @@ def replacing(path: str) -> Iterator[str]:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
+
+
+def remove_stale(folder: str) -> None:
+    """Removes what processes that were killed in `replacing` left in a folder.
+
+    Call it only where nobody else is writing.
+    """
+    for path in glob.glob(os.path.join(glob.escape(folder), ".*.tmp*")):
+        if re.search(r"\.[0-9a-f]{8}\.tmp(\.old)?$", path):
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
 
 def write_text(path: str, text: str) -> None:

@@ -104,6 +104,9 @@ class _RunCallback(tf.keras.callbacks.Callback):
 class Record(_RunCallback):
     """Keeps the history and the time spent in training steps.
 
+    Stands first: a validation loss that is not finite ends the run before anything
+    broken is saved.
+
     Args:
       run: The run directory.
       state: Gets one row an epoch.
@@ -125,9 +128,17 @@ class Record(_RunCallback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
         end = self._train_end or time.perf_counter()
+        step = int(self.model.optimizer.iterations.numpy())
+        loss = float((logs or {}).get("val_loss", 0.0))
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the validation loss is {loss} after step {step}, although the "
+                "training loss was finite. Look for features so large that batch "
+                "statistics overflow; preprocess them (log1p) or leave them out."
+            )
         row = {
             "epoch": epoch,
-            "step": int(self.model.optimizer.iterations.numpy()),
+            "step": step,
             "seconds": round(end - self._start, 4),
         }
         row.update({key: float(value) for key, value in (logs or {}).items()})

@@ -8,6 +8,7 @@ import random
 import warnings
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files, losses, metrics
@@ -486,15 +487,21 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         except tf.errors.InvalidArgumentError as error:
             if NON_FINITE_LOSS not in str(error):
                 raise
-            raise RunError(self._explain_non_finite(layout, checkpoints.step)) from None
+            finite = all(np.isfinite(weight).all() for weight in model.get_weights())
+            # A finite loss may have an infinite gradient; the step after notices.
+            step = checkpoints.step if finite else checkpoints.step - 1
+            raise RunError(self._explain_non_finite(layout, step)) from None
         finally:
             for callback in callbacks:
                 if isinstance(callback, callbacks_lib.Backup):
                     callback.release()
 
     def _explain_non_finite(self, layout: str | None, step: int) -> str:
-        """Says which batch broke the loss; the weights are those before it."""
-        message = f"the loss is NaN or infinite in step {step} (counted from 0)."
+        """Says which batch broke the loss or its gradient."""
+        message = (
+            f"the loss or its gradient is NaN or infinite in step {step} (counted "
+            "from 0)."
+        )
         if layout is not None:
             builder = self._dataset_builder
             plan = builder.plan("train", layout, self._replicas)

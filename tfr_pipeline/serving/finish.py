@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline import files
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.features import FILE_NAME
@@ -45,6 +46,8 @@ def finish(
         return
     builder, state = pipeline._dataset_builder, checkpoints.state
     start = time.perf_counter()
+    for folder in (run.path, run.join("export", LATEST), run.join("export", BEST)):
+        files.remove_stale(folder)
     last = model.get_weights()
     headline = export(builder, model, _version(run, LATEST, checkpoints.step))
     if pipeline._hparams.export_best_model and checkpoints.restore_best():
