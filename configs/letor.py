@@ -3,8 +3,9 @@
     tfr-pipeline train --config=configs/letor.py:dnn \
         --config.data.dir=DIR --config.model_dir=OUT
 
-Arguments: `dnn`, a feed-forward network over all features, or `gam`, one small
-network a feature, whose scores can be read off feature by feature.
+Arguments: `dnn`, a feed-forward network over all features; `gam`, one small network a
+feature, whose scores can be read off feature by feature; `builder`, a model builder of
+your own, named by `--config.model.builder=module:callable`.
 
 Test NDCG@10 of `dnn`, queries without relevant documents skipped, mean of three seeds,
 about 20 s a run on two cores (`tests/bench/quality.py`): see docs/quality.md.
@@ -33,10 +34,10 @@ SCORERS = {
 }
 
 
-def get_config(scorer: str = "dnn") -> ConfigDict:
-    """Returns the config of an experiment with the scorer `dnn` or `gam`."""
-    if scorer not in SCORERS:
-        raise ValueError(f"expected one of {sorted(SCORERS)}, found {scorer!r}")
+def get_config(model: str = "dnn") -> ConfigDict:
+    """Returns the config of an experiment with the model `dnn`, `gam` or `builder`."""
+    if model not in (*SCORERS, "builder"):
+        raise ValueError(f"expected dnn, gam or builder, found {model!r}")
     config = ConfigDict()
     config.model_dir = placeholder(str, required=False)
     config.seed = 42
@@ -55,10 +56,14 @@ def get_config(scorer: str = "dnn") -> ConfigDict:
     config.data.shuffle = True
 
     config.model = ConfigDict()
-    config.model.name = "letor"
-    config.model.scorer = scorer
-    config.model.scorer_args = ConfigDict(SCORERS[scorer])
-    config.model.preprocess = "log1p"
+    if model == "builder":
+        config.model.builder = "builders.letor:LetorModelBuilder"
+        config.model.builder_args = ConfigDict()
+    else:
+        config.model.name = "letor"
+        config.model.scorer = model
+        config.model.scorer_args = ConfigDict(SCORERS[model])
+        config.model.preprocess = "log1p"
 
     config.pipeline = ConfigDict()
     config.pipeline.num_epochs = 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from typing import Any
@@ -40,23 +41,64 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
 
     def parse(words: list[str]) -> Any:
         values = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", flag_values=values)
-        values(["tfr-pipeline", f"--config={path}", *words])
+        argv = ["tfr-pipeline", f"--config={path}", *words]
+        # It looks for overrides in `sys.argv` unless it is told.
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        values(argv)
         return values.config
 
     try:
         config = parse([])
     except Exception as error:
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+        # A failure of `get_config` comes with its traceback; the cause stands last.
+        cause = str(error).strip().splitlines()[-1:] or [""]
+        name = type(error).__name__
+        text = cause[0] if isinstance(error, flags.Error) else f"{name}: {cause[0]}"
+        raise ConfigError(f"{path}: {text}") from error
+    failure = getattr(config, "_error", None)
+    if failure is not None:  # config_flags keeps an OSError until the first access
+        raise ConfigError(f"{path}: {type(failure).__name__}: {failure}") from failure
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config must return a ConfigDict.")
+    known, arguments = [], []
     for word in overrides:
-        _check_key(config, word[len("--config.") :].split("=")[0], file)
+        key, _, text = word[len("--config.") :].partition("=")
+        if _is_new_argument(config, key):
+            arguments.append((key, _literal(text)))
+        else:
+            _check_key(config, key, file)
+            known.append(word)
     try:
-        config = parse(overrides)
+        config = parse(known)
     except Exception as error:
-        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
-    return config.to_dict()
+        raise ConfigError(" ".join(str(error).split())) from error
+    result = config.to_dict()
+    for key, value in arguments:
+        section, parent, name = key.split(".")
+        result[section][parent][name] = value
+    return result
+
+
+def _is_new_argument(config: Any, key: str) -> bool:
+    """Whether a key adds an argument to a dict of them, such as `loss_args`.
+
+    What takes the arguments knows their names, not the config.
+    """
+    from ml_collections import ConfigDict
+
+    parts = key.split(".")
+    if len(parts) != 3 or not (parts[1].endswith("_args") or parts[1] == "schedule"):
+        return False
+    section = config.get(parts[0])
+    parent = section.get(parts[1]) if isinstance(section, ConfigDict) else None
+    return isinstance(parent, ConfigDict) and parts[2] not in parent
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def _check_key(config: Any, key: str, file: str) -> None:
