@@ -34,3 +34,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     return getattr(tfr.keras.model, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *dir(tfr.keras.model)})

@@ -29,3 +29,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     return getattr(tfr.keras.pipeline, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *dir(tfr.keras.pipeline)})

@@ -24,3 +24,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     return getattr(tfr.keras.strategy_utils, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *dir(tfr.keras.strategy_utils)})

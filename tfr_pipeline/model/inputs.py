@@ -25,6 +25,7 @@ class FeatureSpecInputCreator(InputCreator, tfr.keras.model.FeatureSpecInputCrea
         `[batch, list_size, ...]`.
 
     Example:
+      >>> from tfr_pipeline.compat import tf
       >>> spec = {"bm25": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
       >>> context, example = FeatureSpecInputCreator({}, spec)()
       >>> example["bm25"].shape
