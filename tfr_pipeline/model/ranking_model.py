@@ -31,7 +31,9 @@ class RankingModel(tf.keras.Model):
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
         self._validate_target_and_loss(y, loss)
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        # The step is not counted before its loss has been checked.
+        with tf.control_dependencies([loss]):
+            self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         if self.training_metrics:
             return self.compute_metrics(x, y, y_pred, sample_weight)
         return {metric.name: metric.result() for metric in self._loss_metrics()}
