@@ -46,7 +46,17 @@ def _usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader of our output has gone; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if argv else 2
@@ -71,22 +81,27 @@ def main(argv: list[str] | None = None) -> int:
     module.add_arguments(parser)
     takes_config = getattr(module, "TAKES_CONFIG", False)
     args, extra = parser.parse_known_args(rest)
-    if extra and not takes_config:
+    if takes_config:
+        # Other words are left to the loader of configs, which explains overrides.
+        args.overrides = [
+            word
+            for word in extra
+            if word.startswith("--config.") or not word.startswith("-")
+        ]
+        extra = [word for word in extra if word not in args.overrides]
+    if extra:
         known = [word for action in parser._actions for word in action.option_strings]
+        known.append("--debug")
         flag = extra[0].split("=")[0]
         print(f"error: {unknown_name('flag', flag, known)}", file=sys.stderr)
         return 2
-    if takes_config:
-        args.overrides = extra
     try:
         return module.run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; that is its right.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -27,7 +27,8 @@ def get_strategy(
     """Creates a `tf.distribute` strategy.
 
     Args:
-      strategy: One of `STRATEGIES`, or None (or an empty string) for none.
+      strategy: One of `STRATEGIES`, or None for none; so are an empty string and
+        "None", which is how a command line says it.
       cluster_resolver: Cluster resolver; None reads TF_CONFIG where one is needed.
       variable_partitioner: For `ParameterServerStrategy`. By default, variables over
         256 kB are split over all servers; None splits nothing.
@@ -36,7 +37,7 @@ def get_strategy(
     Raises:
       ConfigError: An unknown name, or no cluster where one is needed.
     """
-    if not strategy:
+    if not strategy or strategy == "None":
         return None
     if strategy == MIRRORED_STRATEGY:
         # On a machine without GPU its default is one replica a logical CPU device.
@@ -49,9 +50,16 @@ def get_strategy(
             cluster_resolver=cluster_resolver
         )
     if strategy == TPU_STRATEGY:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+        except (ValueError, tf.errors.OpError) as error:
+            raise ConfigError(
+                f"{TPU_STRATEGY}: no TPU answers at pipeline.tpu={tpu!r} "
+                f"({str(error)[:200]}). Give its name or address, or 'local' on a TPU "
+                "machine."
+            ) from error
         return tf.distribute.TPUStrategy(resolver)
     if strategy == PS_STRATEGY:
         if cluster_resolver is None:
