@@ -120,8 +120,14 @@ def test_an_unexpected_failure_names_its_class(tmp_path, capsys):
 
 def test_an_interrupt_exits_with_130_and_says_so(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "tfr_pipeline", "synthesize"]
-        + [f"--output={tmp_path}", "--queries=10000000"],
+        [
+            sys.executable,
+            "-m",
+            "tfr_pipeline",
+            "synthesize",
+            f"--output={tmp_path}",
+            "--queries=10000000",
+        ],
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
