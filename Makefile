@@ -34,7 +34,7 @@ STAMP := $(VENV)/.installed
 QUIET := TF_CPP_MIN_LOG_LEVEL=2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint types demo clean distclean
+.PHONY: help setup test test-all lint types demo docs clean distclean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -113,6 +113,11 @@ demo: $(STAMP) ## makes data, trains, evaluates and ranks, in demo/
 	@echo "data: demo/data; run: demo/run; ranking: demo/ranking.tsv; TensorBoard:" \
 	  "$(BIN)/tensorboard --logdir=demo/run/logs"
 	@echo "models to serve:" demo/run/export/*/*
+
+docs: $(STAMP) ## builds the documentation, in docs/_build/html
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints/$(LANE).txt -e '.[docs]'
+	@$(BIN)/python -m sphinx -q -W -b html docs docs/_build/html
 
 clean: ## removes the demo, caches and builds
 	@rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
