@@ -40,6 +40,8 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
             sys.path.insert(0, root)
 
     def parse(words: list[str]) -> Any:
+        # Else it loads the file over what the last one defined.
+        sys.modules.pop("config_config", None)
         values = flags.FlagValues()
         argv = ["tfr-pipeline", f"--config={path}", *words]
         # It looks for overrides in `sys.argv` unless it is told.

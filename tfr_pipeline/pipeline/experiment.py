@@ -57,6 +57,8 @@ _PIPELINE_FIELDS = _fields(
 
 
 def _known(section: str, found: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"config.{section}: expected a dict, found {found!r}.")
     for key in found:
         if key not in keys:
             names = [f"{section}.{name}" if section else name for name in keys]
@@ -101,7 +103,12 @@ def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline:
     pipeline.setdefault("validation_steps", None)
     for key in ("num_epochs", "learning_rate"):
         _required(pipeline, "pipeline", key)
-    pipeline["metrics"] = tuple(pipeline.get("metrics") or PipelineHparams.metrics)
+    metrics = pipeline.get("metrics") or PipelineHparams.metrics
+    if isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics):
+        raise ConfigError(
+            f"config.pipeline.metrics: expected a tuple of names, found {metrics!r}."
+        )
+    pipeline["metrics"] = tuple(metrics)
     return SimplePipeline(
         _model_builder(model, features),
         SimpleDatasetBuilder.from_features(features, dataset_hparams),
@@ -144,13 +151,17 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     """Returns the default builder, or the one that `model.builder` names."""
     name = model.get("builder")
     if name:
-        for key in ("scorer", "scorer_args", "preprocess"):
+        for key in ("scorer", "scorer_args", "preprocess", "name"):
             if model.get(key):
                 raise ConfigError(
                     f"config.model.{key}: it has no effect beside model.builder; put "
                     "it into model.builder_args."
                 )
-        return _imported(name)(features=features, **(model.get("builder_args") or {}))
+        return _call(name, {"features": features, **(model.get("builder_args") or {})})
+    if model.get("builder_args"):
+        raise ConfigError(
+            "config.model.builder_args: it has no effect without model.builder."
+        )
     scorer = model.get("scorer") or "dnn"
     if scorer not in SCORERS:
         raise ConfigError(unknown_name("scorer", scorer, SCORERS, "model.scorer"))
@@ -179,18 +190,29 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     )
 
 
-def _imported(name: str) -> Any:
-    module, colon, attribute = name.partition(":")
+def _call(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Calls what `module:callable` names, the model builder of a user."""
+    module, colon, attribute = str(name).partition(":")
     if not colon:
         raise ConfigError(
             f"config.model.builder: expected 'module:callable', found {name!r}."
         )
     try:
-        value = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"config.model.builder: {name!r}: {error}.") from error
-    if "features" not in inspect.signature(value).parameters:
+    if not callable(function):
+        raise ConfigError(f"config.model.builder: {name!r} cannot be called.")
+    parameters = inspect.signature(function).parameters
+    if "features" not in parameters:
         raise ConfigError(
             f"config.model.builder: {name!r} must take the argument 'features'."
         )
-    return value
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in arguments:
+            if key not in parameters:
+                known = [p for p in parameters if p != "features"]
+                raise ConfigError(
+                    unknown_name("argument", key, known, "config.model.builder_args")
+                )
+    return function(**arguments)
