@@ -16,7 +16,7 @@ from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.serving.export import EXTRA_ASSETS
-from tfr_pipeline.serving.signatures import RANK, input_name
+from tfr_pipeline.serving.signatures import IDS, RANK, ROW_SPLITS, input_names
 
 _DOCUMENTS_PER_CALL = 16384
 
@@ -121,18 +121,17 @@ class Predictor:
     def _score_some(
         self, lists: Lists, rank: Callable[..., dict[str, Any]]
     ) -> np.ndarray:
+        names = input_names([*self.features.context, *self.features.example])
         inputs = {
-            "row_splits": tf.constant(lists.row_splits),
-            "ids": tf.constant([], tf.string),
+            ROW_SPLITS: tf.constant(lists.row_splits),
+            IDS: tf.constant([], tf.string),
         }
         for name in self.features.context:
-            inputs[input_name(name)] = tf.constant(lists.context[name])
+            inputs[names[name]] = tf.constant(lists.context[name])
         for dtype, slots in self.layout.slots.items():
             for slot in slots:
                 columns = lists.values[dtype][:, slot.start : slot.stop]
-                inputs[input_name(slot.name)] = tf.constant(
-                    columns.reshape(-1, *slot.shape)
-                )
+                inputs[names[slot.name]] = tf.constant(columns.reshape(-1, *slot.shape))
         outputs = rank(**inputs)
         key = "scores" if "scores" in outputs else min(set(outputs) - {"ranks", "ids"})
         return outputs[key].numpy()

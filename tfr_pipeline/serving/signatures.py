@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from keyword import iskeyword
 from typing import Any
 
@@ -18,6 +18,8 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
 RANK = "rank"
+# Inputs of `rank` beside the features.
+ROW_SPLITS, IDS = "row_splits", "ids"
 PREDICT = tf.saved_model.PREDICT_METHOD_NAME
 REGRESS = tf.saved_model.REGRESS_METHOD_NAME
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -33,7 +35,28 @@ def input_name(feature: str) -> str:
       ('bm25_title', 'feature_17')
     """
     name = re.sub(r"\W", "_", feature, flags=re.ASCII)
-    return name if name[:1].isalpha() and not iskeyword(name) else f"feature_{name}"
+    # TensorFlow takes a parameter `self` for that of a method.
+    good = name[:1].isalpha() and not iskeyword(name) and name != "self"
+    return name if good else f"feature_{name}"
+
+
+def input_names(features: Iterable[str]) -> dict[str, str]:
+    """Maps features to their inputs of `rank`, which differ from each other.
+
+    Where two would be the same, one that was renamed gets underscores at its end.
+
+    Example:
+      >>> input_names(["a.b", "a_b", "ids"])
+      {'a_b': 'a_b', 'a.b': 'a_b_', 'ids': 'ids_'}
+    """
+    taken, result = {ROW_SPLITS, IDS}, {}
+    for feature in sorted(features, key=lambda name: (input_name(name) != name, name)):
+        name = input_name(feature)
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        result[feature] = name
+    return result
 
 
 class Signatures(tfr.keras.saved_model.Signatures):
@@ -166,37 +189,27 @@ class Signatures(tfr.keras.saved_model.Signatures):
         return regress
 
     def rank_tf_function(self) -> Callable[..., dict[str, Any]]:
-        """Makes the function behind `rank`.
-
-        Raises:
-          ConfigError: Two features get the same input name.
-        """
+        """Makes the function behind `rank`; see `input_names`."""
         assert self._parser is not None
         layout = self._parser.layout
-        specs = [tf.TensorSpec([None], tf.int64, "row_splits")]
+        slots = [slot for row in layout.slots.values() for slot in row]
         context_names = list(self._context_feature_spec)
+        example_names = [slot.name for slot in slots]
+        inputs = input_names([*context_names, *example_names])
+        specs = [tf.TensorSpec([None], tf.int64, ROW_SPLITS)]
         for name in context_names:
             spec = self._context_feature_spec[name]
-            shape = [None, *spec.shape]
-            specs.append(tf.TensorSpec(shape, spec.dtype, input_name(name)))
-        slots = [slot for row in layout.slots.values() for slot in row]
+            specs.append(tf.TensorSpec([None, *spec.shape], spec.dtype, inputs[name]))
         for slot in slots:
             dtype = self._example_feature_spec[slot.name].dtype
-            specs.append(
-                tf.TensorSpec([None, *slot.shape], dtype, input_name(slot.name))
-            )
-        specs.append(tf.TensorSpec([None], tf.string, "ids"))
+            specs.append(tf.TensorSpec([None, *slot.shape], dtype, inputs[slot.name]))
+        specs.append(tf.TensorSpec([None], tf.string, IDS))
         names = [spec.name for spec in specs]
-        if len(set(names)) < len(names):
-            raise ConfigError(
-                f"rank: input names must differ, found {sorted(names)}; rename "
-                "features."
-            )
 
         def rank(row_splits: Any, *inputs: Any) -> dict[str, Any]:
             context = dict(zip(context_names, inputs, strict=False))
             columns = inputs[len(context_names) : -1]
-            named = dict(zip([slot.name for slot in slots], columns, strict=True))
+            named = dict(zip(example_names, columns, strict=True))
             values = {
                 dtype: tf.concat(
                     [tf.reshape(named[s.name], [-1, s.width]) for s in row], axis=1
@@ -208,7 +221,7 @@ class Signatures(tfr.keras.saved_model.Signatures):
         # One parameter an input, so that TensorFlow takes names and the default.
         parameter = inspect.Parameter
         kind = parameter.POSITIONAL_OR_KEYWORD
-        defaults = {"ids": tf.constant([], tf.string)}
+        defaults = {IDS: tf.constant([], tf.string)}
         rank.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 parameter(name, kind, default=defaults.get(name, parameter.empty))
