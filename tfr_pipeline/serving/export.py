@@ -65,9 +65,21 @@ def export_saved_model(
                 with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
                     file.write(text)
     except (OSError, tf.errors.OpError) as error:
-        free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+        folder = os.path.abspath(path)
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        free = shutil.disk_usage(folder).free
         raise RunError(
             f"export to {path} failed, nothing was left there: {error}. "
             f"{free / 2**20:.0f} MB are free on that disk."
         ) from error
     return path
+
+
+def _free_space(folder: str) -> str:
+    """A sentence for the error, or nothing where the folder could not be made."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return f" {free / 2**20:.0f} MB are free on that disk."

@@ -118,6 +118,13 @@ class Predictor:
                     f"{found}."
                 )
 
+        for name in self.features.context:
+            if name not in lists.context:
+                raise DataError(
+                    f"{self.path}: the model expects the query feature {name!r}, the "
+                    f"data has {sorted(lists.context)}."
+                )
+
     def _score_some(
         self, lists: Lists, rank: Callable[..., dict[str, Any]]
     ) -> np.ndarray:
