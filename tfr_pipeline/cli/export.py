@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 
 from tfr_pipeline.cli.quiet import load_tensorflow
 
@@ -36,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
             f"{path}: this run was started from Python; call export_saved_model of "
             "its pipeline there."
         )
+    # A builder that the config names is of the user's project, as for `train`.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     load_tensorflow()
     from tfr_pipeline.pipeline.experiment import build_pipeline
 

@@ -45,17 +45,19 @@ def run(args: argparse.Namespace) -> int:
 def example_files() -> dict[str, str]:
     """Returns the examples: path in a project to path on this machine.
 
-    They stand beside the package in a checkout, and under `share/` in a wheel.
+    They stand beside the package in a checkout, and under `share/` in a wheel, which
+    `pip install --target` puts beside the package too.
     """
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     found = {}
-    for folder in _FOLDERS:
-        path = os.path.join(root, folder)
-        for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
-            if name.endswith(".py"):
-                found[f"{folder}/{name}"] = os.path.join(path, name)
-    if "configs/letor.py" in found:
-        return found
+    for base in (root, os.path.join(root, "share", "tfr_pipeline")):
+        for folder in _FOLDERS:
+            path = os.path.join(base, folder)
+            for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
+                if name.endswith(".py"):
+                    found[f"{folder}/{name}"] = os.path.join(path, name)
+        if "configs/letor.py" in found:
+            return found
     for entry in metadata.files("tfr_pipeline") or ():
         parts = entry.parts
         if "share" in parts and parts[-2] in _FOLDERS:
