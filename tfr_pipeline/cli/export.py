@@ -31,7 +31,10 @@ def run(args: argparse.Namespace) -> int:
     if not os.path.exists(path):
         raise DataError(f"{path}: not found; expected a run directory of `train`.")
     with open(path, encoding="utf-8") as file:
-        config = json.load(file)
+        try:
+            config = json.load(file)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not valid JSON: {error}.") from error
     if "pipeline" not in config:
         raise DataError(
             f"{path}: this run was started from Python; call export_saved_model of "

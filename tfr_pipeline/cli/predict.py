@@ -9,6 +9,7 @@ from typing import Any
 from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
 from tfr_pipeline.cli.quiet import load_tensorflow
 
+_TEXT = ("libsvm", "csv", "tsv", "parquet")
 _RECORDS = ("elwc", "packed")
 
 
@@ -39,8 +40,13 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from tfr_pipeline import files
+    from tfr_pipeline.errors import ConfigError, unknown_name
 
     files.expand(args.input, "--input")
+    if args.input_format not in (*_TEXT, *_RECORDS):
+        raise ConfigError(
+            unknown_name("input format", args.input_format, (*_TEXT, *_RECORDS))
+        )
     load_tensorflow()
     from tfr_pipeline.serving.predictor import Predictor
 

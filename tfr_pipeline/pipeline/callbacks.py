@@ -82,7 +82,12 @@ class Checkpoints:
         if self.state.best_value is None:
             return False
         path = self._best_prefix(self.state.best_step)
-        self._weights().read(path).assert_consumed()
+        try:
+            self._weights().read(path).assert_consumed()
+        except tf.errors.NotFoundError as error:
+            raise RunError(
+                f"{path}: the checkpoint of the best epoch is gone; export the latest."
+            ) from error
         return True
 
     def _weights(self) -> tf.train.Checkpoint:

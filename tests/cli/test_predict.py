@@ -1,0 +1,129 @@
+"""`predict`: inputs beside text, and what becomes of the output file."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+
+import numpy as np
+import pytest
+
+from tfr_pipeline.cli.main import main
+
+FEATURES = [f"f{i}" for i in range(1, 9)]
+TABLE_FLAGS = ("--docid_column=docid", f"--feature_columns={','.join(FEATURES)}")
+
+
+def predict(project, source, output, *flags):
+    """Ranks a file with the trained model; returns the exit code."""
+    words = [f"--model={project.run}", f"--input={source}", f"--output={output}"]
+    return main(["predict", *words, *flags])
+
+
+def text_rows(project):
+    """Returns `(label, qid, docid, features)` of each line of the test file."""
+    rows = []
+    for line in (project.text / "test.txt").read_text().splitlines():
+        body, _, comment = line.partition("#docid = ")
+        label, qid, *features = body.split()
+        values = [word.split(":")[1] for word in features]
+        rows.append((int(label), qid[len("qid:") :], comment.split()[0], values))
+    return rows
+
+
+def scored_rows(path):
+    """Returns `(qid, docid, rank, score)` of each line of an output file."""
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    return [(qid, docid, int(rank), float(score)) for qid, docid, rank, score in lines]
+
+
+@pytest.fixture(scope="module")
+def ranked(trained, tmp_path_factory) -> pathlib.Path:
+    """What `predict` makes of the LibSVM test file."""
+    output = tmp_path_factory.mktemp("ranked") / "run.tsv"
+    assert predict(trained, trained.text / "test.txt", output) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def inputs(trained, tmp_path_factory):
+    """The test documents in every format: `{format: (path, flags)}`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    rows = text_rows(trained)
+    found = {}
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        with open(folder / f"t.{name}", "w", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            # No labels: nothing to be predicted has any.
+            writer.writerow(["qid", "docid", *FEATURES])
+            writer.writerows([qid, docid, *values] for _, qid, docid, values in rows)
+        found[name] = (folder / f"t.{name}", TABLE_FLAGS)
+    found["elwc"] = (trained.data / "test-*", ())
+    words = [f"--input={trained.text}/test.txt", f"--output={folder}/packed"]
+    words += ["--split=test", "--output_format=packed"]
+    assert main(["convert", *words]) == 0
+    found["packed"] = (folder / "packed" / "test-*", ())
+    return found
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "elwc", "packed"])
+def test_documents_without_labels_and_records_give_the_same_output(
+    trained, ranked, inputs, tmp_path, kind
+):
+    source, flags = inputs[kind]
+    output = tmp_path / "run.tsv"
+    assert predict(trained, source, output, f"--input_format={kind}", *flags) == 0
+    assert output.read_text() == ranked.read_text()
+
+
+def test_the_output_may_go_into_a_new_folder(trained, ranked, tmp_path):
+    output = tmp_path / "new" / "folder" / "run.tsv"
+    assert predict(trained, trained.text / "test.txt", output) == 0
+    assert output.read_text() == ranked.read_text()
+
+
+def test_the_scores_of_a_query_do_not_depend_on_the_other_queries(
+    trained, ranked, tmp_path
+):
+    last = text_rows(trained)[-1][1]
+    lines = (trained.text / "test.txt").read_text().splitlines(keepends=True)
+    alone = tmp_path / "alone.txt"
+    alone.write_text("".join(line for line in lines if f"qid:{last} " in line))
+    assert predict(trained, alone, tmp_path / "o") == 0
+    expected = [row for row in scored_rows(ranked) if row[0] == last]
+    found = scored_rows(tmp_path / "o")
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    np.testing.assert_allclose(
+        [row[3] for row in found], [row[3] for row in expected], rtol=1e-5
+    )
+
+
+# Errors
+
+
+def test_bad_documents_leave_the_old_output_alone(trained, tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("1 qid:1 1:0.5 2:x\n")
+    (tmp_path / "o.tsv").write_text("old")
+    assert predict(trained, tmp_path / "t.txt", tmp_path / "o.tsv") == 1
+    assert "t.txt:1" in capsys.readouterr().err
+    assert (tmp_path / "o.tsv").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.tsv", "t.txt"]
+
+
+def test_records_of_another_kind_are_refused(trained, inputs, tmp_path, capsys):
+    for kind, other in (("elwc", "packed"), ("packed", "elwc")):
+        source, _ = inputs[kind]
+        flag = f"--input_format={other}"
+        assert predict(trained, source, tmp_path / "o", flag) == 1
+        error = capsys.readouterr().err
+        assert "record 0: expected a" in error
+        assert "test-00000-of-00001.tfrecord" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_format_names_all_that_predict_reads(trained, tmp_path, capsys):
+    source = trained.text / "test.txt"
+    assert predict(trained, source, tmp_path / "o", "--input_format=elcw") == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'elwc'" in error
+    assert "packed" in error
