@@ -45,7 +45,9 @@ def make_builder(
 def randomize(model: Any, seed: int = 1) -> Any:
     """Gives every weight a random value; returns the model."""
     random = np.random.default_rng(seed)
-    for weight in model.weights:
+    for weight in model.variables:
+        if not isinstance(weight, tf.Variable):
+            continue  # the vocabulary of a layer
         shift = 0.5 if "kernel" in weight.name else 0.0
         value = random.uniform(0.2, 1.0, size=weight.shape) - shift
         weight.assign(value.astype(weight.dtype.as_numpy_dtype))

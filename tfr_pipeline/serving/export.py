@@ -50,12 +50,7 @@ def export_saved_model(
         if isinstance(node, tf.saved_model.experimental.TrackableResource)
         or type(node).__name__ in ("StaticHashTable", "MutableHashTable")
     ]
-    functions = {
-        key: function.get_concrete_function()
-        if hasattr(function, "get_concrete_function")
-        else function
-        for key, function in (signatures or {}).items()
-    }
+    functions = dict(signatures or {})
     try:
         with files.replacing(path) as temporary:
             tf.saved_model.save(module, temporary, signatures=functions)
@@ -74,12 +69,3 @@ def export_saved_model(
             f"{free / 2**20:.0f} MB are free on that disk."
         ) from error
     return path
-
-
-def _free_space(folder: str) -> str:
-    """A sentence for the error, or nothing where the folder could not be made."""
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        return ""
-    return f" {free / 2**20:.0f} MB are free on that disk."

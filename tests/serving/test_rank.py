@@ -1,0 +1,119 @@
+"""The `rank` signature: empty lists anywhere, ties, tasks, any names of features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.ranking_data import RankedList, random_lists
+from tests.serving.serving_helpers import (
+    make_builder,
+    make_signatures,
+    randomize,
+    rank_inputs,
+)
+from tfr_pipeline.compat import tf
+from tfr_pipeline.model.scorers import UnivariateScorer
+from tfr_pipeline.serving.signatures import RANK, input_name, input_names
+
+LISTS = random_lists(3, [3, 1, 5, 2], missing=0.2)
+FLOAT = tf.io.FixedLenFeature((1,), tf.float32, 0.0)
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    """`rank` of a padded and of a packed model with the same weights."""
+    builder = make_builder()
+    padded, packed = randomize(builder.build()), builder.build_packed()
+    packed.set_weights(padded.get_weights())
+    return [make_signatures(model).rank_tf_function() for model in (padded, packed)]
+
+
+def test_padded_and_packed_models_rank_alike(ranks):
+    first, second = [rank(**rank_inputs(LISTS)) for rank in ranks]
+    np.testing.assert_allclose(first["scores"], second["scores"], rtol=1e-4, atol=1e-5)
+    assert first["ranks"].numpy().tolist() == second["ranks"].numpy().tolist()
+    assert np.ptp(first["scores"]) > 1e-2
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["padded", "packed"])
+def test_lists_without_documents_may_stand_anywhere(ranks, which):
+    rank = ranks[which]
+    empty = [RankedList(ranked.context, []) for ranked in LISTS]
+    lists = [empty[0], LISTS[1], empty[1], empty[2], LISTS[2], empty[3]]
+    found = rank(**rank_inputs(lists))
+    wanted = rank(**rank_inputs([LISTS[1], LISTS[2]]))
+    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-4, atol=1e-5)
+    assert found["ranks"].numpy().tolist() == wanted["ranks"].numpy().tolist()
+    assert rank(**rank_inputs(empty))["ranks"].shape == (0,)
+    assert rank(**rank_inputs([]))["scores"].shape == (0,)
+
+
+def rank_of(scorer, names=("x",)):
+    spec = dict.fromkeys(names, FLOAT)
+    model = make_builder({}, spec, {}, scorer).build_packed()
+    return spec, make_signatures(model, {}, spec)()[RANK]
+
+
+def test_equal_scores_keep_their_order():
+    class Copy(UnivariateScorer):
+        def _score_flattened(self, context_features, example_features):
+            return example_features["x"]
+
+    spec, rank = rank_of(Copy())
+    scores = [[2, 1, 2, 3, 1, 2], [0] * 40, [], [5, 5, 7]]
+    lists = [
+        RankedList({}, [{"x": np.float32([score])} for score in row]) for row in scores
+    ]
+    found = rank(**rank_inputs(lists, {}, spec))
+    wanted = [2, 5, 3, 1, 6, 4, *range(1, 41), 2, 3, 1]
+    assert found["ranks"].numpy().tolist() == wanted
+
+
+def test_each_task_is_an_output():
+    class TwoTasks(UnivariateScorer):
+        def _score_flattened(self, context_features, example_features):
+            return {"buy": -example_features["x"], "click": example_features["x"]}
+
+    spec, rank = rank_of(TwoTasks())
+    lists = [RankedList({}, [{"x": np.float32([v])} for v in (1, 3, 2)])] * 2
+    found = rank(**rank_inputs(lists, {}, spec))
+    assert set(found) == {"click", "buy", "ranks", "ids"}
+    assert found["click"].numpy().tolist() == [1, 3, 2] * 2
+    assert found["buy"].numpy().tolist() == [-1, -3, -2] * 2
+    assert found["ranks"].numpy().tolist() == [1, 3, 2] * 2
+
+
+ODD = [
+    *("bm25.title", "bm25/title", "17", "feature_17", "a b", "a_b", "a.b", "größe"),
+    *("_x", "class", "None", "self", "args", "kwargs", "name", "inputs", "training"),
+    *("row_splits", "ids", "scores", "ranks", "x" * 300),
+]
+
+
+def test_odd_names_become_identifiers_that_differ():
+    names = input_names(ODD)
+    assert set(names) == set(ODD)
+    assert len(set(names.values())) == len(ODD)
+    assert all(name.isidentifier() and name.isascii() for name in names.values())
+    assert not {"row_splits", "ids", "self"} & set(names.values())
+    assert names["a_b"] == "a_b" and names["bm25.title"] == input_name("bm25.title")
+    assert input_names(reversed(ODD)) == names
+
+
+def test_features_with_odd_names_are_ranked():
+    class Weighted(UnivariateScorer):
+        def _score_flattened(self, context_features, example_features):
+            return tf.add_n(
+                [(i + 1.0) * example_features[name] for i, name in enumerate(ODD)]
+            )
+
+    spec, rank = rank_of(Weighted(), ODD)
+    lists = random_lists(0, [2, 3], {}, spec)
+    wanted = [
+        sum((i + 1.0) * document[name][0] for i, name in enumerate(ODD))
+        for ranked in lists
+        for document in ranked.documents
+    ]
+    found = rank(**rank_inputs(lists, {}, spec))
+    np.testing.assert_allclose(found["scores"], wanted, rtol=1e-4)
