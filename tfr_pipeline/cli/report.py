@@ -13,6 +13,8 @@ def table(
 ) -> str:
     """Returns a table of the headline numbers: queries without relevance skipped.
 
+    A dash stands where no query has a relevant document.
+
     Args:
       rows: Maps a name to a result of `evaluate_lists`.
       columns: Metrics to show.
@@ -24,6 +26,11 @@ def table(
     width = max(len(name) for name in rows)
     lines = [" " * width + "".join(f"{name:>10}" for name in columns)]
     for name, result in rows.items():
-        cells = "".join(f"{result[column]['skip']:>10.4f}" for column in columns)
+        cells = "".join(f"{number(result[column]['skip']):>10}" for column in columns)
         lines.append(f"{name:<{width}}{cells}")
     return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """Returns a metric with four digits, or a dash where no query defines it."""
+    return "-" if value is None else f"{value:.4f}"

@@ -6,6 +6,7 @@ with a file, a slow second look finds the file, the record and the feature.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +23,10 @@ _ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
 
 def sniff_format(path: str, reader: Callable[[Any], Any]) -> str:
     """Returns `packed` or `elwc` after the first record of a file."""
-    for record in reader([path]).take(1):
-        return "packed" if PACKED_LABELS.encode() in record.numpy() else "elwc"
+    # What is wrong with a file is found, and explained, when it is read.
+    with contextlib.suppress(tf.errors.DataLossError):
+        for record in reader([path]).take(1):
+            return "packed" if PACKED_LABELS.encode() in record.numpy() else "elwc"
     return "elwc"
 
 
