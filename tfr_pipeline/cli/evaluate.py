@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from tfr_pipeline import files
-    from tfr_pipeline.cli.report import table
+    from tfr_pipeline.cli.report import number, table
 
     files.expand(args.data, "--data")
     load_tensorflow()
@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
         rows.update(_baselines(lists))
     print(table(rows))
     result = rows["model"]
+    low, high = map(number, result["ndcg@10"]["skip_ci"] or (None, None))
     print(
         f"{result['queries']} queries ({result['queries_without_relevant']} without a "
         f"relevant document), {result['documents']} documents; "
-        f"ndcg@10 95% interval {result['ndcg@10']['skip_ci'][0]:.4f} to "
-        f"{result['ndcg@10']['skip_ci'][1]:.4f}"
+        f"ndcg@10 95% interval {low} to {high}"
     )
     if args.output:
         content: dict[str, Any] = dict(result)
@@ -82,7 +82,7 @@ def _baselines(lists: Any) -> dict[str, Any]:
 
     def quality(scores: Any) -> float:
         result = evaluate_lists(labels, scores, splits, bootstrap=0)
-        return result["ndcg@10"]["skip"]
+        return result["ndcg@10"]["skip"] or 0.0
 
     block = lists.values["float32"]
     candidates = [sign * block[:, i] for i in range(block.shape[1]) for sign in (1, -1)]
