@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from tests.cli.command_helpers import LETOR
-from tests.pipeline.training_helpers import changed, make_config
+from tests.pipeline.training_helpers import ROOT, changed, make_config
 from tfr_pipeline.cli import config as config_lib
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.errors import ConfigError, DataError
@@ -331,3 +333,18 @@ def test_an_unknown_argument_of_a_builder_is_wrong_usage(dry_run):
     error = dry_run("model.builder_args.dropot=0.1", argument="builder")
     assert "unknown argument 'dropot' in config.model.builder_args" in error
     assert "did you mean 'dropout'" in error
+
+
+def test_the_commands_of_the_documentation_load(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "docs" / "training.md").read_text().replace("\\\n", " ")
+    lines = [
+        line for line in text.splitlines() if line.startswith("tfr-pipeline train")
+    ]
+    assert len(lines) >= 3
+    for line in lines:
+        words = [word for word in shlex.split(line)[2:] if word != "--dry_run"]
+        (path,) = [word for word in words if word.startswith("--config=")]
+        words.remove(path)
+        config = config_lib.load(path[len("--config=") :], words)
+        assert config["data"]["dir"] == "data"
