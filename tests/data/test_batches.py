@@ -68,8 +68,8 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert len(orders) == 9
 
 
-@given(plans(empty_lists=True), st.integers(0, 12))
-@settings(max_examples=60, deadline=None)
+@given(plans(empty_lists=True), st.integers(0, 6))
+@settings(max_examples=20, deadline=None)
 def test_a_resumed_run_sees_the_batches_it_would_have_seen(arguments, start):
     plan = BatchPlan(**arguments)
     count = 3 * plan.replicas
@@ -78,7 +78,7 @@ def test_a_resumed_run_sees_the_batches_it_would_have_seen(arguments, start):
 
 
 @given(plans(empty_lists=True))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_training_batches_have_documents_and_run_through_each_epoch(arguments):
     plan = BatchPlan(**arguments)
     lengths = arguments["lengths"]

@@ -15,6 +15,7 @@ from tests.ranking_data import (
     example,
     random_lists,
 )
+from tests.serving.serving_helpers import randomize, scaled
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
@@ -32,7 +33,7 @@ from tfr_pipeline.serving.signatures import (
 
 LENGTHS = [3, 1, 5, 2]
 to_float = functools.partial(tf.cast, dtype=tf.float32)
-FUNCTIONS = {"clicks": to_float, "age": to_float, "query_length": to_float}
+FUNCTIONS = dict.fromkeys(["clicks", "age", "query_length"], scaled)
 
 
 class TwoTasks(UnivariateScorer):
@@ -56,7 +57,7 @@ def make(scorer=None, context=CONTEXT_SPEC, examples=EXAMPLE_SPEC):
         MASK,
     )
     packed, padded = builder.build_packed(), builder.build()
-    packed.set_weights(padded.get_weights())
+    packed.set_weights(randomize(padded).get_weights())
     arguments = (context, examples, MASK)
     return (
         Signatures(packed, *arguments),
