@@ -264,7 +264,9 @@ def test_overridden_datasets_are_left_to_the_subclass(folder):
     builder = Own(**arguments(hparams(folder)))
     assert builder.layouts == ()
     features, *_ = next(iter(builder.build_train_dataset()))
-    assert features[MASK].numpy().sum(1).tolist() == LENGTHS[:2]
+    # TF-Ranking parses batches in parallel and takes the first that is ready.
+    pairs = [[a, b] for a, b in zip(LENGTHS * 2, LENGTHS[1:] + LENGTHS, strict=False)]
+    assert features[MASK].numpy().sum(1).tolist() in pairs
 
 
 def test_an_overridden_build_dataset_is_called_as_tf_ranking_calls_it(folder):
