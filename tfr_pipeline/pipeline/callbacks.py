@@ -240,8 +240,9 @@ class ReduceOnPlateau(_RunCallback):
 class Backup(_RunCallback):
     """Saves the run after each epoch, every so many steps, and when told to stop.
 
-    SIGTERM ends training at the next step boundary, after a save. Stands last in the
-    list of callbacks, so that it saves what the others decided.
+    SIGTERM ends training at the next step boundary, or at the end of the validation
+    under way, after a save. Stands last in the list of callbacks, so that it saves what
+    the others decided.
 
     Args:
       checkpoints: Where to save.
@@ -258,7 +259,9 @@ class Backup(_RunCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts to listen to SIGTERM."""
         self._saved = self._checkpoints.step
-        if threading.current_thread() is threading.main_thread():
+        # A run that goes on within an epoch begins to train twice.
+        listens = self._previous is not None
+        if not listens and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, *_: Any) -> None:
@@ -277,8 +280,10 @@ class Backup(_RunCallback):
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """See `tf.keras.callbacks.Callback`."""
+        """See `on_train_batch_end`."""
         self._save()
+        if self._terminated:
+            raise SystemExit(143)
 
     def release(self) -> None:
         """Stops to listen to SIGTERM, however training ended."""

@@ -1,0 +1,61 @@
+"""SIGTERM at every moment of a run, and after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.pipeline.training_helpers import make_config, read_history, read_json
+from tfr_pipeline.compat import tf
+from tfr_pipeline.pipeline.experiment import build_pipeline
+
+
+class Terminate(tf.keras.callbacks.Callback):
+    """Sends SIGTERM to this process at a moment of training."""
+
+    def __init__(self, moment, step):
+        super().__init__()
+        self.moment, self.step = moment, step
+
+    def _maybe(self, moment):
+        if moment == self.moment and int(self.model.optimizer.iterations) == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_test_end(self, logs=None):
+        self._maybe("validation")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._maybe("step")
+
+
+def train(config, *callbacks):
+    pipeline = build_pipeline(config)
+    ours = pipeline.build_callbacks
+    pipeline.build_callbacks = lambda: [*callbacks, *ours()]
+    return pipeline.train_and_validate()
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_a_signal_in_validation_stops_the_run_before_it_goes_on(data, tmp_path, step):
+    config = make_config(data, tmp_path / "run", num_epochs=2)
+    with pytest.raises(SystemExit) as end:
+        train(config, Terminate("validation", step))
+    assert end.value.code == 143
+    assert read_history(tmp_path / "run")[-1]["step"] == step
+    assert not (tmp_path / "run" / "export").exists()
+    train(config)
+    assert read_json(tmp_path / "run" / "metrics.json")["step"] == 20
+
+
+def test_a_run_that_goes_on_within_an_epoch_gives_the_signal_back(data, tmp_path):
+    """Else a signal during the export would be lost."""
+    config = make_config(data, tmp_path / "run", num_epochs=2)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        train(config, Terminate("step", 5))
+    assert signal.getsignal(signal.SIGTERM) is before
+    train(config)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [row["step"] for row in read_history(tmp_path / "run")] == [10, 20]
