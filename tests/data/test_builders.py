@@ -24,9 +24,9 @@ from tfr_pipeline.data.builders import (
     AbstractDatasetBuilder,
     BaseDatasetBuilder,
     NullDatasetBuilder,
-    SimpleDatasetBuilder,
 )
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Feature, Features
 

@@ -19,8 +19,8 @@ from tests.pipeline.training_helpers import (
 )
 from tests.replicas import run_on_devices
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.builders import SimpleDatasetBuilder
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.metrics.evaluation import evaluate_lists
@@ -28,8 +28,8 @@ from tfr_pipeline.model.builders import AbstractModelBuilder, ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer
 from tfr_pipeline.pipeline.experiment import build_pipeline
-from tfr_pipeline.pipeline.fit import SimplePipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.simple import SimplePipeline
 from tfr_pipeline.serving.predictor import Predictor
 
 

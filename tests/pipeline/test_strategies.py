@@ -122,7 +122,7 @@ from tfr_pipeline.pipeline.experiment import build_pipeline
 for text in sys.argv[1:]:
     pipeline = build_pipeline(json.loads(text))
     model = pipeline.train_and_validate()
-    print(pipeline._replicas, json.dumps(pipeline._checkpoints.state.history))
+    print(pipeline._feed.replicas, json.dumps(pipeline._checkpoints.state.history))
 """
 
 

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     files.expand(args.data, "--data")
     load_tensorflow()
-    from tfr_pipeline.data.builders import SimpleDatasetBuilder
     from tfr_pipeline.data.hparams import DatasetHparams
+    from tfr_pipeline.data.simple import SimpleDatasetBuilder
     from tfr_pipeline.serving.finish import evaluate
     from tfr_pipeline.serving.predictor import Predictor
 

@@ -7,12 +7,13 @@ from tfr_pipeline.data.builders import (
     AbstractDatasetBuilder,
     BaseDatasetBuilder,
     NullDatasetBuilder,
-    SimpleDatasetBuilder,
 )
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
-from tfr_pipeline.pipeline.fit import ModelFitPipeline, SimplePipeline
+from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.simple import SimplePipeline
 
 __all__ = [
     "AbstractDatasetBuilder",

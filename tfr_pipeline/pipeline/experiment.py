@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tfr_pipeline.data.builders import SimpleDatasetBuilder
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.losses.keys import RankingLossKey
@@ -19,8 +19,8 @@ from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.preprocess import signed_log1p
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
-from tfr_pipeline.pipeline.fit import SimplePipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.simple import SimplePipeline
 
 SCORERS = {"dnn": DNNScorer, "gam": GAMScorer}
 PREPROCESSING = {"none": None, "log1p": signed_log1p}

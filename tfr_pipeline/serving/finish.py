@@ -97,7 +97,7 @@ def _documents(pipeline: Any, rows: list[dict[str, float]]) -> float:
     lengths = builder.lists("train", layout).lengths
     if builder._hparams.list_size:
         lengths = lengths.clip(max=builder._hparams.list_size)
-    steps = builder.plan("train", layout, pipeline._replicas).steps
+    steps = builder.plan("train", layout, pipeline._feed.replicas).steps
     per_step = float(lengths.sum()) / steps
     return per_step * (pipeline._hparams.steps_per_epoch or steps) * len(rows)
 
