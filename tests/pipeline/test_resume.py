@@ -133,14 +133,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert_same_end(tmp_path, undisturbed)
 
 
-def test_sigterm_saves_the_step_and_exits_with_143(data, tmp_path, undisturbed):
+@pytest.mark.parametrize("step", [14, 20])  # within an epoch, and at its end
+def test_sigterm_saves_the_step_and_exits_with_143(data, tmp_path, undisturbed, step):
     config = run_config(data, tmp_path / "run")
     process = train(config, tmp_path / "weights.npz", pause=0.2)
-    wait_for(process, config, 14)
+    wait_for(process, config, step)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143
-    last = max([14] + [int(line.split()[1]) for line in out.splitlines()])
+    last = max([step] + [int(line.split()[1]) for line in out.splitlines()])
     assert last < 40
     steps = ended(train(config, tmp_path / "weights.npz"))
     assert steps[0] == last + 2
