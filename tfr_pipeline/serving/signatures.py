@@ -47,7 +47,7 @@ def input_names(features: Iterable[str]) -> dict[str, str]:
 
     Example:
       >>> input_names(["a.b", "a_b", "ids"])
-      {'a_b': 'a_b', 'a.b': 'a_b_', 'ids': 'ids_'}
+      {'a_b': 'a_b', 'ids': 'ids_', 'a.b': 'a_b_'}
     """
     taken, result = {ROW_SPLITS, IDS}, {}
     for feature in sorted(features, key=lambda name: (input_name(name) != name, name)):
