@@ -15,9 +15,11 @@ what they do with it. A stand-in module takes its place.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import types
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
@@ -101,6 +103,32 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = module
     return module
+
+
+def lazy_attributes(
+    package: str, homes: Mapping[str, str] | None = None
+) -> Callable[[str], Any]:
+    """Returns the `__getattr__` of a package that shares its name with TF-Ranking's.
+
+    It finds our names and modules without loading anything else, and hands the rest of
+    what `tfr.<package>` has through, for code that changed one import line.
+
+    Args:
+      package: Full name of the package, such as `tfr_pipeline.losses`.
+      homes: Maps names that the package exports to the modules they are in.
+    """
+
+    def find(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if homes and name in homes:
+            return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        # `from package import module` asks here before it looks for the module.
+        if importlib.util.find_spec(f"{package}.{name}"):
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(getattr(__getattr__("tfr"), package.rpartition(".")[2]), name)
+
+    return find
 
 
 select_keras()

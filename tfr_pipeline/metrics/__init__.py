@@ -12,10 +12,7 @@ Importing the package is cheap: TensorFlow is loaded with the first Keras metric
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from typing import Any
-
+from tfr_pipeline.compat import lazy_attributes
 from tfr_pipeline.metrics.keys import RankingMetricKey
 
 _MODULES = {
@@ -36,20 +33,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = ["RankingMetricKey", *_HOME]
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    if name in _HOME:
-        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
-        value = globals()[name] = getattr(module, name)
-        return value
-    # Asked for before `from tfr_pipeline.metrics import factory` looks for the module.
-    if importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f"{__name__}.{name}")
-    # What else `tfr.metrics` has, for code that changed one import line.
-    from tfr_pipeline.compat import tfr
-
-    return getattr(tfr.metrics, name)
+__getattr__ = lazy_attributes(__name__, _HOME)
 
 
 def __dir__() -> list[str]:
