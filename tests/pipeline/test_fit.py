@@ -17,7 +17,6 @@ from tests.pipeline.training_helpers import (
     read_json,
     tree,
 )
-from tests.replicas import run_on_devices
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.simple import SimpleDatasetBuilder
@@ -352,29 +351,3 @@ def test_selecting_the_worst_epoch_warns(data, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         build_pipeline(good).dry_run()
-
-
-TWO_REPLICAS = """
-import json, sys
-from tfr_pipeline.pipeline.experiment import build_pipeline
-config = json.loads(sys.argv[1])
-build_pipeline(config).train_and_validate()
-"""
-
-
-def test_two_replicas_learn_what_one_learns(data, tmp_path):
-    histories = {}
-    for replicas, strategy in ((1, ""), (2, "MirroredStrategy")):
-        config = make_config(data, tmp_path / str(replicas), strategy=strategy)
-        # A sum over lists: a mean over replicas would weigh uneven shares unevenly.
-        config["pipeline"]["loss_reduction"] = "sum"
-        config["pipeline"]["num_epochs"] = 2
-        config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
-        run_on_devices(replicas, TWO_REPLICAS, json.dumps(config))
-        histories[replicas] = read_history(tmp_path / str(replicas))
-    environment = read_json(tmp_path / "2/environment.json")
-    assert (environment["replicas"], environment["layout"]) == (2, "packed")
-    for one, two in zip(histories[1], histories[2], strict=True):
-        assert two["step"] == one["step"]
-        for key in ("val_metric/ndcg_1", "val_metric/ndcg_10"):
-            assert two[key] == pytest.approx(one[key], rel=1e-4)
