@@ -42,7 +42,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
       sample_weight_spec: Name and spec of a weight for each document, or None.
       query_id: See `BaseDatasetBuilder`.
       document_id: Name of the string document feature with the document id, if any;
-        read by evaluation and prediction only.
+        part of the description of the data, which prediction reads it by.
 
     Example:
       >>> feature = tf.io.FixedLenFeature((1,), tf.float32, 0.0)
@@ -144,9 +144,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             return super().layouts
         return ("packed", "padded")
 
-    def _read(
-        self, pattern: str, layout: str = "packed", with_ids: bool = False
-    ) -> Lists:
+    def _read(self, pattern: str, layout: str = "packed") -> Lists:
         """Reads files for packed batches: labels and weights stand apart."""
         paths = files.expand(pattern, "data")
         make = self._hparams.dataset_reader
@@ -158,7 +156,6 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             self._example_feature_spec,
             self._training_only_example_spec,
             query_id=self._query_id,
-            document_id=self._document_id if with_ids else None,
             data_format=data_format,
         )
         weight = self._sample_weight_spec
