@@ -6,8 +6,11 @@ with a file, a slow second look finds the file, the record and the feature.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import os
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.records import PACKED_LABELS, RecordParser
+from tfr_pipeline.data.template import BatchParser
 from tfr_pipeline.errors import DataError
 
 _RECORDS_PER_PARSE = 32
@@ -50,11 +54,10 @@ def iterate(
       DataError: A file is corrupt or does not match the specs; the message names the
         file, the record and the feature.
     """
-    dataset = reader(paths).batch(_RECORDS_PER_PARSE)
-    dataset = dataset.map(parser, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+    dataset = reader(paths).batch(_RECORDS_PER_PARSE).prefetch(2)
     first = 0
     try:
-        for batch in dataset:
+        for batch in _in_threads(BatchParser(parser), dataset):
             part = _to_lists(batch, first, label, weight)
             first += part.num_lists
             yield part
@@ -66,6 +69,19 @@ def iterate(
         explain(paths, parser, reader)
         problem = getattr(error, "message", error)
         raise DataError(f"{', '.join(paths)}: {problem}") from error
+
+
+def _in_threads(function: Callable[[Any], Any], dataset: Any) -> Iterator[Any]:
+    """Yields the function of each element, in order, on all processors."""
+    workers = os.cpu_count() or 1
+    waiting: collections.deque[Any] = collections.deque()
+    with futures.ThreadPoolExecutor(workers) as pool:
+        for element in dataset:
+            waiting.append(pool.submit(function, element))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def load(
@@ -97,25 +113,24 @@ def load(
 def _to_lists(
     batch: dict[str, Any], first: int, label: str | None, weight: str | None
 ) -> Lists:
-    lengths = batch["lengths"].numpy()
-    values = {dtype: block.numpy() for dtype, block in batch["values"].items()}
+    lengths = batch["lengths"]
 
     def flat(name: str | None) -> np.ndarray | None:
         if name is None:
             return None
-        return batch["extra"][name].numpy().reshape(-1).astype(np.float32)
+        return batch["extra"][name].reshape(-1).astype(np.float32)
 
     def texts(key: str, count: int, start: int) -> np.ndarray:
         if key not in batch:
             return np.array([str(start + i) for i in range(count)], dtype=object)
         # A query id may be numeric in other people's data.
-        raw = batch[key].numpy()
         return np.array(
-            [r.decode() if isinstance(r, bytes) else str(r) for r in raw], dtype=object
+            [r.decode() if isinstance(r, bytes) else str(r) for r in batch[key]],
+            dtype=object,
         )
 
     return Lists(
-        values=values,
+        values=batch["values"],
         row_splits=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=flat(label),
         weights=flat(weight),
@@ -125,7 +140,7 @@ def _to_lists(
             if "document_ids" in batch
             else np.full(int(lengths.sum()), "", dtype=object)
         ),
-        context={name: value.numpy() for name, value in batch["context"].items()},
+        context=batch["context"],
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf import descriptor_pb2
 
-from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout
+from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout, Slot
 
 # Keys of a packed record; see docs/conversion.md.
 PACKED_LABELS = "packed/labels"
@@ -125,13 +125,23 @@ class RecordParser:
         if self.data_format == "packed":
             return self._packed(serialized)
         examples, lengths, contexts = split_elwc(serialized)
-        result = self.examples(examples)
-        result["lengths"] = lengths
+        return {**self.examples(examples), **self._lists(lengths, contexts)}
+
+    def without_documents(self, serialized: Any) -> dict[str, Any]:
+        """Parses ELWC records, string `[lists]`, but for their documents.
+
+        Returns:
+          `lengths`, `context` and `query_ids` of the dict that `__call__` returns.
+        """
+        _, lengths, contexts = split_elwc(serialized)
+        return self._lists(lengths, contexts)
+
+    def _lists(self, lengths: Any, contexts: Any) -> dict[str, Any]:
         context = self._parse_context(contexts)
+        result = {"lengths": lengths}
         if self.query_id:
             result["query_ids"] = context.pop(_ID)
-        result["context"] = context
-        return result
+        return {**result, "context": context}
 
     def examples(self, serialized: Any) -> dict[str, Any]:
         """Parses serialized `tf.train.Example`s, string `[documents]`."""
@@ -141,10 +151,7 @@ class RecordParser:
         parsed = tf.io.parse_example(serialized, spec)
         result: dict[str, Any] = {
             "values": {
-                dtype: tf.concat(
-                    [tf.reshape(parsed[slot.name], [-1, slot.width]) for slot in slots],
-                    axis=1,
-                )
+                dtype: tf.concat([_columns(parsed, slot) for slot in slots], axis=1)
                 for dtype, slots in self.layout.slots.items()
             },
             "extra": {name: parsed[name] for name in self.extra_spec},
@@ -218,6 +225,12 @@ class RecordParser:
             result["document_ids"] = parsed[PACKED_IDS].values
         result["context"] = context
         return result
+
+
+def _columns(parsed: Mapping[str, Any], slot: Slot) -> Any:
+    # Many features make many operations to trace; vectors need no reshaping.
+    value = parsed[slot.name]
+    return value if len(slot.shape) == 1 else tf.reshape(value, [-1, slot.width])
 
 
 def _decode(raw: Any, dtype: str) -> Any:
