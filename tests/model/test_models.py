@@ -9,7 +9,7 @@ import pytest
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.model import builders, inputs, layers, preprocess, scorers
+from tfr_pipeline.model import builders, inputs, preprocess, scorers, towers
 from tfr_pipeline.model.ranking_model import RankingModel
 
 MASK = "mask"
@@ -430,7 +430,7 @@ def test_query_features_of_a_gam_need_a_network():
 def test_stacked_towers_are_towers_side_by_side():
     values = tf.random.stateless_normal([7, 3, 2], [1, 2])
     inputs_ = tf.keras.Input((3, 2))
-    outputs = layers.stacked_towers(inputs_, [4], tf.nn.relu, False, dropout=0.0)
+    outputs = towers.StackedTowers([4], tf.nn.relu, False, dropout=0.0)(inputs_)
     model = tf.keras.Model(inputs_, outputs)
     randomize(model)
     kernel1, bias1, kernel2, bias2 = model.get_weights()

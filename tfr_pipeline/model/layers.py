@@ -1,10 +1,9 @@
-"""Layers of the scorers: dropout, towers, stacked towers, packing."""
+"""Layers of the scorers: dropout, normalisation, packing."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -66,137 +65,90 @@ class Dropout(tf.keras.layers.Layer):
                 tf.convert_to_tensor(step) + tf.cast(replica, tf.int64) * 2**40,
             ]
         )
-        count = tf.size(inputs)
-        words = tf.random.stateless_uniform(
-            [(count + 1) // 2], seed, None, None, tf.int32
-        )
-        bits = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count]
         threshold = min(round(self.rate * 65536), 65535)
-        keep = tf.cast(bits >= tf.constant(threshold, tf.uint16), inputs.dtype)
+        keep = _random_bits(inputs, seed) >= tf.constant(threshold, tf.uint16)
         scale = 65536.0 / (65536 - threshold)
-        return inputs * tf.reshape(keep * scale, tf.shape(inputs))
+        return inputs * (tf.cast(keep, inputs.dtype) * scale)
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
-def create_tower(
-    hidden_layer_dims: Iterable[int],
-    output_units: int,
-    activation: Callable[..., Any] | str | None = None,
-    input_batch_norm: bool = False,
-    use_batch_norm: bool = True,
-    batch_norm_moment: float = 0.999,
-    dropout: float = 0.5,
-    name: str | None = None,
-    **kwargs: Any,
-) -> tf.keras.Sequential:
-    """Returns a feed-forward network: dense, batch norm, activation, dropout a layer.
-
-    Args:
-      hidden_layer_dims: Units of the hidden layers.
-      output_units: Units of the last, linear layer.
-      activation: Activation after each hidden layer; None for none.
-      input_batch_norm: Normalises the inputs first.
-      use_batch_norm: Normalises before each activation.
-      batch_norm_moment: Momentum of the moving statistics.
-      dropout: Rate of dropout after each hidden layer; 0 or None for none.
-      name: Name of the network.
-      **kwargs: Passed to every `tf.keras.layers.Dense`.
-
-    Example:
-      >>> create_tower([4], 1)(tf.ones([2, 3])).shape
-      TensorShape([2, 1])
-    """
-    layers = tf.keras.layers
-    tower = tf.keras.Sequential(name=name)
-    if input_batch_norm:
-        tower.add(layers.BatchNormalization(momentum=batch_norm_moment))
-    for units in hidden_layer_dims:
-        tower.add(layers.Dense(units, **kwargs))
-        if use_batch_norm:
-            tower.add(layers.BatchNormalization(momentum=batch_norm_moment))
-        tower.add(layers.Activation(activation))
-        if dropout:
-            tower.add(Dropout(dropout))
-    tower.add(layers.Dense(output_units, **kwargs))
-    return tower
+def _random_bits(like: Any, seed: Any) -> Any:
+    """Returns uint16 random numbers of the shape of a tensor."""
+    shape = tf.shape(like)
+    columns = shape[-1] if like.shape.rank else 1
+    rows = tf.size(like) // tf.maximum(columns, 1)
+    halves = (columns + 1) // 2
+    words = tf.random.stateless_uniform([rows + halves], seed, None, None, tf.int32)
+    words = tf.bitcast(words, tf.uint32)
+    # A hash of the two words, by multiplication and shift as in MurmurHash 3: without
+    # it, the exclusive or of four elements of a rectangle would be known.
+    mixed = tf.bitwise.bitwise_xor(words[:rows, tf.newaxis], words[rows:])
+    mixed *= tf.constant(0x85EBCA6B, tf.uint32)
+    shifted = tf.bitwise.right_shift(mixed, tf.constant(15, tf.uint32))
+    mixed = tf.bitwise.bitwise_xor(mixed, shifted)
+    mixed *= tf.constant(0xC2B2AE35, tf.uint32)
+    bits = tf.reshape(tf.bitcast(mixed, tf.uint16), [rows, 2 * halves])
+    return tf.reshape(bits[:, :columns], shape)
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
-class StackedDense(tf.keras.layers.Layer):
-    """Many dense layers side by side: one batched matrix product.
+class CenteredDense(tf.keras.layers.Dense):
+    """A dense layer in front of a normalisation, which takes its bias out again.
 
-    Maps `[towers, documents, inputs]` to `[towers, documents, units]`, each tower with
-    a kernel and a bias of its own, initialised as a `Dense` layer of its size.
-
-    Args:
-      units: Outputs of each tower.
+    What the normalisation subtracts includes the bias, so the loss does not depend on
+    it. Its gradient is set to this 0, rather than summed up to rounding errors.
     """
-
-    def __init__(self, units: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units = units
-
-    def build(self, input_shape: Any) -> None:
-        """See `tf.keras.layers.Layer`."""
-        towers, _, inputs = input_shape
-        limit = math.sqrt(6.0 / (inputs + self.units))  # Glorot & Bengio 2010, eq. 16
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(towers, inputs, self.units),
-            initializer=tf.keras.initializers.RandomUniform(-limit, limit),
-        )
-        self.bias = self.add_weight(
-            name="bias", shape=(towers, 1, self.units), initializer="zeros"
-        )
-        super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
-        """See the class."""
-        if inputs.shape[-1] == 1:
-            return inputs * self.kernel + self.bias
-        return tf.matmul(inputs, self.kernel) + self.bias
-
-    def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
-        return {**super().get_config(), "units": self.units}
+        if not self.use_bias or inputs.shape.rank != 2:
+            return super().call(inputs)
+        bias = _without_gradient(tf.convert_to_tensor(self.bias))
+        return self.activation(tf.nn.bias_add(tf.matmul(inputs, self.kernel), bias))
 
 
-def stacked_towers(
-    inputs: Any,
-    hidden_layer_dims: Iterable[int],
-    activation: Callable[..., Any] | str | None = None,
-    use_batch_norm: bool = True,
-    batch_norm_moment: float = 0.999,
-    dropout: float = 0.5,
-) -> Any:
-    """Applies one tower of its own to each feature.
+@tf.custom_gradient
+def _without_gradient(value: Any) -> tuple[Any, Callable[[Any], Any]]:
+    return tf.identity(value), tf.zeros_like
 
-    Args:
-      inputs: `[documents, features, width]`, statically known but for the documents.
-      hidden_layer_dims: Units of the hidden layers of every tower.
-      activation: Activation after each hidden layer.
-      use_batch_norm: Normalises before each activation, each unit of each tower.
-      batch_norm_moment: Momentum of the moving statistics.
-      dropout: Rate of dropout after each hidden layer.
 
-    Returns:
-      `[documents, features]`, one number a tower.
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class BatchNormalization(tf.keras.layers.BatchNormalization):
+    """Batch normalisation that trains on `[documents, units]` with one fused kernel.
+
+    Keras uses that kernel for images only and takes some twenty passes over a matrix;
+    here the matrix is an image of one pixel a document. The numbers are the same.
     """
-    layers = tf.keras.layers
-    hidden = tf.transpose(inputs, [1, 0, 2])
-    for units in hidden_layer_dims:
-        hidden = StackedDense(units)(hidden)
-        if use_batch_norm:
-            # Statistics over documents, for each tower and unit.
-            norm = layers.BatchNormalization(axis=[0, 2], momentum=batch_norm_moment)
-            hidden = norm(hidden)
-        hidden = layers.Activation(activation)(hidden)
-        if dropout:
-            hidden = Dropout(dropout)(hidden)
-    return tf.transpose(StackedDense(1)(hidden)[:, :, 0])
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """See `tf.keras.layers.BatchNormalization`."""
+        fused = inputs.shape.rank == 2 and mask is None and not self.renorm
+        if training is not True or not self.trainable or not fused:
+            return super().call(inputs, training=training, mask=mask)
+        units = inputs.shape[1]
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs[:, tf.newaxis, tf.newaxis, :],
+            self.gamma if self.scale else tf.ones([units]),
+            self.beta if self.center else tf.zeros([units]),
+            epsilon=self.epsilon,
+        )
+        # The kernel returns the variance with Bessel's correction.
+        count = tf.cast(tf.shape(inputs)[0], variance.dtype)
+        self.update_moving(mean, variance * (count - 1.0) / count)
+        return tf.reshape(outputs, tf.shape(inputs))
+
+    def update_moving(self, mean: Any, variance: Any) -> None:
+        """Moves the moving statistics towards those of a batch."""
+        rate = 1.0 - self.momentum
+        for moving, value in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            value = tf.cast(value, moving.dtype)
+            moving.assign_sub((tf.convert_to_tensor(moving) - value) * rate)
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")

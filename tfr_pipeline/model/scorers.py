@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.blocks import FeatureBlock
-from tfr_pipeline.model.layers import Repack, create_tower, stacked_towers
+from tfr_pipeline.model.layers import Repack
+from tfr_pipeline.model.towers import StackedTowers, create_tower
 
 _TOWER_KEYS = ("activation", "use_batch_norm", "batch_norm_moment", "dropout")
 _GAM_KEYS = (
@@ -246,5 +247,5 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
                 by_width.setdefault(width, []).append(_flat(example_features[name]))
             groups = [tf.stack(parts, axis=1) for parts in by_width.values()]
         dims = self._gam_kwargs["example_hidden_layer_dims"]
-        scores = [stacked_towers(g, dims, **self._tower_kwargs) for g in groups]
+        scores = [StackedTowers(dims, **self._tower_kwargs)(g) for g in groups]
         return scores[0] if len(scores) == 1 else tf.concat(scores, axis=1)
