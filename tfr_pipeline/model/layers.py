@@ -130,7 +130,7 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         units = inputs.shape[1]
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs[:, tf.newaxis, tf.newaxis, :],
+            tf.reshape(inputs, [-1, 1, 1, units]),
             self.gamma if self.scale else tf.ones([units]),
             self.beta if self.center else tf.zeros([units]),
             epsilon=self.epsilon,

@@ -138,6 +138,7 @@ class StackedTowers(tf.keras.layers.Layer):
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Returns `[documents, features]`, one number a tower."""
+        training = bool(tf.get_static_value(training))
         width = inputs.shape[-1]
         columns = tf.reshape(inputs, [-1, self._features * width])
         for layer in range(len(self.hidden_layer_dims)):

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.pipeline.optimizers import Adam
 
 PLATEAU = "plateau"
 # Those of the callback `ReduceOnPlateau`.
@@ -170,6 +171,7 @@ def build_optimizer(
         and issubclass(value, tf.keras.optimizers.Optimizer)
         and value is not tf.keras.optimizers.Optimizer
     }
+    classes["adam"] = Adam
     cls: Any = classes.get(str(name).lower())
     if cls is None:
         raise ConfigError(unknown_name("optimizer", name, classes))
