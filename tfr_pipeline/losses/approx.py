@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.compat import tfr
 from tfr_pipeline.losses.base import TwoLayouts, register
-from tfr_pipeline.losses.pairs import approximate_ranks
 from tfr_pipeline.losses.pairwise import as_columns
+from tfr_pipeline.losses.smooth_ranks import (
+    mrr_coefficients,
+    ndcg_coefficients,
+    reciprocal,
+    reciprocal_log,
+    smooth_metric_losses,
+)
 
 _theirs: Any = tfr.keras.losses
-
-
-def _smooth_ndcg(labels: Any, ranks: Any, mask: Any) -> Any:
-    """Returns NDCG at real-valued ranks, float32 `[batch]`; 0 without relevance.
-
-    Gains are scaled by `2^-max(y)`, which cancels and keeps large labels finite.
-    """
-    labels = tf.where(mask, labels, 0.0)
-    top = tf.reduce_max(labels, axis=1, keepdims=True)
-    gains = tf.where(mask, tf.pow(2.0, labels - top) - tf.pow(2.0, -top), 0.0)
-    ideal = tf.sort(gains, axis=1, direction="DESCENDING")
-    positions = tf.range(1, tf.shape(labels)[1] + 1, dtype=tf.float32)
-    dcg = tf.reduce_sum(gains / tf.math.log1p(ranks), axis=1)
-    ideal_dcg = tf.reduce_sum(ideal / tf.math.log1p(positions), axis=1)
-    return tf.math.divide_no_nan(dcg, ideal_dcg)
 
 
 @register
@@ -43,9 +34,8 @@ class ApproxNDCGLoss(TwoLayouts, _theirs.ApproxNDCGLoss):
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
         batch = self.pack(y_true, y_pred)
-        labels, logits, mask = batch.block()
-        ndcg = _smooth_ndcg(labels, approximate_ranks(logits, mask), mask)
-        return self.reduce(-ndcg[:, tf.newaxis], batch.list_weights(sample_weight))
+        form = smooth_metric_losses(ndcg_coefficients, reciprocal_log, batch)
+        return self.reduce_form(form, batch, sample_weight, lists=True)
 
 
 @register
@@ -77,3 +67,9 @@ class ApproxMRRLoss(TwoLayouts, _theirs.ApproxMRRLoss):
       >>> round(float(ApproxMRRLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       -0.5317
     """
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        batch = self.pack(y_true, y_pred)
+        form = smooth_metric_losses(mrr_coefficients, reciprocal, batch)
+        return self.reduce_form(form, batch, sample_weight, lists=True)

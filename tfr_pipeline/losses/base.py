@@ -6,10 +6,12 @@ from typing import Any
 
 from tfr_pipeline.compat import tf
 from tfr_pipeline.features import PADDING_LABEL
+from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
 from tfr_pipeline.losses.packed import Packed, is_ragged, pad, pad_weights, to_float
 
 register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 AUTO = tf.keras.losses.Reduction.AUTO
+_Reduction = tf.keras.losses.Reduction
 
 
 class TwoLayouts:
@@ -83,3 +85,42 @@ class TwoLayouts:
         return tf.keras.__internal__.losses.compute_weighted_loss(
             losses, weights, reduction=self._get_reduction()
         )
+
+    def reduce_documents(self, losses: Any, batch: Packed, sample_weight: Any) -> Any:
+        """Weights and reduces losses `[documents]` as if padded to the longest list."""
+        return self._finish(losses * batch.weights(sample_weight), batch)
+
+    def reduce_form(
+        self, form: ClosedForm, batch: Packed, sample_weight: Any, lists: bool = False
+    ) -> Any:
+        """Weights and reduces the losses of a closed form.
+
+        Args:
+          form: Closed form of the batch's logits.
+          batch: The batch.
+          sample_weight: As in `__call__`.
+          lists: Whether the form's losses are `[batch]`, or `[documents]`.
+        """
+        if lists:
+            weights = batch.list_weights(sample_weight)
+            weights = None if sample_weight is None else weights[:, 0]
+        else:
+            weights = None if sample_weight is None else batch.weights(sample_weight)
+        if self._get_reduction() == _Reduction.NONE:
+            losses = unreduced(form, batch.logits)
+            losses = losses if weights is None else losses * weights
+            return losses[:, tf.newaxis] if lists else self._finish(losses, batch)
+        total = weighted_sum(form, batch.logits, weights)
+        return self._mean(total, batch.num_lists if lists else batch.cells())
+
+    def _finish(self, losses: Any, batch: Packed) -> Any:
+        """Reduces weighted losses `[documents]`."""
+        if self._get_reduction() == _Reduction.NONE:
+            return pad(batch.ragged(losses), 0.0)
+        return self._mean(tf.reduce_sum(losses), batch.cells())
+
+    def _mean(self, total: Any, count: Any) -> Any:
+        """Divides a sum by a count, unless the reduction is SUM."""
+        if self._get_reduction() == _Reduction.SUM:
+            return total
+        return tf.math.divide_no_nan(total, tf.cast(count, tf.float32))

@@ -98,6 +98,11 @@ class Packed:
         """Sums `[documents]` over each list: `[batch]`."""
         return tf.math.unsorted_segment_sum(values, self.row_ids, self.num_lists)
 
+    def cells(self) -> Any:
+        """Returns batch size times the longest list, int64: what padding would hold."""
+        longest = tf.maximum(self.lists.bounding_shape(axis=1), 1)
+        return self.num_lists * longest
+
     def to_documents(self, values: Any) -> Any:
         """Repeats `[batch]` for each document of a list: `[documents]`."""
         return tf.gather(values, self.row_ids)

@@ -6,8 +6,14 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
-from tfr_pipeline.losses.packed import pad
-from tfr_pipeline.losses.pairs import pair_losses
+from tfr_pipeline.losses.pair_weights import has_block_form
+from tfr_pipeline.losses.pairs import (
+    PairLoss,
+    hinge,
+    logistic,
+    pair_losses,
+    soft_zero_one,
+)
 
 _theirs: Any = tfr.keras.losses
 
@@ -17,7 +23,25 @@ class PairwiseTwoLayouts(TwoLayouts):
 
     TF-Ranking 0.5.3 ignores the temperature of a pairwise loss; since 0.5.4 it
     divides the scores by it. Here it always does.
+
+    A subclass whose losses are `sum_j w_ij [y_i > y_j] loss(s_j - s_i)` names that
+    `pair_loss`: packed batches then go through blocks of pairs, in time that is linear
+    in the number of pairs and memory that is linear in the number of documents. Lambda
+    weights of a user's own formula are asked for `[batch, list, list]` weights instead.
     """
+
+    pair_loss: PairLoss | None = None
+    _lambda_weight: Any
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        weight = self._lambda_weight
+        known = weight is None or has_block_form(weight)
+        if self.pair_loss is None or not known:
+            return super().call_packed(y_true, y_pred, sample_weight)
+        batch = self.pack(y_true, y_pred)
+        form = pair_losses(self.pair_loss, weight, batch)
+        return self.reduce_form(form, batch, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns losses summed over the worse documents, `[batch, list_size]`."""
@@ -35,21 +59,16 @@ class PairwiseLogisticLoss(PairwiseTwoLayouts, _theirs.PairwiseLogisticLoss):
     lambda weight it is LambdaLoss (Wang et al., CIKM 2018). Ranks for the lambda
     weight break ties by document order on packed batches, by chance on padded ones.
 
+    `NDCGLambdaWeight(topn=10)` truncates as LightGBM's `lambdarank_truncation_level=10`
+    does: pairs of two documents below rank 10 weigh nothing, and on packed batches they
+    cost nothing.
+
     Example:
       >>> round(float(PairwiseLogisticLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       0.3991
     """
 
-    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
-        """See base class."""
-        batch = self.pack(y_true, y_pred)
-        losses = pair_losses(
-            lambda difference: tf.nn.softplus(-difference),
-            self._lambda_weight,
-            *batch.block(),
-        )
-        weights = pad(batch.ragged(batch.weights(sample_weight)), 0.0)
-        return self.reduce(losses, weights)
+    pair_loss = staticmethod(logistic)
 
 
 @register
@@ -63,6 +82,8 @@ class PairwiseHingeLoss(PairwiseTwoLayouts, _theirs.PairwiseHingeLoss):
       0.6
     """
 
+    pair_loss = staticmethod(hinge)
+
 
 @register
 class PairwiseSoftZeroOneLoss(PairwiseTwoLayouts, _theirs.PairwiseSoftZeroOneLoss):
@@ -73,6 +94,8 @@ class PairwiseSoftZeroOneLoss(PairwiseTwoLayouts, _theirs.PairwiseSoftZeroOneLos
       0.2749
     """
 
+    pair_loss = staticmethod(soft_zero_one)
+
 
 @register
 class PairwiseMSELoss(PairwiseTwoLayouts, _theirs.PairwiseMSELoss):
@@ -82,6 +105,22 @@ class PairwiseMSELoss(PairwiseTwoLayouts, _theirs.PairwiseMSELoss):
       >>> round(float(PairwiseMSELoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       1.44
     """
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class; O(documents) without a lambda weight."""
+        if self._lambda_weight is not None:
+            return super().call_packed(y_true, y_pred, sample_weight)
+        batch = self.pack(y_true, y_pred)
+        # With t = y - s and its mean m, sum_j (t_i - t_j)^2 is
+        # n (t_i - m)^2 + sum_j (t_j - m)^2.
+        valid = tf.cast(batch.mask, tf.float32)
+        errors = tf.where(batch.mask, batch.labels - batch.logits, 0.0)
+        counts = batch.sum(valid)
+        mean = tf.math.divide_no_nan(batch.sum(errors), counts)
+        squares = valid * tf.square(errors - batch.to_documents(mean))
+        losses = squares * batch.to_documents(counts)
+        losses += valid * batch.to_documents(batch.sum(squares))
+        return self.reduce_documents(losses, batch, sample_weight)
 
 
 @register

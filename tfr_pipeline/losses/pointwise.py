@@ -8,7 +8,6 @@ from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 
 _theirs: Any = tfr.keras.losses
-_Reduction = tf.keras.losses.Reduction
 
 
 @register
@@ -27,15 +26,7 @@ class MeanSquaredLoss(TwoLayouts, _theirs.MeanSquaredLoss):
         """See base class."""
         batch = self.pack(y_true, y_pred)
         losses = tf.math.squared_difference(batch.labels, batch.logits)
-        losses *= batch.weights(sample_weight)
-        reduction = self._get_reduction()
-        if reduction == _Reduction.NONE:
-            return batch.ragged(losses).to_tensor(0.0)
-        total = tf.reduce_sum(losses)
-        if reduction == _Reduction.SUM:
-            return total
-        cells = batch.num_lists * batch.lists.bounding_shape(axis=1)
-        return tf.math.divide_no_nan(total, tf.cast(cells, tf.float32))
+        return self.reduce_documents(losses, batch, sample_weight)
 
 
 @register

@@ -7,8 +7,8 @@ from typing import Any
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
+from tfr_pipeline.losses.blocks import Ordered
 from tfr_pipeline.losses.packed import Packed, is_ragged, to_float
-from tfr_pipeline.losses.pairs import ranks_by_score
 
 _theirs: Any = tfr.keras.losses
 # TF-Ranking 0.5.3 has no such class.
@@ -73,13 +73,14 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
         weight = self._lambda_weight
         if not isinstance(weight, tfr.losses_impl.DCGLambdaWeight):
             return batch.labels
-        labels, logits, mask = batch.block()
-        gains = weight.individual_weights(
-            tf.where(mask, labels, 0.0), ranks_by_score(logits, mask)
-        )
-        lengths = batch.lists.row_lengths()
-        gains = tf.RaggedTensor.from_tensor(gains, lengths=lengths).values
-        return tf.where(batch.mask, gains, 0.0)
+        ordered = Ordered.of(batch).by_score(tf.stop_gradient(batch.logits))
+        partition = ordered.partition
+        # Documents stand in the order of their scores, so a position is a rank.
+        labels = partition.table(ordered.take(batch.labels), 0.0)
+        ranks = tf.range(1, tf.shape(labels)[1] + 1)[tf.newaxis, :]
+        ranks = tf.broadcast_to(ranks, tf.shape(labels))
+        gains = partition.flat(weight.individual_weights(labels, ranks))
+        return ordered.put(gains)
 
 
 @register
