@@ -9,7 +9,12 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.losses.blocks import Block, Ordered, Partition, sums_over_blocks
 from tfr_pipeline.losses.closed_form import ClosedForm
 from tfr_pipeline.losses.packed import Packed
-from tfr_pipeline.losses.pair_weights import PairWeights, has_block_form, pair_weights
+from tfr_pipeline.losses.pair_weights import (
+    PairWeights,
+    RankTable,
+    has_block_form,
+    pair_weights,
+)
 
 # Maps the worse minus the better score to a loss and its derivative; minus infinity
 # to (0, 0), which is how pairs that do not count are left out.
@@ -18,10 +23,11 @@ PairLoss = Callable[[Any], tuple[Any, Any]]
 
 def logistic(difference: Any) -> tuple[Any, Any]:
     """`log(1 + exp(d))` and its derivative `sigmoid(d)`, for any `d`."""
-    # softplus is three times slower on CPU, and the exponential serves both.
-    small = tf.exp(-tf.abs(difference))
-    loss = tf.nn.relu(difference) + tf.math.log1p(small)
-    return loss, tf.where(difference > 0.0, 1.0, small) / (1.0 + small)
+    # softplus is three times slower on CPU, and here one exponential serves both. The
+    # smaller of sigmoid(d) and sigmoid(-d) is exact where the loss hangs on it.
+    slope = tf.sigmoid(difference)
+    rest = tf.math.log1p(-tf.minimum(slope, 1.0 - slope))
+    return tf.nn.relu(difference) - rest, slope
 
 
 def hinge(difference: Any) -> tuple[Any, Any]:
@@ -101,12 +107,17 @@ class _Sums:
         top, below = tf.cast(top, tf.int32), tf.cast(below, tf.int32)
         tops = Partition.of(tf.minimum(partition.lengths, topn))
         # The better document is in the top, or it is below and the worse one is.
-        losses, gradient = self.part(partition, top, partition, everything)
+        losses, gradient = self.part(partition, top, partition, everything, topn)
         more = self.part(partition, below, tops, top)
         return losses + more[0], gradient + more[1]
 
     def part(
-        self, partition: Partition, rows: Any, columns: Partition, members: Any
+        self,
+        partition: Partition,
+        rows: Any,
+        columns: Partition,
+        members: Any,
+        limited: int | None = None,
     ) -> tuple[Any, Any]:
         """The part of the better documents `rows` and the worse ones `members`.
 
@@ -115,6 +126,7 @@ class _Sums:
           rows: int32 `[rows]`, documents, ascending.
           columns: Partition of `members`.
           members: int32 `[columns]`, documents, the first ones of each list.
+          limited: Number of ranks that the rows have at most, if that is known.
         """
         labels = columns.table(tf.gather(self.labels, members), float("inf"))
         logits = columns.table(tf.gather(self.logits, members), 0.0)
@@ -131,18 +143,17 @@ class _Sums:
             column_values = columns.table(tf.gather(form.values, members), 0.0)
             row_values = tf.gather(form.values, rows)
             row_ranks = tf.gather(partition.positions(), rows)
+            limit = partition.longest
+            limit = limit if limited is None else tf.minimum(limit, limited)
+            discounts = RankTable.of(form.discount, limit, columns, tf.size(rows))
 
         def block_sums(block: Block) -> tuple[tuple[Any, ...], Any]:
             difference = block.columns(logits) - block.rows(row_logits)
             worse = block.columns(labels) < block.rows(row_labels)
             losses, slopes = self.loss(tf.where(worse, difference, float("-inf")))
             if form is not None:
-                factors = form.combine(
-                    block.rows(row_values),
-                    block.columns(column_values),
-                    block.rows(row_ranks),
-                    tf.range(block.width)[tf.newaxis, :],
-                )
+                factors = tf.abs(block.columns(column_values) - block.rows(row_values))
+                factors *= discounts(block, row_ranks)
                 losses, slopes = losses * factors, slopes * factors
             if weights is not None:
                 slopes *= block.rows(weights)
