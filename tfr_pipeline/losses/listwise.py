@@ -12,7 +12,7 @@ from tfr_pipeline.losses.packed import Packed
 _theirs: Any = tfr.keras.losses
 # Logits of one list that are at most this far apart are exponentiated as they are:
 # exp(-60) is far above the smallest float32.
-_FLOAT_RANGE = 60.0
+FLOAT_RANGE = 60.0
 
 
 def plackett_luce_losses(batch: Packed, lambda_weight: Any) -> ClosedForm:
@@ -54,7 +54,7 @@ def plackett_luce_losses(batch: Packed, lambda_weight: Any) -> ClosedForm:
         scores = tf.gather(padded, tf.where(mask, documents, tf.size(logits)))
         lowest = tf.reduce_min(tf.where(mask, scores, scores.dtype.max), axis=1)
         largest = tf.reduce_max(tf.where(mask, scores, scores.dtype.min), axis=1)
-        near = tf.reduce_all(largest - lowest < _FLOAT_RANGE)
+        near = tf.reduce_all(largest - lowest < FLOAT_RANGE)
         losses, gradient = tf.cond(
             near,
             lambda: _by_sums(scores - largest[:, tf.newaxis], mask, factors),
