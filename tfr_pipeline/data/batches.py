@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.store import as_tensor
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
 
@@ -128,7 +129,7 @@ def packed_gather(
     """Returns a function from list indices to a packed batch.
 
     Args:
-      lists: All lists, in memory.
+      lists: All lists. Their arrays are not copied where `as_tensor` can do without.
       list_size: Takes only the first so many documents of each list.
 
     Returns:
@@ -137,15 +138,15 @@ def packed_gather(
       `documents_<dtype>`, and the query features `[batch, ...]`; `labels` and
       `weights` are ragged `[batch, (list)]`, or None when there are none.
     """
-    values = {dtype: tf.constant(block) for dtype, block in lists.values.items()}
-    starts = tf.constant(lists.row_splits[:-1])
+    values = {dtype: as_tensor(block) for dtype, block in lists.values.items()}
+    starts = as_tensor(lists.row_splits[:-1])
     lengths = lists.lengths
     if list_size:
         lengths = np.minimum(lengths, list_size)
-    lengths = tf.constant(lengths)
-    labels = None if lists.labels is None else tf.constant(lists.labels)
-    weights = None if lists.weights is None else tf.constant(lists.weights)
-    context = {name: tf.constant(value) for name, value in lists.context.items()}
+    lengths = as_tensor(lengths)
+    labels = None if lists.labels is None else as_tensor(lists.labels)
+    weights = None if lists.weights is None else as_tensor(lists.weights)
+    context = {name: as_tensor(value) for name, value in lists.context.items()}
 
     def gather(index: Any) -> tuple[dict[str, Any], Any, Any]:
         start, length = tf.gather(starts, index), tf.gather(lengths, index)

@@ -8,6 +8,7 @@ it takes when nothing that was overridden expects padded ones.
 from __future__ import annotations
 
 import abc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,8 @@ class NullDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.NullDatasetB
 class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
     """Builds datasets of ELWC or packed TFRecord files from feature specs.
 
-    Files are parsed once and kept in memory; an epoch only gathers. Validation goes
+    Files are parsed once and kept, in memory or in a folder (`DatasetHparams.cache`);
+    an epoch only gathers. Validation goes
     over every list once, whole and in order.
 
     Subclasses implement `_features_and_labels`, which takes a dict of padded
@@ -177,7 +179,14 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             query_id=self._query_id,
         )
         paths = files.expand(pattern, "data")
-        return reader.load(paths, parser, None, reader=self._hparams.dataset_reader)
+        make = self._hparams.dataset_reader
+        return reader.load(
+            paths, parser, None, reader=make, cache_folder=self._cache_folder
+        )
+
+    @property
+    def _cache_folder(self) -> str:
+        return getattr(self._hparams, "cache_folder", "")
 
     def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
         """Returns which lists stand in which batch; see `BatchPlan`."""
@@ -271,7 +280,18 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
     def _build(self, split: str) -> tf.data.Dataset:
         theirs = tfr.keras.pipeline.BaseDatasetBuilder
-        if type(self)._build_dataset is not theirs._build_dataset:
+        own = type(self)._build_dataset is not theirs._build_dataset
+        if self._cache_folder and (own or not self._in_memory):
+            warnings.warn(
+                f"cache={self._cache_folder!r} has no effect: "
+                + (
+                    "the dataset builder reads its files in its own way."
+                    if own
+                    else "ragged, sparse and text features of documents do not pack."
+                ),
+                stacklevel=3,
+            )
+        if own:
             # A subclass has TF-Ranking's step of building in its own way.
             if split == "train":
                 return theirs.build_train_dataset(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from numbers import Integral
 from typing import Any
 
@@ -36,9 +37,12 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         length: the cost of a step stays even.
       shuffle: Orders the training lists anew each epoch.
       seed: Seed of that order; 0 by default.
+      cache: Where parsed lists are kept: `memory` (the same as an empty text, the
+        default), or a folder, from which later runs take them without parsing and
+        which may hold more than memory does. See `docs/data.md`.
 
     Raises:
-      ConfigError: A number is not positive.
+      ConfigError: A number is not positive, or the cache no folder.
     """
 
     train_input_pattern: str
@@ -54,6 +58,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     documents_per_batch: int | None = None
     shuffle: bool = True
     seed: int = 0
+    cache: str = ""
 
     def __post_init__(self) -> None:
         for name in (
@@ -72,3 +77,14 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
                     f"DatasetHparams.{name}: expected a positive integer"
                     f"{' or None' if optional else ''}, found {value!r}."
                 )
+        if self.cache is not None and not isinstance(self.cache, str | os.PathLike):
+            raise ConfigError(
+                "DatasetHparams.cache: expected '', 'memory' or a folder, found "
+                f"{self.cache!r}."
+            )
+
+    @property
+    def cache_folder(self) -> str:
+        """Absolute path of the cache folder; empty for a cache in memory."""
+        path = os.fspath(self.cache or "")
+        return "" if path in ("", "memory") else os.path.abspath(path)

@@ -160,10 +160,16 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
         )
         weight = self._sample_weight_spec
         lists = reader.load(
-            paths, parser, self._label_spec[0], weight[0] if weight else None, make
+            paths,
+            parser,
+            self._label_spec[0],
+            weight[0] if weight else None,
+            make,
+            self._cache_folder,
+            self._with_labels_among_features if layout == "padded" else None,
         )
         if layout == "padded":
-            return self._with_labels_among_features(lists)
+            return lists
         if self._hparams.convert_labels_to_binary and lists.labels is not None:
             lists.labels[lists.labels > 0] = 1.0
         return lists

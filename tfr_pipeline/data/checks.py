@@ -1,0 +1,161 @@
+"""What is wrong with a file: the record and the feature, found by a second look.
+
+Parsing is quick because it does not ask. When it fails, or gives what no model can
+use, the functions here read as slowly as it takes to say where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.records import PACKED_LABELS, RecordParser
+from tfr_pipeline.errors import DataError
+
+_ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
+
+
+def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
+    """Refuses features, labels and weights that are NaN or infinite."""
+    for dtype, block in lists.values.items():
+        if dtype != "float32" or np.isfinite(np.sum(block)):
+            continue
+        bad = ~np.isfinite(block)
+        if not bad.any():  # finite values whose sum overflows
+            continue
+        row, column = np.argwhere(bad)[0]
+        slot = next(s for s in parser.layout.slots[dtype] if column < s.stop)
+        query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+        raise DataError(
+            f"{', '.join(paths)}: feature {slot.name!r} column {column - slot.start} "
+            f"is {block[row, column]} in query {query!r} ({int(bad.sum())} such "
+            "values). "
+            "Expected finite numbers: convert with --nan=zero, or clean the input."
+        )
+    for name, values in (("label", lists.labels), ("weight", lists.weights)):
+        if values is not None and not np.isfinite(values).all():
+            row = int(np.argmax(~np.isfinite(values)))
+            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+            raise DataError(
+                f"{', '.join(paths)}: {name} {values[row]} in query {query!r}; "
+                "expected finite numbers."
+            )
+
+
+def check_present(
+    path: str, parser: RecordParser, reader: Callable[[Any], Any]
+) -> None:
+    """Refuses a schema of which the data knows no feature at all.
+
+    Every feature may have a default, so a wrong schema parses without complaint and
+    trains on constants.
+    """
+    if parser.data_format == "packed":
+        return
+    found: set[str] = set()
+    for record in reader([path]).take(5):
+        for example in _elwc(record.numpy()).examples:
+            found.update(example.features.feature)
+    missing = sorted(set(parser.example_spec) - found)
+    if missing and len(missing) == len(parser.example_spec):
+        raise DataError(
+            f"{path}: the data has none of the expected features "
+            f"({', '.join(missing[:5])}...); found {', '.join(sorted(found)[:8])}. "
+            "Is features.json (or the feature spec) of another data set?"
+        )
+
+
+def _elwc(serialized: bytes) -> Any:
+    from tensorflow_serving.apis import input_pb2
+
+    return input_pb2.ExampleListWithContext.FromString(serialized)
+
+
+def explain(
+    paths: list[str], parser: RecordParser, reader: Callable[[Any], Any]
+) -> None:
+    """Raises the precise error for files that did not parse; returns if all is well."""
+    for path in paths:
+        iterator = iter(reader([path]))
+        index = 0
+        while True:
+            try:
+                record = next(iterator)
+            except StopIteration:
+                break
+            except tf.errors.DataLossError as error:
+                raise DataError(
+                    f"{path}: record {index} is corrupt ({error.message}). The file "
+                    "was damaged or cut off; convert it again."
+                ) from error
+            problem = _mismatch(record.numpy(), parser)
+            if problem:
+                raise DataError(f"{path}: record {index}: {problem}")
+            index += 1
+
+
+def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
+    """Says how one record differs from the specs, or returns None."""
+    from google.protobuf.message import DecodeError
+
+    context_spec = dict(parser.context_spec)
+    if parser.query_id:
+        context_spec.setdefault(parser.query_id, _ID_SPEC)
+    if parser.data_format == "packed":
+        try:
+            example = tf.train.Example.FromString(serialized)
+        except DecodeError as error:
+            return f"expected a packed list ({error})."
+        if PACKED_LABELS not in example.features.feature:
+            return f"expected a packed list, found no {PACKED_LABELS!r}."
+        labels = len(example.features.feature[PACKED_LABELS].bytes_list.value[0]) // 4
+        for dtype in parser.layout.slots:
+            key = f"packed/{dtype}"
+            if key not in example.features.feature:
+                return f"feature block {key!r} is missing."
+            size = len(example.features.feature[key].bytes_list.value[0])
+            width = parser.layout.width(dtype)
+            step = tf.dtypes.as_dtype(dtype).size
+            if size != labels * width * step:
+                return (
+                    f"features of dtype {dtype}: expected {width} values a document, "
+                    f"found {size / step / max(labels, 1):g}."
+                )
+        return _compare(example.features.feature, context_spec)
+    try:
+        elwc = _elwc(serialized)
+    except DecodeError as error:
+        return f"expected a serialized ExampleListWithContext ({error})."
+    wanted = {**parser.example_spec, **parser.extra_spec}
+    if parser.document_id:
+        wanted[parser.document_id] = _ID_SPEC
+    for example in elwc.examples:
+        problem = _compare(example.features.feature, wanted)
+        if problem:
+            return problem
+    return _compare(elwc.context.features.feature, context_spec)
+
+
+def _compare(feature: Any, specs: dict[str, Any]) -> str | None:
+    kinds = {"float32": "float_list", "int64": "int64_list", "string": "bytes_list"}
+    for name, spec in specs.items():
+        if not isinstance(spec, tf.io.FixedLenFeature):
+            continue
+        if name not in feature or feature[name].WhichOneof("kind") is None:
+            if spec.default_value is None:
+                near = ", ".join(sorted(feature)[:8])
+                return f"feature {name!r} is missing and has no default; found {near}."
+            continue
+        expected = kinds[tf.dtypes.as_dtype(spec.dtype).name]
+        found = feature[name].WhichOneof("kind")
+        if found != expected:
+            return f"feature {name!r}: expected a {expected}, found a {found}."
+        count = len(getattr(feature[name], found).value)
+        size = int(np.prod(tf.TensorShape(spec.shape).as_list(), dtype=int))
+        if count != size:
+            return f"feature {name!r}: expected {size} values, found {count}."
+    return None

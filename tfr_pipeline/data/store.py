@@ -1,0 +1,152 @@
+"""Lists that are put together part by part, and tensors that share their memory.
+
+Both keep large data from being in memory twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+
+_STEP = 1 << 24  # bytes by which a block grows at least
+_ALIGNMENT = 64  # what TensorFlow asks of the memory of a tensor
+
+
+def columns(part: Lists, document_ids: bool = False) -> dict[str, np.ndarray]:
+    """Returns lists as named arrays that can be appended to those of other parts.
+
+    Args:
+      part: The lists.
+      document_ids: Whether their document ids are kept.
+    """
+    found = {"lengths": part.lengths, "query_ids": part.query_ids}
+    if document_ids:
+        found["document_ids"] = part.document_ids
+    for name in ("labels", "weights"):
+        if getattr(part, name) is not None:
+            found[name] = getattr(part, name)
+    for name in ("values", "context"):
+        for key, array in getattr(part, name).items():
+            found[f"{name}/{key}"] = array
+    return found
+
+
+def from_columns(found: Mapping[str, np.ndarray]) -> Lists:
+    """Returns the lists of `columns`."""
+
+    def group(name: str) -> dict[str, np.ndarray]:
+        return {
+            key.removeprefix(f"{name}/"): array
+            for key, array in found.items()
+            if key.startswith(f"{name}/")
+        }
+
+    splits = np.concatenate([[0], np.cumsum(found["lengths"])]).astype(np.int64)
+    ids = found.get("document_ids")
+    return Lists(
+        values=group("values"),
+        row_splits=splits,
+        labels=found.get("labels"),
+        query_ids=found["query_ids"],
+        document_ids=no_ids(splits[-1]) if ids is None else ids,
+        weights=found.get("weights"),
+        context=group("context"),
+    )
+
+
+def no_ids(count: int) -> np.ndarray:
+    """Returns object `[count]` of empty texts, read-only, in the memory of one."""
+    return np.broadcast_to(np.array("", object), count)
+
+
+def collect(parts: Iterable[Lists], document_ids: bool = False) -> Lists:
+    """Returns all lists of `parts` in order, holding one part beside the result."""
+    texts: dict[str, list[np.ndarray]] = {}
+    blocks: dict[str, Block] = {}
+    names: list[str] = []
+    for part in parts:
+        found = columns(part, document_ids)
+        names = list(found)
+        for name, array in found.items():
+            if array.dtype == object:
+                texts.setdefault(name, []).append(array)
+                continue
+            if name not in blocks:
+                blocks[name] = Block(array.dtype, array.shape[1:])
+            blocks[name].append(array)
+    joined = {name: np.concatenate(arrays) for name, arrays in texts.items()}
+    joined |= {name: block.array() for name, block in blocks.items()}
+    return from_columns({name: joined[name] for name in names})
+
+
+class Block:
+    """An array that grows at its end without being copied.
+
+    Its memory is the kernel's own, so it can be moved by changing page tables, and
+    pages that nobody has written to take no room.
+
+    Args:
+      dtype: Type of the values.
+      shape: Shape of a row.
+    """
+
+    def __init__(self, dtype: Any, shape: tuple[int, ...]):
+        self._dtype, self._shape = np.dtype(dtype), shape
+        self._used = 0
+        self._memory = _anonymous(_STEP)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Adds rows `[n, ...]`."""
+        start, self._used = self._used, self._used + rows.nbytes
+        if self._used > len(self._memory):
+            self._resize(self._used + max(_STEP, self._used // 8))
+        view = np.frombuffer(self._memory, self._dtype, rows.size, start)
+        view.reshape(rows.shape)[...] = rows
+
+    def array(self) -> np.ndarray:
+        """Returns the rows. Nothing can be appended any more."""
+        self._resize(max(self._used, 1))
+        count = self._used // self._dtype.itemsize
+        flat = np.frombuffer(self._memory, self._dtype, count)
+        rows = count // max(1, int(np.prod(self._shape, dtype=int)))
+        return flat.reshape(rows, *self._shape)
+
+    def _resize(self, size: int) -> None:
+        if sys.platform == "linux":
+            self._memory.resize(size)
+        elif size > len(self._memory):
+            old, self._memory = self._memory, _anonymous(size)
+            self._memory[: len(old)] = old[:]
+
+
+def _anonymous(size: int) -> mmap.mmap:
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def as_tensor(array: np.ndarray) -> tf.Tensor:
+    """Returns an array as an eager tensor, in the same memory where that can be.
+
+    That is so for numeric arrays of `Block` and of the cache. Functions of `tf.data`
+    take such a tensor by reference; a constant inside of them would be a copy.
+    """
+    with tf.init_scope(), tf.device("CPU:0"):
+        if (
+            array.dtype.kind in "fi"
+            and array.size
+            and array.flags.c_contiguous
+            and array.flags.writeable
+            and array.ctypes.data % _ALIGNMENT == 0
+        ):
+            # A plain array, for subclasses may export themselves in another way.
+            with contextlib.suppress(BufferError, tf.errors.OpError):
+                capsule = np.asarray(array).__dlpack__()
+                return tf.experimental.dlpack.from_dlpack(capsule)
+        return tf.constant(array)
