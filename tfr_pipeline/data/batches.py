@@ -7,6 +7,7 @@ it would have seen.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.data.level import level
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
@@ -29,7 +31,8 @@ class BatchPlan:
       seed: Orders the lists anew each epoch; None keeps them in order.
 
     A global batch is `replicas` local batches in a row. Batches of an epoch have
-    nearly equal size, so there is no small rest at the end.
+    nearly equal numbers of lists, so there is no small rest at the end; shuffled ones
+    also have equal numbers of documents, as far as exchanges of lists reach.
     """
 
     def __init__(
@@ -69,14 +72,22 @@ class BatchPlan:
             order = tf.random.experimental.stateless_shuffle(order, seed=seed)
         if not self._by_documents:
             splits = tf.range(batches + 1, dtype=tf.int64) * self.num_lists // batches
-            return order, splits
+            return self._level(order, splits), splits
         # Cut where the running number of documents passes multiples of the share.
         ends = tf.cumsum(tf.gather(self._lengths, order))
         targets = tf.range(1, batches, dtype=tf.int64) * ends[-1] // batches
         inner = tf.searchsorted(ends, targets, side="left", out_type=tf.int64) + 1
         inner = tf.minimum(inner, self.num_lists)
-        splits = tf.concat([[0], inner, [self.num_lists]], axis=0)
-        return order, tf.cast(splits, tf.int64)
+        splits = tf.cast(tf.concat([[0], inner, [self.num_lists]], axis=0), tf.int64)
+        return self._level(order, splits), splits
+
+    def _level(self, order: Any, splits: Any) -> Any:
+        """Evens batches out, unless the lists have to stay in order."""
+        if self._seed is None:
+            return order
+        function = functools.partial(level, lengths=self._lengths)
+        levelled = tf.numpy_function(function, [order, splits], tf.int64)
+        return tf.ensure_shape(levelled, [self.num_lists])
 
     def batch_of_step(self, step: int) -> np.ndarray:
         """Returns the indices of the lists in global batch `step` of training."""
