@@ -24,16 +24,19 @@ def level(order: np.ndarray, splits: np.ndarray, lengths: np.ndarray) -> np.ndar
 
     Returns:
       int64 `[lists]`, the same lists; each batch has as many of them as before. The
-      last batches get what is left and may differ.
+      last batches get what is left and may differ; where one of them would be larger
+      than the largest was, the order stays as it is.
 
     Example:
       >>> level(np.arange(4), np.array([0, 2, 4]), np.array([5, 5, 1, 1]))
       array([2, 1, 0, 3])
     """
     batches = len(splits) - 1
-    order, sizes = order.copy(), lengths[order]
+    given, sizes = order, lengths[order]
     if batches < 2:
         return order
+    order = order.copy()
+    largest = _largest(sizes, splits)
     target = int(sizes.sum()) // batches
     # Positions of lists by length, in rising order: partners are taken from the end.
     by_size: dict[int, list[int]] = {}
@@ -69,7 +72,12 @@ def level(order: np.ndarray, splits: np.ndarray, lengths: np.ndarray) -> np.ndar
             if best is None:
                 break
             exchange(*best[1:])
-    return order
+    return order if _largest(sizes, splits) <= largest else given
+
+
+def _largest(sizes: np.ndarray, splits: np.ndarray) -> int:
+    ends = np.concatenate([[0], np.cumsum(sizes)])[splits]
+    return int(np.diff(ends).max())
 
 
 def _nearest(
