@@ -7,7 +7,6 @@ it would have seen.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -85,9 +84,18 @@ class BatchPlan:
         """Evens batches out, unless the lists have to stay in order."""
         if self._seed is None:
             return order
-        function = functools.partial(level, lengths=self._lengths)
-        levelled = tf.numpy_function(function, [order, splits], tf.int64)
-        return tf.ensure_shape(levelled, [self.num_lists])
+
+        def levelled(order: np.ndarray, splits: np.ndarray) -> np.ndarray:
+            # Global batches first: they are the same for any number of replicas.
+            order = level(order, splits[:: self.replicas], self._lengths)
+            for i in range(0, len(splits) - 1, self.replicas):
+                local = splits[i : i + self.replicas + 1]
+                part = slice(local[0], local[-1])
+                order[part] = level(order[part], local - local[0], self._lengths)
+            return order
+
+        order = tf.numpy_function(levelled, [order, splits], tf.int64)
+        return tf.ensure_shape(order, [self.num_lists])
 
     def batch_of_step(self, step: int) -> np.ndarray:
         """Returns the indices of the lists in global batch `step` of training."""

@@ -37,7 +37,7 @@ def level(order: np.ndarray, splits: np.ndarray, lengths: np.ndarray) -> np.ndar
         return order
     order = order.copy()
     largest = _largest(sizes, splits)
-    target = int(sizes.sum()) // batches
+    share, rest = divmod(int(sizes.sum()), batches)
     # Positions of lists by length, in rising order: partners are taken from the end.
     by_size: dict[int, list[int]] = {}
     for position, size in enumerate(sizes.tolist()):
@@ -53,9 +53,10 @@ def level(order: np.ndarray, splits: np.ndarray, lengths: np.ndarray) -> np.ndar
         for array in (order, sizes):
             array[here], array[there] = array[there], array[here]
 
-    for first, last in zip(splits[:-2].tolist(), splits[1:-1].tolist(), strict=True):
+    for batch in range(batches - 1):
+        first, last = int(splits[batch]), int(splits[batch + 1])
         for _ in range(_ATTEMPTS):
-            missing = target - int(sizes[first:last].sum())
+            missing = share + (batch < rest) - int(sizes[first:last].sum())
             if not missing:
                 break
             best = None
