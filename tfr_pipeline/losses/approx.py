@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfr_pipeline.compat import tfr
+from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.losses.base import TwoLayouts, register
+from tfr_pipeline.losses.packed import pad, pad_weights
 from tfr_pipeline.losses.pairwise import as_columns
 from tfr_pipeline.losses.smooth_ranks import (
     mrr_coefficients,
@@ -55,6 +57,20 @@ class GumbelApproxNDCGLoss(TwoLayouts, _theirs.GumbelApproxNDCGLoss):
         """See base class."""
         weights = as_columns(sample_weight, y_true)
         return super().call_padded(y_true, y_pred, weights)
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        labels = pad(y_true, PADDING_LABEL)
+        weights = as_columns(pad_weights(sample_weight, labels), labels)
+        sampled = self._gumbel_sampler.sample(labels, pad(y_pred, 0.0), weights=weights)
+        labels, logits, weights = sampled
+        lengths = tf.repeat(y_true.row_lengths(), self._sample_size)
+        labels, logits = (
+            tf.RaggedTensor.from_tensor(dense, lengths) for dense in (labels, logits)
+        )
+        batch = self.pack(labels, logits)
+        form = smooth_metric_losses(ndcg_coefficients, reciprocal_log, batch)
+        return self.reduce_form(form, batch, weights, lists=True)
 
 
 @register

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
+from tfr_pipeline.losses.packed import Packed, to_float
 
 _theirs: Any = tfr.keras.losses
 
@@ -39,9 +41,37 @@ class SigmoidCrossEntropyLoss(TwoLayouts, _theirs.SigmoidCrossEntropyLoss):
       0.8043
     """
 
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        batch = self.pack(y_true, y_pred)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(batch.labels, batch.logits)
+        return self.reduce_documents(losses, batch, sample_weight)
+
+
+class SeveralScores(TwoLayouts):
+    """`TwoLayouts` for pointwise losses of several scores a document.
+
+    Packed batches go to TF-Ranking's code as lists of one document each.
+    """
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        scores = to_float(y_pred)
+        # TF-Ranking complains about the shape in its own words.
+        if scores.shape.rank != 3:
+            return super().call_packed(y_true, y_pred, sample_weight)
+        batch = Packed.of(y_true, scores.with_values(scores.values[:, 0]))
+        labels = tf.where(batch.mask, batch.labels, PADDING_LABEL)
+        losses, valid = self._loss.compute_unreduced_loss(
+            labels=labels[:, tf.newaxis],
+            logits=self._loss.get_logits(scores.values[:, tf.newaxis, :]),
+        )
+        losses = tf.squeeze(losses * valid, axis=1)
+        return self.reduce_documents(losses, batch, sample_weight)
+
 
 @register
-class OrdinalLoss(TwoLayouts, _theirs.OrdinalLoss):
+class OrdinalLoss(SeveralScores, _theirs.OrdinalLoss):
     """Sum of `ordinal_size` sigmoid cross-entropies, one for each grade passed.
 
     Scores have the shape `[batch, list_size, ordinal_size]`. TF-Ranking's class
@@ -75,7 +105,7 @@ class OrdinalLoss(TwoLayouts, _theirs.OrdinalLoss):
 
 
 @register
-class ClickEMLoss(TwoLayouts, _theirs.ClickEMLoss):
+class ClickEMLoss(SeveralScores, _theirs.ClickEMLoss):
     """Click loss with examination and relevance as latent variables.
 
     Scores have the shape `[batch, list_size, 2]` (Wang et al., "Position Bias

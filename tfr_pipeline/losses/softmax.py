@@ -8,6 +8,7 @@ from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 from tfr_pipeline.losses.blocks import Ordered
+from tfr_pipeline.losses.closed_form import ClosedForm
 from tfr_pipeline.losses.packed import Packed, is_ragged, to_float
 
 _theirs: Any = tfr.keras.losses
@@ -15,32 +16,76 @@ _theirs: Any = tfr.keras.losses
 _TheirCalibrated: Any = getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.SoftmaxLoss)
 
 
-def segment_log_softmax(batch: Packed) -> Any:
-    """Returns the logarithm of the softmax over each list, float32 `[documents]`.
-
-    The largest logit of a list is taken out first: nothing overflows, and logits far
-    from 0 lose no digits. Masked documents are left out and give some finite number.
-    """
-    lowest = batch.logits.dtype.min
-    logits = tf.where(batch.mask, batch.logits, lowest)
-    largest = tf.math.unsorted_segment_max(logits, batch.row_ids, batch.num_lists)
-    largest = tf.stop_gradient(batch.to_documents(largest))
-    # A masked logit may lie far above the largest valid one.
-    shifted = tf.where(batch.mask, batch.logits - largest, 0.0)
-    total = batch.sum(tf.where(batch.mask, tf.exp(shifted), 0.0))
-    total = tf.where(total > 0.0, total, 1.0)
-    return shifted - batch.to_documents(tf.math.log(total))
+# Tables of at most this many cells a document are padded: dense operations are so much
+# faster than segment operations that they win in spite of the padding.
+DENSE_CELLS = 16
 
 
-def segment_softmax_cross_entropy(batch: Packed, labels: Any) -> Any:
-    """Returns `-sum_i y_i log softmax(s)_i` of each list, float32 `[batch]`.
+def softmax_cross_entropy(batch: Packed, labels: Any) -> ClosedForm:
+    """Returns `-sum_i y_i log softmax(s)_i` of each list.
+
+    The gradient is `softmax(s) sum_i y_i - y`. The largest logit of a list is taken
+    out first: nothing overflows, and logits far from 0 lose no digits. Masked documents
+    are left out.
 
     Args:
-      batch: Logits and their partition.
+      batch: The batch; the logits are the closed form's argument.
       labels: float32 `[documents]`, not negative, 0 for masked documents; need not
         sum to one.
+
+    Returns:
+      Closed form with losses and weights `[batch]`.
     """
-    return -batch.sum(labels * segment_log_softmax(batch))
+
+    def compute(logits: Any, weights: Any) -> tuple[Any, Any]:
+        logits = tf.where(batch.mask, logits, logits.dtype.min)
+        documents = tf.size(labels, tf.int64)
+        return tf.cond(
+            batch.cells() <= DENSE_CELLS * documents,
+            lambda: _in_table(batch, labels, logits, weights),
+            lambda: _in_segments(batch, labels, logits, weights),
+        )
+
+    return compute
+
+
+def _in_table(batch: Packed, labels: Any, logits: Any, weights: Any) -> tuple[Any, Any]:
+    """Losses and gradient through `[batch, longest]`."""
+    targets = batch.ragged(labels).to_tensor(0.0)
+    table = batch.ragged(logits).to_tensor(logits.dtype.min)
+    # Masked logits stay finite, so that their label 0 takes them out of the sum below.
+    table -= tf.reduce_max(table, axis=1, keepdims=True)
+    table = tf.maximum(table, logits.dtype.min)
+    exponentials = tf.exp(table)
+    # At least 1 where there is a document, and 0 if the longest list has none.
+    total = tf.maximum(tf.reduce_sum(exponentials, axis=1), 1.0)
+    mass = tf.reduce_sum(targets, axis=1)
+    linear = tf.reduce_sum(table * targets, axis=1)
+    losses = mass * tf.math.log(total) - linear
+    gradient = exponentials * (mass / total)[:, tf.newaxis] - targets
+    if weights is not None:
+        gradient *= weights[:, tf.newaxis]
+    splits = tf.cast(batch.lists.row_splits, tf.int32)
+    starts = tf.range(tf.shape(table)[0]) * tf.shape(table)[1]
+    cells = tf.ragged.range(starts, starts + splits[1:] - splits[:-1]).values
+    return losses, tf.gather(tf.reshape(gradient, [-1]), cells)
+
+
+def _in_segments(
+    batch: Packed, labels: Any, logits: Any, weights: Any
+) -> tuple[Any, Any]:
+    """Losses and gradient in O(documents), whatever the longest list."""
+    largest = tf.math.unsorted_segment_max(logits, batch.row_ids, batch.num_lists)
+    logits = tf.maximum(logits - batch.to_documents(largest), logits.dtype.min)
+    exponentials = tf.exp(logits)
+    total, mass = batch.sum(exponentials), batch.sum(labels)
+    # At least 1 where there is a document, and 0 where there is none.
+    total = tf.maximum(total, 1.0)
+    linear = batch.sum(logits * labels)
+    gradient = exponentials * batch.to_documents(mass / total) - labels
+    if weights is not None:
+        gradient *= batch.to_documents(weights)
+    return mass * tf.math.log(total) - linear, gradient
 
 
 @register
@@ -65,8 +110,12 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
         batch = self.pack(y_true, y_pred)
-        labels = self._lambda_labels(batch) * batch.weights(sample_weight)
-        return self.reduce(segment_softmax_cross_entropy(batch, labels))
+        labels = tf.stop_gradient(self._lambda_labels(batch))
+        if sample_weight is not None:
+            labels *= batch.weights(sample_weight)
+        form = softmax_cross_entropy(batch, labels)
+        losses = self.reduce_form(form, batch, None, lists=True)
+        return losses if losses.shape.rank == 0 else losses[:, 0]
 
     def _lambda_labels(self, batch: Packed) -> Any:
         """Labels `[documents]`, replaced by gains over discounts if asked for."""
