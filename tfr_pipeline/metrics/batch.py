@@ -91,12 +91,12 @@ class Batch:
         """
         # It lives as long as the tensor does; a new function is a new graph.
         made = getattr(y_pred, "_tfr_pipeline_batch", None)
-        if made and made[0] is y_true and made[1] is sample_weight:
-            if made[2] is _graph():
-                return made[3]
+        source = (y_true, sample_weight, _graph())
+        if made and all(a is b for a, b in zip(made[0], source, strict=True)):
+            return made[1]
         batch = cls._of(y_true, y_pred, sample_weight)
         with contextlib.suppress(AttributeError):  # NumPy arrays take none
-            y_pred._tfr_pipeline_batch = (y_true, sample_weight, _graph(), batch)
+            y_pred._tfr_pipeline_batch = (source, batch)
         return batch
 
     @classmethod

@@ -21,6 +21,8 @@ class RankingModel(tf.keras.Model):
     training_metrics = False
     # XLA and TPU programs cannot stop in the middle.
     check_loss = True
+    train_function: Any
+    test_function: Any
 
     def make_train_function(self, force: bool = False) -> Any:
         """See `tf.keras.Model`."""

@@ -105,7 +105,8 @@ class StackedTowers(tf.keras.layers.Layer):
         towers = max(1, _BLOCK_UNITS // max(dims, default=_BLOCK_UNITS))
         first = range(0, self._features, towers)
         self._blocks = [(i, min(i + towers, self._features)) for i in first]
-        self._kernels, self._biases = [], []
+        self._kernels: list[Any] = []
+        self._biases: list[Any] = []
         self._norms: list[Any] = []
         self._dropouts: list[Any] = []
         for inputs, units in zip([width, *dims], [*dims, 1], strict=True):

@@ -87,13 +87,12 @@ class Feed:
     def steps(self, split: str, layout: str | None) -> int | None:
         """Returns the batches of an epoch of `train` or `valid`; None if unknown."""
         builder, hparams = self._dataset_builder, self._hparams
-        given = (
-            hparams.steps_per_epoch if split == "train" else hparams.validation_steps
-        )
-        if layout is None or (split == "valid" and not builder._pattern("valid")):
+        train = split == "train"
+        given = hparams.steps_per_epoch if train else hparams.validation_steps
+        if layout is None or not (train or builder._pattern("valid")):
             return given
         steps = builder.plan(split, layout, self.replicas).steps
-        if split == "train":
+        if train:
             return given or steps
         return min(steps, given or steps)
 

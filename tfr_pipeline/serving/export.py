@@ -81,7 +81,7 @@ def export_other_weights(model: tf.keras.Model, source: str, path: str) -> str:
       RunError: As `export_saved_model`.
     """
     reader = tf.train.load_checkpoint(_variables(source))
-    tensors = {name: None for name in reader.get_variable_to_shape_map()}
+    tensors: dict[str, Any] = dict.fromkeys(reader.get_variable_to_shape_map())
     for number, variable in enumerate(model.variables):
         name = f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE"
         if name not in tensors:

@@ -89,10 +89,10 @@ class Predictor:
         Raises:
           DataError: It is not.
         """
-        graphs = [os.path.join(p, "saved_model.pb") for p in (self.path, path)]
+        ours, other = (os.path.join(p, "saved_model.pb") for p in (self.path, path))
         variables = os.path.join(path, "variables", "variables")
         try:
-            if not filecmp.cmp(*graphs, shallow=False):
+            if not filecmp.cmp(ours, other, shallow=False):
                 raise DataError(f"{path}: expected the same functions as {self.path}.")
             status = tf.train.Checkpoint(weights=self._loaded.weights).read(variables)
             status.assert_existing_objects_matched().expect_partial()
