@@ -169,7 +169,8 @@ def main() -> None:
                 results.write_text(json.dumps(runs, indent=1))
     print(table(runs))
     print(time_to_quality(runs))
-    plot(runs, arguments.output / "speed.svg")
+    if any(r["system"] == "tf_ranking" for r in runs):
+        plot(runs, arguments.output / "speed.svg")
 
 
 if __name__ == "__main__":
