@@ -18,6 +18,7 @@ class Case:
       loss: A loss key, or `lambda`: pairwise logistic with NDCG@10 weights.
       list_size: Documents of a list that are used; None for whole lists.
       input: `elwc` or `packed`; TF-Ranking reads ELWC only.
+      precision: As of our `PipelineHparams`; TF-Ranking has none.
       epochs: Epochs; the first is not counted as steady.
       steps: Training steps an epoch.
       systems: Who runs it.
@@ -30,6 +31,7 @@ class Case:
     loss: str = "softmax_loss"
     list_size: int | None = 200
     input: str = "elwc"
+    precision: str | None = None
     epochs: int = 3
     steps: int = 60
     systems: tuple[str, ...] = ("ours", "tf_ranking")
@@ -40,6 +42,7 @@ class Case:
 
 CASES = {
     "dnn": Case("dnn", systems=("ours", "tf_ranking", "limit"), speed=3.0, start=3.0),
+    "dnn_bfloat16": Case("dnn", precision="mixed_bfloat16", systems=("ours",)),
     "small": Case(
         "small", systems=("ours", "tf_ranking", "limit"), speed=15.0, start=6.0
     ),

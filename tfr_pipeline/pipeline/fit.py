@@ -129,7 +129,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         hparams = self._hparams
         packed = layout == "packed"
         builder = self._model_builder
-        model = builder.build_packed() if packed else builder.build()
+        policy = tf.keras.mixed_precision.global_policy()
+        tf.keras.mixed_precision.set_global_policy(hparams.precision or policy)
+        try:
+            model = builder.build_packed() if packed else builder.build()
+        finally:
+            tf.keras.mixed_precision.set_global_policy(policy)
         # TensorFlow variables must be made within the scope of the strategy, which
         # is why everything is built here and nothing is passed in.
         model.compile(
