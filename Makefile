@@ -34,7 +34,7 @@ STAMP := $(VENV)/.installed
 QUIET := TF_CPP_MIN_LOG_LEVEL=2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint types demo docs clean distclean
+.PHONY: help setup test test-all lint types demo bench docs clean distclean
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -114,13 +114,16 @@ demo: $(STAMP) ## makes data, trains, evaluates and ranks, in demo/
 	  "$(BIN)/tensorboard --logdir=demo/run/logs"
 	@echo "models to serve:" demo/run/export/*/*
 
+bench: $(STAMP) ## measures speed beside TF-Ranking's pipeline, in bench/ (an hour)
+	@$(BIN)/python tests/bench/speed.py --output=bench $(ARGS)
+
 docs: $(STAMP) ## builds the documentation, in docs/_build/html
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints/$(LANE).txt -e '.[docs]'
 	@$(BIN)/python -m sphinx -q -W -b html docs docs/_build/html
 
-clean: ## removes the demo, caches and builds
-	@rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## removes the demo, the benchmark, caches and builds
+	@rm -rf demo bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## removes the environments too

@@ -123,6 +123,7 @@ def make_pipeline(keras: Any, case: speed_cases.Case, data: Data, folder: str) -
         best_exporter_metric="ndcg_10",
         best_exporter_metric_higher_better=True,
         strategy=None,
+        **({"precision": case.precision} if case.precision else {}),
     )
     pipeline = Pipeline(
         make_model_builder(keras, case, data.features),

@@ -24,7 +24,7 @@ def finished(data, tmp_path_factory):
         tmp_path_factory.mktemp("finished") / "run",
         num_epochs=4,
         # So high that the last epoch is not the best one.
-        learning_rate=0.3,
+        learning_rate=2.0,
         export_best_model=True,
         best_exporter_metric="ndcg_10",
         best_exporter_metric_higher_better=True,

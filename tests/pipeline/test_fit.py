@@ -138,7 +138,7 @@ def test_another_config_in_the_same_directory_is_an_error_that_names_the_key(fin
     config, _ = finished
     before = tree(config["model_dir"])
     other = changed(config, pipeline__learning_rate=0.1)
-    with pytest.raises(ConfigError, match=r"pipeline\.learning_rate is 0\.3 there"):
+    with pytest.raises(ConfigError, match=r"pipeline\.learning_rate is 2\.0 there"):
         build_pipeline(other).train_and_validate()
     assert tree(config["model_dir"]) == before
 
@@ -351,3 +351,28 @@ def test_selecting_the_worst_epoch_warns(data, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         build_pipeline(good).dry_run()
+
+
+@pytest.mark.parametrize("scorer", ["dnn", "gam"])
+def test_mixed_precision_ranks_alike_and_serves_float32(data, tmp_path, scorer):
+    results = {}
+    for precision in (None, "mixed_bfloat16"):
+        folder = tmp_path / str(precision)
+        config = make_config(data, folder, num_epochs=6, precision=precision)
+        if scorer == "gam":
+            config["model"]["scorer"] = "gam"
+            dims = config["model"]["scorer_args"].pop("hidden_layer_dims")
+            config["model"]["scorer_args"]["example_hidden_layer_dims"] = dims
+        model = build_pipeline(config).train_and_validate()
+        assert {w.dtype for w in model.trainable_weights} == {tf.float32}
+        assert model.output.dtype == tf.float32
+        results[precision] = read_json(folder / "metrics.json")["valid"]["ndcg@10"]
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    low, high = sorted(result["skip"] for result in results.values())
+    assert low > 0.5
+    assert high - low < 0.1
+
+
+def test_an_unknown_precision_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="mixed_bfloat16"):
+        PipelineHparams(str(tmp_path), 1, 1, 1, 0.1, "softmax_loss", precision="bf16")

@@ -17,7 +17,7 @@ from tests.serving.serving_helpers import (
 )
 from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
-from tfr_pipeline.serving.export import export_saved_model
+from tfr_pipeline.serving.export import export_other_weights, export_saved_model
 from tfr_pipeline.serving.predictor import Predictor, find_export
 from tfr_pipeline.serving.signatures import PREDICT, RANK
 
@@ -128,3 +128,30 @@ def test_a_score_that_is_no_number_names_its_query(predictor):
     lists.values["float32"][3, 0] = np.nan  # the one document of q1
     with pytest.raises(RunError, match="the score of a document of query 'q1' is nan"):
         predictor.score(lists)
+
+
+def test_an_export_with_other_weights_is_one_like_any_other(tmp_path):
+    signatures = make_signatures(randomize(make_builder().build_packed(), 3))
+    model, text = signatures._model, json.dumps(FEATURES.to_json())
+    functions = signatures()
+    first = export_saved_model(model, functions, str(tmp_path / "1"), {FILE_NAME: text})
+    before = functions[RANK](**rank_inputs(LISTS))["scores"].numpy()
+    randomize(model, 4)
+    second = export_other_weights(model, first, str(tmp_path / "2"))
+    after = functions[RANK](**rank_inputs(LISTS))["scores"].numpy()
+    assert np.abs(before - after).max() > 0.01
+    lists = as_lists(LISTS)
+    for path, scores in ((first, before), (second, after)):
+        found = Predictor(path).score(lists)
+        np.testing.assert_allclose(found, scores, rtol=1e-5, atol=1e-6)
+    predictor = Predictor(first)
+    predictor.load_weights(second)
+    np.testing.assert_allclose(predictor.score(lists), after, rtol=1e-5, atol=1e-6)
+    assert predictor.path == second
+
+
+def test_weights_of_another_model_are_refused(predictor, tmp_path):
+    signatures = make_signatures(randomize(make_builder().build()))
+    other = export_saved_model(signatures._model, signatures(), str(tmp_path / "1"))
+    with pytest.raises(DataError, match="expected the same functions as"):
+        predictor.load_weights(other)

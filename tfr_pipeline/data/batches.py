@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.data.level import level
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.store import as_tensor
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
@@ -30,7 +31,8 @@ class BatchPlan:
       seed: Orders the lists anew each epoch; None keeps them in order.
 
     A global batch is `replicas` local batches in a row. Batches of an epoch have
-    nearly equal size, so there is no small rest at the end.
+    nearly equal numbers of lists, so there is no small rest at the end; shuffled ones
+    also have equal numbers of documents, as far as exchanges of lists reach.
     """
 
     def __init__(
@@ -70,14 +72,31 @@ class BatchPlan:
             order = tf.random.experimental.stateless_shuffle(order, seed=seed)
         if not self._by_documents:
             splits = tf.range(batches + 1, dtype=tf.int64) * self.num_lists // batches
-            return order, splits
+            return self._level(order, splits), splits
         # Cut where the running number of documents passes multiples of the share.
         ends = tf.cumsum(tf.gather(self._lengths, order))
         targets = tf.range(1, batches, dtype=tf.int64) * ends[-1] // batches
         inner = tf.searchsorted(ends, targets, side="left", out_type=tf.int64) + 1
         inner = tf.minimum(inner, self.num_lists)
-        splits = tf.concat([[0], inner, [self.num_lists]], axis=0)
-        return order, tf.cast(splits, tf.int64)
+        splits = tf.cast(tf.concat([[0], inner, [self.num_lists]], axis=0), tf.int64)
+        return self._level(order, splits), splits
+
+    def _level(self, order: Any, splits: Any) -> Any:
+        """Evens batches out, unless the lists have to stay in order."""
+        if self._seed is None:
+            return order
+
+        def levelled(order: np.ndarray, splits: np.ndarray) -> np.ndarray:
+            # Global batches first: they are the same for any number of replicas.
+            order = level(order, splits[:: self.replicas], self._lengths)
+            for i in range(0, len(splits) - 1, self.replicas):
+                local = splits[i : i + self.replicas + 1]
+                part = slice(local[0], local[-1])
+                order[part] = level(order[part], local - local[0], self._lengths)
+            return order
+
+        order = tf.numpy_function(levelled, [order, splits], tf.int64)
+        return tf.ensure_shape(order, [self.num_lists])
 
     def batch_of_step(self, step: int) -> np.ndarray:
         """Returns the indices of the lists in global batch `step` of training."""

@@ -27,6 +27,7 @@ class TwoLayouts:
     _loss: Any
     _get_reduction: Any
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Computes the loss.
 

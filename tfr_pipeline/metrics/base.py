@@ -20,6 +20,7 @@ class TwoLayouts:
 
     _metric: Any
 
+    @tf.autograph.experimental.do_not_convert
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Adds a batch.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -74,10 +75,32 @@ class Batch:
     scores: Any
     weights: Any
     mask: Any
+    _results: dict[Any, Any] = dataclasses.field(default_factory=dict, compare=False)
+
+    def once(self, key: Any, function: Callable[[], Any]) -> Any:
+        """Returns `function()`, computed by the first metric that asks for `key`."""
+        if key not in self._results:
+            self._results[key] = function()
+        return self._results[key]
 
     @classmethod
     def of(cls, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Batch:
-        """Makes a batch of what Keras hands to a metric, in either layout."""
+        """Makes a batch of what Keras hands to a metric, in either layout.
+
+        Metrics that are computed one after the other on the same tensors share it.
+        """
+        # It lives as long as the tensor does; a new function is a new graph.
+        made = getattr(y_pred, "_tfr_pipeline_batch", None)
+        source = (y_true, sample_weight, _graph())
+        if made and all(a is b for a, b in zip(made[0], source, strict=True)):
+            return made[1]
+        batch = cls._of(y_true, y_pred, sample_weight)
+        with contextlib.suppress(AttributeError):  # NumPy arrays take none
+            y_pred._tfr_pipeline_batch = (source, batch)
+        return batch
+
+    @classmethod
+    def _of(cls, y_true: Any, y_pred: Any, sample_weight: Any) -> Batch:
         labels, scores, weights = padded(y_true, y_pred, sample_weight)
         weights = (
             tf.ones_like(labels) if weights is None else tf.ones_like(labels) * weights
@@ -123,6 +146,10 @@ class Batch:
             counted > 0.0, tf.math.divide_no_nan(tf.reduce_sum(own), counted), 1.0
         )
         return tf.where(weighted, tf.where(total > 0.0, own, average), 0.0)
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def sort_descending(values: Any) -> Any:

@@ -21,7 +21,8 @@ def _gains(batch: Batch, function: Any) -> Any:
 
 def _dcg(batch: Batch, gains: Any, discount: Any, ranked: Any) -> Any:
     """Expected DCG over random orders of ties, `[batch, 1]`."""
-    expected = mean_over_ties(discount, *tie_bounds(ranked, batch.scores))
+    bounds = batch.once("tie bounds", lambda: tie_bounds(ranked, batch.scores))
+    expected = mean_over_ties(discount, *bounds)
     return tf.reduce_sum(batch.weights * gains * expected, axis=1, keepdims=True)
 
 
@@ -43,18 +44,23 @@ class NDCGMetric(OwnMetric, theirs.NDCGMetric):
 
     def compute(self, batch: Batch) -> tuple[Any, Any]:
         """See base class."""
-        gains = _gains(batch, self._gain_fn)
-        # One sort call for both orders.
-        weighted = tf.where(batch.mask, batch.weights * gains, float("-inf"))
-        both = sort_descending(tf.stack([batch.scores, weighted]))
-        ranked, ideal = both[0], both[1]
-        ideal = tf.where(tf.math.is_finite(ideal), ideal, 0.0)
+        gains, ranked, ideal = batch.once(
+            ("gains", self._gain_fn), lambda: self._sorted(batch)
+        )
         discount = discounts(
             tf.shape(batch.labels)[1], self._rank_discount_fn, self._topn
         )
         best = tf.reduce_sum(ideal * discount, axis=1, keepdims=True)
         dcg = _dcg(batch, gains, discount, ranked)
         return tf.math.divide_no_nan(dcg, best), batch.list_weights(gains)
+
+    def _sorted(self, batch: Batch) -> tuple[Any, Any, Any]:
+        """Returns gains, sorted scores and sorted gains."""
+        gains = _gains(batch, self._gain_fn)
+        # One sort call for both orders.
+        weighted = tf.where(batch.mask, batch.weights * gains, float("-inf"))
+        both = sort_descending(tf.stack([batch.scores, weighted]))
+        return gains, both[0], tf.where(tf.math.is_finite(both[1]), both[1], 0.0)
 
 
 @register

@@ -166,11 +166,10 @@ class Unpack(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class Repack(tf.keras.layers.Layer):
-    """Makes ragged scores `[batch, (list)]` of `(scores, row_splits)`."""
+    """Makes ragged float32 scores `[batch, (list)]` of `(scores, row_splits)`."""
 
     def call(self, inputs: tuple[Any, Any]) -> Any:
         """See the class."""
         scores, row_splits = inputs
-        return tf.RaggedTensor.from_row_splits(
-            tf.reshape(scores, [-1]), row_splits, validate=False
-        )
+        scores = tf.cast(tf.reshape(scores, [-1]), tf.float32)
+        return tf.RaggedTensor.from_row_splits(scores, row_splits, validate=False)

@@ -21,6 +21,60 @@ class RankingModel(tf.keras.Model):
     training_metrics = False
     # XLA and TPU programs cannot stop in the middle.
     check_loss = True
+    train_function: Any
+    test_function: Any
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """See `tf.keras.Model`."""
+        if self.train_function is not None and not force:
+            return self.train_function
+        if type(self).train_step is not RankingModel.train_step or self._own_loop:
+            return super().make_train_function(force)
+
+        def results() -> dict[str, Any]:
+            metrics = self.metrics if self.training_metrics else self._loss_metrics()
+            return {metric.name: metric.result() for metric in metrics}
+
+        function = self._many_steps(self.train_step, self._train_counter, results)
+        self.train_function = self.train_tf_function = function
+        return function
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """See `tf.keras.Model`."""
+        if self.test_function is not None and not force:
+            return self.test_function
+        if type(self).test_step is not tf.keras.Model.test_step or self._own_loop:
+            return super().make_test_function(force)
+
+        def results() -> dict[str, Any]:
+            return {metric.name: metric.result() for metric in self.metrics}
+
+        function = self._many_steps(self.test_step, self._test_counter, results)
+        self.test_function = function
+        return function
+
+    @property
+    def _own_loop(self) -> bool:
+        """Whether Keras has to drive the steps in one of its other ways."""
+        return bool(self._cluster_coordinator or self.run_eagerly or self.jit_compile)
+
+    def _many_steps(self, step: Any, counter: Any, results: Any) -> Any:
+        """Returns a function of an iterator that takes `steps_per_execution` steps.
+
+        Keras's carries what a step returns through the loop, and traces the step twice
+        to learn its shape; this one looks at the metrics when the loop has ended.
+        """
+
+        def one(data: Any) -> None:
+            step(data)
+            counter.assign_add(1)
+
+        def many(iterator: Any) -> dict[str, Any]:
+            for _ in tf.range(self._steps_per_execution):
+                self.distribute_strategy.run(one, args=(next(iterator),))
+            return results()
+
+        return tf.function(many, reduce_retracing=True)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""

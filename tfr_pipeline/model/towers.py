@@ -105,7 +105,8 @@ class StackedTowers(tf.keras.layers.Layer):
         towers = max(1, _BLOCK_UNITS // max(dims, default=_BLOCK_UNITS))
         first = range(0, self._features, towers)
         self._blocks = [(i, min(i + towers, self._features)) for i in first]
-        self._kernels, self._biases = [], []
+        self._kernels: list[Any] = []
+        self._biases: list[Any] = []
         self._norms: list[Any] = []
         self._dropouts: list[Any] = []
         for inputs, units in zip([width, *dims], [*dims, 1], strict=True):
@@ -197,7 +198,9 @@ class StackedTowers(tf.keras.layers.Layer):
     def _first(self, columns: Any, training: Any) -> list[Any]:
         """Normalised first layer of towers with one input: `a (x - mean) + beta`."""
         norm = self._norms[0]
-        kernel = tf.convert_to_tensor(self._kernels[0])[:, 0, :]
+        # Statistics take float32, whatever the products are computed in.
+        dtype, columns = columns.dtype, tf.cast(columns, tf.float32)
+        kernel = tf.cast(self._kernels[0], tf.float32)[:, 0, :]
 
         def by_tower(variable: Any) -> Any:
             return tf.reshape(tf.convert_to_tensor(variable), [self._features, -1])
@@ -218,7 +221,8 @@ class StackedTowers(tf.keras.layers.Layer):
         scale = gamma * tf.math.rsqrt(variances + norm.epsilon)
         if not training:
             shift = beta - by_tower(norm.moving_mean) * scale
-        kernels = self._block_diagonal((scale * kernel)[:, tf.newaxis, :])
+        kernels = self._block_diagonal(tf.cast(scale * kernel, dtype)[:, tf.newaxis])
+        columns, shift = tf.cast(columns, dtype), tf.cast(shift, dtype)
         sizes = [int(block.shape[0]) for block in kernels]
         parts = [
             tf.matmul(x, block)

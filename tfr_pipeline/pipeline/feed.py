@@ -84,74 +84,87 @@ class Feed:
                     f"dataset builder has {pair[1]}."
                 )
 
-    def dataset(self, split: str, layout: str | None, start_step: int) -> Any:
-        """Returns the data of `train` or `valid` for `model.fit`, and its steps."""
+    def steps(self, split: str, layout: str | None) -> int | None:
+        """Returns the batches of an epoch of `train` or `valid`; None if unknown."""
         builder, hparams = self._dataset_builder, self._hparams
+        train = split == "train"
+        given = hparams.steps_per_epoch if train else hparams.validation_steps
+        if layout is None or not (train or builder._pattern("valid")):
+            return given
+        steps = builder.plan(split, layout, self.replicas).steps
+        if train:
+            return given or steps
+        return min(steps, given or steps)
+
+    def dataset(self, split: str, layout: str | None, start_step: int = 0) -> Any:
+        """Returns the data of `train` or `valid` for `model.fit`; None for no data."""
+        builder = self._dataset_builder
         if layout is None:
             if split == "train":
-                return builder.build_train_dataset(), hparams.steps_per_epoch
-            return builder.build_valid_dataset(), hparams.validation_steps
+                return builder.build_train_dataset()
+            return builder.build_valid_dataset()
         if split == "valid" and not builder._pattern("valid"):
-            return None, None
-        replicas = self.replicas
-        steps = builder.plan(split, layout, replicas).steps
-        if split == "train":
-            steps = hparams.steps_per_epoch or steps
-        elif hparams.validation_steps:
-            if hparams.validation_steps < steps:
-                warnings.warn(
-                    f"validation_steps={hparams.validation_steps} leaves out "
-                    f"{steps - hparams.validation_steps} of {steps} batches.",
-                    stacklevel=2,
-                )
-            steps = min(steps, hparams.validation_steps)
+            return None
         if self._strategy is None:
-            dataset = builder.make_dataset(split, layout, start_step=start_step)
-            return dataset, steps
+            return builder.make_dataset(split, layout, start_step=start_step)
 
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
             pipelines = (context.input_pipeline_id, context.num_input_pipelines)
-            return builder.make_dataset(split, layout, replicas, start_step, pipelines)
+            return builder.make_dataset(
+                split, layout, self.replicas, start_step, pipelines
+            )
 
-        return self._strategy.distribute_datasets_from_function(shard), steps
+        return self._strategy.distribute_datasets_from_function(shard)
 
-    def datasets(
-        self, layout: str | None, start_step: int
-    ) -> tuple[Any, int, Any, Any]:
-        """Returns `(train, steps, valid, valid_steps)`; `valid` may be None.
+    def check(self, layout: str | None) -> int:
+        """Checks that there is the data that the settings need; reads all of it.
+
+        Returns:
+          Training steps of an epoch.
 
         Raises:
           ConfigError: Something that the settings need is not there.
           DataError: Data is missing or malformed.
         """
-        train, steps = self.dataset("train", layout, start_step)
+        builder, hparams = self._dataset_builder, self._hparams
+        steps = self.steps("train", layout)
         if steps is None:
             raise ConfigError(
                 "steps_per_epoch: expected a number, because the dataset builder "
                 "does not say how long its data is."
             )
-        valid, valid_steps = self.dataset("valid", layout, 0)
         needs = [
             name
             for name, does in (
-                ("export_best_model", self._hparams.export_best_model),
-                ("early_stopping_patience", self._hparams.early_stopping_patience),
-                (
-                    "the schedule 'plateau'",
-                    plateau_arguments(self._hparams) is not None,
-                ),
+                ("export_best_model", hparams.export_best_model),
+                ("early_stopping_patience", hparams.early_stopping_patience),
+                ("the schedule 'plateau'", plateau_arguments(hparams) is not None),
             )
             if does
         ]
-        if valid is None and needs:
+        if layout is None:
+            has_validation = self.dataset("valid", layout) is not None
+        else:
+            has_validation = bool(builder._pattern("valid"))
+        if needs and not has_validation:
             raise ConfigError(
                 "valid_input_pattern: expected files, found none, but "
                 f"{' and '.join(needs)} needs them."
             )
-        if layout is not None and self._dataset_builder._pattern("test"):
+        if layout is None:
+            return steps
+        if has_validation:
+            whole = builder.plan("valid", layout, self.replicas).steps
+            if hparams.validation_steps and hparams.validation_steps < whole:
+                warnings.warn(
+                    f"validation_steps={hparams.validation_steps} leaves out "
+                    f"{whole - hparams.validation_steps} of {whole} batches.",
+                    stacklevel=2,
+                )
+        if builder._pattern("test"):
             # Read after training; whether it is there had better be known before.
-            files.expand(self._dataset_builder._pattern("test"), "test data")
-        return train, steps, valid, valid_steps
+            files.expand(builder._pattern("test"), "test data")
+        return steps
 
     def explain_non_finite(self, layout: str | None, step: int) -> str:
         """Says which batch broke the loss or its gradient."""

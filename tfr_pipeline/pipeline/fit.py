@@ -129,7 +129,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         hparams = self._hparams
         packed = layout == "packed"
         builder = self._model_builder
-        model = builder.build_packed() if packed else builder.build()
+        policy = tf.keras.mixed_precision.global_policy()
+        tf.keras.mixed_precision.set_global_policy(hparams.precision or policy)
+        try:
+            model = builder.build_packed() if packed else builder.build()
+        finally:
+            tf.keras.mixed_precision.set_global_policy(policy)
         # TensorFlow variables must be made within the scope of the strategy, which
         # is why everything is built here and nothing is passed in.
         model.compile(
@@ -177,7 +182,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         tf.keras.utils.set_random_seed(state.seed)
         with strategies.strategy_scope(self._strategy):
             layout = self._layout()
-            _, steps, _, _ = self._feed.datasets(layout, 0)
+            steps = self._feed.check(layout)
             model = self._compile(layout, steps * hparams.num_epochs)
             self._run.claim(self._config or settings.as_json(hparams))
             self._checkpoints = callbacks_lib.Checkpoints(model, self._run, state)
@@ -205,7 +210,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         hparams = self._hparams
         with strategies.strategy_scope(self._strategy):
             layout = self._layout()
-            train, steps, valid, valid_steps = self._feed.datasets(layout, 0)
+            steps = self._feed.check(layout)
+            valid_steps = self._feed.steps("valid", layout)
+            train, valid = (
+                self._feed.dataset(split, layout) for split in ("train", "valid")
+            )
             model = self._compile(layout, steps * hparams.num_epochs)
             logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
         validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
@@ -252,7 +261,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         done = checkpoints.step
         if done >= steps * hparams.num_epochs or checkpoints.state.stopped:
             return
-        train, _, valid, valid_steps = self._feed.datasets(layout, done)
+        train = self._feed.dataset("train", layout, done)
+        valid = self._feed.dataset("valid", layout)
+        valid_steps = None if valid is None else self._feed.steps("valid", layout)
         callbacks = self.build_callbacks()
         if not isinstance(model, RankingModel):
             # First, so that none of the others saves what is broken.
@@ -275,7 +286,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             if within:  # the rest of the epoch in which the run was interrupted
                 fit(epoch, epoch + 1, steps - within)
                 epoch += 1
-                train, _ = self._feed.dataset("train", layout, epoch * steps)
+                train = self._feed.dataset("train", layout, epoch * steps)
             if epoch < hparams.num_epochs and not checkpoints.state.stopped:
                 fit(epoch, hparams.num_epochs, steps)
         except tf.errors.InvalidArgumentError as error:

@@ -23,6 +23,7 @@ _INTEGERS = (
     ("early_stopping_patience", 0, False),
     ("checkpoint_every_steps", 1, True),
 )
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclasses.dataclass
@@ -70,6 +71,10 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         sort of every list a metric.
       layout: `packed` or `padded`; None takes the best that model, data and strategy
         can do.
+      precision: `mixed_bfloat16` computes layers in bfloat16 and keeps weights, losses
+        and scores in float32: faster on processors with bfloat16 instructions, slower
+        without. `float32`, or None for Keras's global policy, which is float32 too
+        unless somebody has set it.
       checkpoint_every_steps: Saves the state so often, beside the end of each epoch.
       seed: Seed of everything random; None draws one and records it.
     """
@@ -102,6 +107,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     metrics: tuple[str, ...] = ("ndcg_1", "ndcg_5", "ndcg_10", "ndcg")
     training_metrics: bool = False
     layout: str | None = None
+    precision: str | None = None
     checkpoint_every_steps: int | None = None
     seed: int | None = None
 
@@ -125,6 +131,10 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
             raise ConfigError(
                 "PipelineHparams.early_stopping_min_delta: expected a number of at "
                 f"least 0, found {delta!r}."
+            )
+        if self.precision not in (None, *PRECISIONS):
+            raise ConfigError(
+                unknown_name("precision", str(self.precision), PRECISIONS)
             )
         if self.layout not in (None, "packed", "padded"):
             raise ConfigError(

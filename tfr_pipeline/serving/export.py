@@ -51,14 +51,72 @@ def export_saved_model(
         or type(node).__name__ in ("StaticHashTable", "MutableHashTable")
     ]
     functions = dict(signatures or {})
+
+    def write(folder: str) -> None:
+        tf.saved_model.save(module, folder, signatures=functions)
+        assets = os.path.join(folder, EXTRA_ASSETS)
+        for name, text in (extra_assets or {}).items():
+            os.makedirs(assets, exist_ok=True)
+            with open(os.path.join(assets, name), "w", encoding="utf-8") as file:
+                file.write(text)
+
+    return _replace(path, write)
+
+
+def export_other_weights(model: tf.keras.Model, source: str, path: str) -> str:
+    """Writes an export that differs from another one in the weights only.
+
+    Functions are copied instead of traced and optimised again, which is most of the
+    work of an export.
+
+    Args:
+      model: The model of `source`, with other weights.
+      source: Folder that `export_saved_model` wrote of this model.
+      path: The folder.
+
+    Returns:
+      `path`.
+
+    Raises:
+      RunError: As `export_saved_model`.
+    """
+    reader = tf.train.load_checkpoint(_variables(source))
+    tensors: dict[str, Any] = dict.fromkeys(reader.get_variable_to_shape_map())
+    for number, variable in enumerate(model.variables):
+        name = f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE"
+        if name not in tensors:
+            raise RunError(f"{source}: expected the weight {name}; not found.")
+        tensors[name] = tf.convert_to_tensor(variable)
+    # Tables and the description of the objects stay.
+    values = [
+        tf.constant(reader.get_tensor(name)) if value is None else value
+        for name, value in tensors.items()
+    ]
+
+    def write(folder: str) -> None:
+        # The fingerprint is that of the other weights.
+        ignore = shutil.ignore_patterns("variables", "fingerprint.pb")
+        shutil.copytree(source, folder, ignore=ignore, dirs_exist_ok=True)
+        os.makedirs(os.path.dirname(_variables(folder)))
+        tf.raw_ops.SaveV2(
+            prefix=_variables(folder),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=values,
+        )
+
+    return _replace(path, write)
+
+
+def _variables(path: str) -> str:
+    return os.path.join(path, "variables", "variables")
+
+
+def _replace(path: str, write: Callable[[str], None]) -> str:
+    """Lets `write` fill a folder that then takes the place of `path`."""
     try:
         with files.replacing(path) as temporary:
-            tf.saved_model.save(module, temporary, signatures=functions)
-            folder = os.path.join(temporary, EXTRA_ASSETS)
-            for name, text in (extra_assets or {}).items():
-                os.makedirs(folder, exist_ok=True)
-                with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-                    file.write(text)
+            write(temporary)
     except (OSError, tf.errors.OpError) as error:
         folder = os.path.abspath(path)
         while not os.path.isdir(folder):

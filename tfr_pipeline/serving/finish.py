@@ -17,7 +17,7 @@ from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.pipeline.callbacks import Checkpoints
 from tfr_pipeline.pipeline.run import RunDirectory
 from tfr_pipeline.pipeline.strategies import is_chief
-from tfr_pipeline.serving.export import export_saved_model
+from tfr_pipeline.serving.export import export_other_weights, export_saved_model
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.signatures import RANK
 
@@ -48,10 +48,11 @@ def finish(
     start = time.perf_counter()
     for folder in (run.path, run.join("export", LATEST), run.join("export", BEST)):
         files.remove_stale(folder)
+    exporter = Exporter(builder, model)
+    headline = exporter.export(_version(run, LATEST, checkpoints.step))
     last = model.get_weights()
-    headline = export(builder, model, _version(run, LATEST, checkpoints.step))
     if pipeline._hparams.export_best_model and checkpoints.restore_best():
-        headline = export(builder, model, _version(run, BEST, state.best_step))
+        headline = exporter.export(_version(run, BEST, state.best_step))
         model.set_weights(last)
     exported = time.perf_counter()
     results: dict[str, Any] = {}
@@ -103,34 +104,57 @@ def _documents(pipeline: Any, rows: list[dict[str, float]]) -> float:
 
 
 def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
-    """Exports a model, loads it back and compares the two.
+    """Exports a model once; see `Exporter.export`."""
+    return Exporter(builder, model).export(path)
+
+
+class Exporter:
+    """Exports a model, time and again with other weights.
 
     Args:
       builder: Dataset builder: it has the signatures, and data to compare on.
       model: A Keras model.
-      path: Folder of the SavedModel.
-
-    Returns:
-      A predictor for the export, or None when it has no `rank` signature or its
-      builder no description of features.
-
-    Raises:
-      RunError: The export failed, or scores otherwise than the model.
     """
-    signatures = builder.build_signatures(model) or {}
-    features = getattr(builder, "features", None)
-    assets = {}
-    if features is not None and RANK in signatures:
-        assets[FILE_NAME] = json.dumps(features.to_json(), indent=1)
-    if not signatures:
-        signatures = _call_signature(model)
-    export_saved_model(model, signatures, path, assets)
-    if not assets:
-        tf.saved_model.load(path)
-        return None
-    predictor = Predictor(path)
-    _compare(builder, signatures[RANK], predictor)
-    return predictor
+
+    def __init__(self, builder: Any, model: tf.keras.Model):
+        self._builder, self._model = builder, model
+        self._signatures = builder.build_signatures(model) or {}
+        features = getattr(builder, "features", None)
+        self._assets = {}
+        if features is not None and RANK in self._signatures:
+            self._assets[FILE_NAME] = json.dumps(features.to_json(), indent=1)
+        if not self._signatures:
+            self._signatures = _call_signature(model)
+        self._first: str | None = None
+        self._predictor: Predictor | None = None
+
+    def export(self, path: str) -> Predictor | None:
+        """Exports the model with its weights of now, loads it and compares the two.
+
+        Args:
+          path: Folder of the SavedModel.
+
+        Returns:
+          A predictor for this export, good until the next one, or None when it has
+          no `rank` signature or its builder no description of features.
+
+        Raises:
+          RunError: The export failed, or scores otherwise than the model.
+        """
+        if self._first is None:
+            export_saved_model(self._model, self._signatures, path, self._assets)
+        else:
+            export_other_weights(self._model, self._first, path)
+        if not self._assets:
+            tf.saved_model.load(path)
+        elif self._predictor is None:
+            self._predictor = Predictor(path)
+        else:
+            self._predictor.load_weights(path)
+        self._first = self._first or path
+        if self._predictor is not None:
+            _compare(self._builder, self._signatures[RANK], self._predictor)
+        return self._predictor
 
 
 def _call_signature(model: tf.keras.Model) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import json
 import os
@@ -78,6 +79,26 @@ class Predictor:
         with open(path, encoding="utf-8") as file:
             self.features = Features.from_json(json.load(file), path)
         self.layout = BlockLayout.from_spec(self.features.example_spec)
+
+    def load_weights(self, path: str) -> None:
+        """Takes the weights of another export of the same model.
+
+        Args:
+          path: Folder of a SavedModel, equal to this one but for the weights.
+
+        Raises:
+          DataError: It is not.
+        """
+        ours, other = (os.path.join(p, "saved_model.pb") for p in (self.path, path))
+        variables = os.path.join(path, "variables", "variables")
+        try:
+            if not filecmp.cmp(ours, other, shallow=False):
+                raise DataError(f"{path}: expected the same functions as {self.path}.")
+            status = tf.train.Checkpoint(weights=self._loaded.weights).read(variables)
+            status.assert_existing_objects_matched().expect_partial()
+        except (OSError, tf.errors.OpError, AssertionError) as error:
+            raise DataError(f"{path}: cannot load the model: {error}") from error
+        self.path = path
 
     def score(
         self, lists: Lists, rank: Callable[..., dict[str, Any]] | None = None

@@ -135,6 +135,7 @@ class Signatures(tfr.keras.saved_model.Signatures):
         def flat(scores: Any) -> Any:
             if isinstance(scores, tf.RaggedTensor):
                 return scores.values
+            scores = tf.cast(scores, tf.float32)
             mask = tf.sequence_mask(row_splits[1:] - row_splits[:-1])
             return tf.boolean_mask(tf.reshape(scores, tf.shape(mask)), mask)
 
