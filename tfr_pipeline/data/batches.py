@@ -19,6 +19,9 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.store import as_tensor
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
+# Functions without control flow on tensors: to convert them takes time at the start.
+plain = tf.autograph.experimental.do_not_convert
+
 
 class BatchPlan:
     """Says which lists stand in which batch of which epoch.
@@ -120,6 +123,7 @@ class BatchPlan:
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
         """
 
+        @plain
         def batches(epoch: Any) -> Any:
             order, splits = self.epoch(epoch)
             ragged = tf.RaggedTensor.from_row_splits(order, splits, validate=False)
@@ -128,9 +132,12 @@ class BatchPlan:
         if repeat:
             dataset = tf.data.Dataset.counter().flat_map(batches)
             lengths = tf.constant(self._lengths)
-            dataset = dataset.filter(
-                lambda index: tf.reduce_sum(tf.gather(lengths, index)) > 0
-            )
+
+            @plain
+            def has_documents(index: Any) -> Any:
+                return tf.reduce_sum(tf.gather(lengths, index)) > 0
+
+            dataset = dataset.filter(has_documents)
             dataset = dataset.skip(start_step * self.replicas)
         else:
             dataset = batches(tf.constant(0, tf.int64))
@@ -167,6 +174,7 @@ def packed_gather(
     weights = None if lists.weights is None else as_tensor(lists.weights)
     context = {name: as_tensor(value) for name, value in lists.context.items()}
 
+    @plain
     def gather(index: Any) -> tuple[dict[str, Any], Any, Any]:
         start, length = tf.gather(starts, index), tf.gather(lengths, index)
         rows = tf.ragged.range(start, start + length)

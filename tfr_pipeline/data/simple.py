@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data import reader
-from tfr_pipeline.data.batches import packed_gather
+from tfr_pipeline.data.batches import packed_gather, plain
 from tfr_pipeline.data.builders import BaseDatasetBuilder, Specs
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
@@ -204,6 +204,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             return super()._assembler(split, layout, list_size)
         gather = packed_gather(self.lists(split, layout), list_size)
 
+        @plain
         def batch(index: Any) -> Any:
             features, labels, weights = gather(index)
             if weights is None:
