@@ -54,6 +54,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.data.documents_per_batch = placeholder(int)
     config.data.list_size = placeholder(int)
     config.data.shuffle = True
+    config.data.cache = ""  # a folder keeps parsed data there, for the next run
 
     config.model = ConfigDict()
     if model == "builder":
@@ -69,6 +70,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.pipeline.num_epochs = 40
     config.pipeline.steps_per_epoch = placeholder(int)
     config.pipeline.steps_per_execution = 10
+    config.pipeline.precision = placeholder(str)
     # Better than softmax_loss on both sets of real data we have, and slower: it
     # compares all documents of a list with each other.
     config.pipeline.loss = "approx_ndcg_loss"
