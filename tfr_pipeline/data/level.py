@@ -28,8 +28,9 @@ def level(order: np.ndarray, splits: np.ndarray, lengths: np.ndarray) -> np.ndar
       than the largest was, the order stays as it is.
 
     Example:
+      >>> import numpy as np
       >>> level(np.arange(4), np.array([0, 2, 4]), np.array([5, 5, 1, 1]))
-      array([2, 1, 0, 3])
+      array([3, 1, 2, 0])
     """
     batches = len(splits) - 1
     given, sizes = order, lengths[order]
