@@ -153,6 +153,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             ),
             steps_per_execution=hparams.steps_per_execution,
         )
+        # TensorFlow traces a step twice that makes variables, such as the slots.
+        if isinstance(model.optimizer, tf.keras.optimizers.Optimizer):
+            model.optimizer.build(model.trainable_variables)
         if isinstance(model, RankingModel):
             model.training_metrics = hparams.training_metrics
             model.check_loss = not isinstance(self._strategy, tf.distribute.TPUStrategy)
