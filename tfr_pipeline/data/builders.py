@@ -79,8 +79,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
     """Builds datasets of ELWC or packed TFRecord files from feature specs.
 
     Files are parsed once and kept, in memory or in a folder (`DatasetHparams.cache`);
-    an epoch only gathers. Validation goes
-    over every list once, whole and in order.
+    an epoch only gathers. Validation goes over every list once, whole and in order.
 
     Subclasses implement `_features_and_labels`, which takes a dict of padded
     tensors `[batch, list_size, ...]` with labels among them and returns
@@ -236,7 +235,12 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         # Gathering a packed batch takes a fraction of a step: more threads than the
         # one that fetches ahead would only disturb those that compute.
         parallel = None if layout == "packed" else tf.data.AUTOTUNE
-        return index.map(batch, num_parallel_calls=parallel).prefetch(2)
+        dataset = index.map(batch, num_parallel_calls=parallel).prefetch(2)
+        # tf.data rewrites a dataset as a graph in which all that it captures is a
+        # constant: a copy of the data, in memory even where the data is on disk.
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        return dataset.with_options(options)
 
     def _assembler(
         self, split: str, layout: str, list_size: int | None

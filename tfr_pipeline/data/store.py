@@ -135,7 +135,8 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
     """Returns an array as an eager tensor, in the same memory where that can be.
 
     That is so for numeric arrays of `Block` and of the cache. Functions of `tf.data`
-    take such a tensor by reference; a constant inside of them would be a copy.
+    take such a tensor by reference, unless its default optimisations are on, which
+    turn it into a constant: a copy.
     """
     with tf.init_scope(), tf.device("CPU:0"):
         if (
