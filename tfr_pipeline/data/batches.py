@@ -33,6 +33,11 @@ class BatchPlan:
       replicas: Number of replicas that share a global batch.
       seed: Orders the lists anew each epoch; None keeps them in order.
 
+    Attributes:
+      steps: Global batches in one pass over the lists. Where single lists are longer
+        than the share of a local batch, the passes after the first may take a few
+        more or less.
+
     A global batch is `replicas` local batches in a row. Batches of an epoch have
     nearly equal numbers of lists, so there is no small rest at the end; shuffled ones
     also have equal numbers of documents, as far as exchanges of lists reach.
@@ -53,9 +58,20 @@ class BatchPlan:
             steps = math.ceil(int(self._lengths.sum()) / documents_per_batch)
         else:
             steps = math.ceil(self.num_lists / batch_size)
-        self.steps = max(1, steps)
         self.replicas = replicas
         self._seed = seed
+        self._batches = max(1, steps) * replicas
+        self.steps = max(1, steps)
+        if self._by_documents and self._long_lists():
+            # Lists longer than a share leave batches without any, which training
+            # leaves out. About as many in each epoch: one of them tells how many.
+            with tf.init_scope():
+                splits = self._cut(self._shuffled(0)).numpy()
+            filled = int(np.count_nonzero(np.diff(splits)))
+            self.steps = max(1, math.ceil(filled / replicas))
+
+    def _long_lists(self) -> bool:
+        return int(self._lengths.max()) * self._batches > int(self._lengths.sum())
 
     def epoch(self, epoch: Any) -> tuple[Any, Any]:
         """Returns the order of an epoch and where its local batches begin.
@@ -64,25 +80,30 @@ class BatchPlan:
           epoch: int64 scalar tensor or int.
 
         Returns:
-          `(order, row_splits)`, int64 `[lists]` and int64 `[steps * replicas + 1]`.
+          `(order, row_splits)`, int64 `[lists]` and int64 `[batches + 1]`.
         """
-        batches = self.steps * self.replicas
+        order = self._shuffled(epoch)
+        splits = self._cut(order)
+        return self._level(order, splits), splits
+
+    def _shuffled(self, epoch: Any) -> Any:
         order = tf.range(self.num_lists, dtype=tf.int64)
-        if self._seed is not None:
-            seed = tf.stack(
-                [tf.constant(self._seed, tf.int64), tf.cast(epoch, tf.int64)]
-            )
-            order = tf.random.experimental.stateless_shuffle(order, seed=seed)
+        if self._seed is None:
+            return order
+        seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(epoch, tf.int64)])
+        return tf.random.experimental.stateless_shuffle(order, seed=seed)
+
+    def _cut(self, order: Any) -> Any:
+        """Returns where the local batches of an epoch begin."""
+        batches = self._batches
         if not self._by_documents:
-            splits = tf.range(batches + 1, dtype=tf.int64) * self.num_lists // batches
-            return self._level(order, splits), splits
+            return tf.range(batches + 1, dtype=tf.int64) * self.num_lists // batches
         # Cut where the running number of documents passes multiples of the share.
         ends = tf.cumsum(tf.gather(self._lengths, order))
         targets = tf.range(1, batches, dtype=tf.int64) * ends[-1] // batches
         inner = tf.searchsorted(ends, targets, side="left", out_type=tf.int64) + 1
         inner = tf.minimum(inner, self.num_lists)
-        splits = tf.cast(tf.concat([[0], inner, [self.num_lists]], axis=0), tf.int64)
-        return self._level(order, splits), splits
+        return tf.cast(tf.concat([[0], inner, [self.num_lists]], axis=0), tf.int64)
 
     def _level(self, order: Any, splits: Any) -> Any:
         """Evens batches out, unless the lists have to stay in order."""
