@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.data import reader
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.simple import SimpleDatasetBuilder
-from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import Features
 
 
@@ -205,3 +206,36 @@ def test_a_folder_that_cannot_be_made_is_named(data, tmp_path):
 def test_what_is_no_folder_is_refused(data):
     with pytest.raises(ConfigError, match="expected '', 'memory' or a folder"):
         DatasetHparams("a", "b", 1, 1, cache=3)
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(data, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(RunError, match=f"cache: {tmp_path}.* cannot be used"):
+            make_builder(data, tmp_path / "cache").lists("train", "packed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+def test_bad_data_is_no_matter_of_the_cache(data, tmp_path):
+    train = sorted(data.glob("train-*"))[0]
+    train.write_bytes(train.read_bytes()[:-3])
+    with pytest.raises(DataError, match=f"{train.name}: record .* is corrupt"):
+        make_builder(data, tmp_path / "cache").lists("train", "packed")
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+@pytest.mark.parametrize("cache", ["", "memory", None])
+def test_no_folder_means_memory(data, cache):
+    assert DatasetHparams("a", "b", 1, 1, cache=cache).cache_folder == ""
+
+
+def test_a_cache_of_features_that_do_not_pack_warns(data, tmp_path):
+    builder = make_builder(data, tmp_path / "cache")
+    name = next(iter(builder._example_feature_spec))
+    builder._example_feature_spec[name] = tf.io.RaggedFeature(tf.float32)
+    with pytest.warns(UserWarning, match="cache=.* has no effect: ragged"):
+        builder.build_train_dataset()
+    assert not (tmp_path / "cache").exists()
