@@ -115,6 +115,11 @@ def _without_gradient(value: Any) -> tuple[Any, Callable[[Any], Any]]:
     return tf.identity(value), tf.zeros_like
 
 
+_keras_call = tf.autograph.experimental.do_not_convert(
+    tf.keras.layers.BatchNormalization.call
+)
+
+
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class BatchNormalization(tf.keras.layers.BatchNormalization):
     """Batch normalisation that trains on `[documents, units]` with one fused kernel.
@@ -127,7 +132,7 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
         """See `tf.keras.layers.BatchNormalization`."""
         fused = inputs.shape.rank == 2 and mask is None and not self.renorm
         if training is not True or not self.trainable or not fused:
-            return super().call(inputs, training=training, mask=mask)
+            return _keras_call(self, inputs, training=training, mask=mask)
         units = inputs.shape[1]
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             tf.reshape(inputs, [-1, 1, 1, units]),
@@ -156,8 +161,12 @@ class Unpack(tf.keras.layers.Layer):
     """Takes a ragged `[batch, (list), columns]` apart.
 
     Returns `(values, row_ids, row_splits)`: `[documents, columns]`, int64
-    `[documents]` and int64 `[batch + 1]`.
+    `[documents]` and int64 `[batch + 1]`. Features keep their dtype, whatever the
+    layers behind compute in: preprocessing has yet to tame large values.
     """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**{"autocast": False, **kwargs})
 
     def call(self, inputs: Any) -> tuple[Any, Any, Any]:
         """See the class."""
