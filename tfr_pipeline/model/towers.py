@@ -103,8 +103,7 @@ class StackedTowers(tf.keras.layers.Layer):
         _, self._features, width = input_shape
         dims = self.hidden_layer_dims
         towers = max(1, _BLOCK_UNITS // max(dims, default=_BLOCK_UNITS))
-        first = range(0, self._features, towers)
-        self._blocks = [(i, min(i + towers, self._features)) for i in first]
+        self._block_towers = min(towers, self._features)
         self._kernels: list[Any] = []
         self._biases: list[Any] = []
         self._norms: list[Any] = []
@@ -146,7 +145,9 @@ class StackedTowers(tf.keras.layers.Layer):
             if layer == 0 and width == 1 and self.use_batch_norm:
                 parts = self._first(columns, training)
             else:
-                parts = self._products(columns, layer)
+                parts = self._products(
+                    columns, self._kernels[layer], self._biases[layer]
+                )
                 if self.use_batch_norm:
                     normalised = self._norms[layer](
                         tf.concat(parts, axis=1), training=training
@@ -157,31 +158,36 @@ class StackedTowers(tf.keras.layers.Layer):
                 whole = columns[0] if len(columns) == 1 else tf.concat(columns, axis=1)
                 columns = [self._dropouts[layer](whole, training=training)]
             columns = columns[0] if len(columns) == 1 else columns
-        return tf.concat(self._products(columns, len(self._kernels) - 1), axis=1)
+        last = self._products(columns, self._kernels[-1], self._biases[-1])
+        return tf.concat(last, axis=1)
 
-    def _products(self, columns: Any, layer: int) -> list[Any]:
-        """Multiplies the towers of each block with their kernels, and adds the bias."""
-        kernel = tf.convert_to_tensor(self._kernels[layer])
-        kernels = self._block_diagonal(kernel)
+    def _products(self, columns: Any, kernel: Any, bias: Any) -> list[Any]:
+        """Multiplies the towers of each block with their kernels, and adds the bias.
+
+        Args:
+          columns: `[documents, features * inputs]`, or a list of it by block.
+          kernel: `[features, inputs, units]`.
+          bias: Of `features * units` numbers in any shape, or None.
+
+        Returns:
+          `[documents, towers * units]` for each block.
+        """
+        kernels = self._block_diagonal(tf.convert_to_tensor(kernel))
         if not isinstance(columns, list):
             sizes = [int(block.shape[0]) for block in kernels]
             columns = tf.split(columns, sizes, axis=1)
         parts = [tf.matmul(x, block) for x, block in zip(columns, kernels, strict=True)]
-        bias = self._biases[layer]
         if bias is None:
             return parts
-        return self._add(parts, tf.convert_to_tensor(bias))
-
-    def _add(self, parts: list[Any], bias: Any) -> list[Any]:
-        sizes = [part.shape[-1] for part in parts]
-        biases = tf.split(tf.reshape(bias, [-1]), sizes)
+        bias = tf.reshape(tf.convert_to_tensor(bias), [-1])
+        biases = tf.split(bias, [part.shape[-1] for part in parts])
         return [tf.nn.bias_add(*pair) for pair in zip(parts, biases, strict=True)]
 
     def _block_diagonal(self, kernel: Any) -> list[Any]:
         """Returns `[towers * inputs, towers * units]` for each block of towers."""
         _, inputs, units = kernel.shape
         result = []
-        size = self._blocks[0][1]
+        size = self._block_towers
         whole = self._features // size * size
         for start, stop, towers in (
             (0, whole, size),
@@ -221,14 +227,10 @@ class StackedTowers(tf.keras.layers.Layer):
         scale = gamma * tf.math.rsqrt(variances + norm.epsilon)
         if not training:
             shift = beta - by_tower(norm.moving_mean) * scale
-        kernels = self._block_diagonal(tf.cast(scale * kernel, dtype)[:, tf.newaxis])
-        columns, shift = tf.cast(columns, dtype), tf.cast(shift, dtype)
-        sizes = [int(block.shape[0]) for block in kernels]
-        parts = [
-            tf.matmul(x, block)
-            for x, block in zip(tf.split(columns, sizes, axis=1), kernels, strict=True)
-        ]
-        return self._add(parts, shift)
+        columns, kernel, shift = (
+            tf.cast(x, dtype) for x in (columns, scale * kernel, shift)
+        )
+        return self._products(columns, kernel[:, tf.newaxis], shift)
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
