@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data import cache, checks, store
+from tfr_pipeline.data.batch_parser import BatchParser
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.records import PACKED_LABELS, RecordParser
-from tfr_pipeline.data.template import BatchParser
 from tfr_pipeline.errors import DataError
 
 _RECORDS_PER_PARSE = 32
