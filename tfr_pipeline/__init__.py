@@ -16,7 +16,7 @@ from tfr_pipeline import compat as _compat  # first: it selects Keras 2
 
 __version__ = "0.1.0"
 
-_FACES = ("model", "pipeline", "saved_model", "losses", "metrics")
+_FACES = ("model", "pipeline", "saved_model", "losses", "metrics", "layers")
 
 
 def __getattr__(name: str) -> Any:

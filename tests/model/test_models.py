@@ -277,6 +277,21 @@ def test_packed_models_train():
     assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
 
 
+def test_padding_has_no_part_in_batch_statistics():
+    scorer = scorers.DNNScorer(hidden_layer_dims=[6, 4], dropout=0.0)
+    builder = make(scorer, CONTEXT, MIXED)
+    packed_model, padded_model = builder.build_packed(), builder.build()
+    randomize(padded_model)
+    packed_model.set_weights(padded_model.get_weights())
+    packed, padded = batch(CONTEXT, MIXED)
+    packed_model(packed, training=True)
+    padded_model(padded, training=True)
+    moving = [w.name for w in padded_model.weights if "moving" in w.name]
+    assert moving
+    for found, wanted in zip(padded_model.weights, packed_model.weights, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 class OwnPreprocess(builders.ModelBuilder):
     def preprocess(self, context_inputs, example_inputs, mask):
         return super().preprocess(context_inputs, example_inputs, mask)

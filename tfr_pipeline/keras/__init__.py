@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_OURS = ("model", "pipeline", "saved_model", "losses", "metrics", "strategy_utils")
+_OURS = (
+    "model",
+    "pipeline",
+    "saved_model",
+    "losses",
+    "metrics",
+    "layers",
+    "strategy_utils",
+)
 
 
 def __getattr__(name: str) -> Any:

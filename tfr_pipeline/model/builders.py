@@ -15,7 +15,7 @@ from tfr_pipeline.model.blocks import FeatureBlock, mixes_documents
 from tfr_pipeline.model.layers import Unpack
 from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.model.scorers import score_packed
+from tfr_pipeline.model.scorers import UnivariateScorer, score_packed
 
 _theirs = tfr.keras.model  # a value for `isinstance`; classes name it in full
 
@@ -143,7 +143,7 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         if own_steps or not (
             _calls_as(self._input_creator, _theirs.FeatureSpecInputCreator)
             and _calls_as(self._preprocessor, _theirs.PreprocessorWithSpec)
-            and _calls_as(self._scorer, _theirs.UnivariateScorer)
+            and _calls_as(self._scorer, _theirs.UnivariateScorer, UnivariateScorer)
         ):
             return ("padded",)
         creator = self._input_creator
@@ -218,6 +218,7 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         )
 
 
-def _calls_as(value: Any, theirs: type) -> bool:
-    """Whether a part is of a TF-Ranking class and its `__call__` is that class's."""
-    return isinstance(value, theirs) and type(value).__call__ is theirs.__call__
+def _calls_as(value: Any, theirs: type, *ours: type) -> bool:
+    """Whether a part is of a TF-Ranking class, with its `__call__` or that of ours."""
+    calls = [kind.__call__ for kind in (theirs, *ours)]
+    return isinstance(value, theirs) and type(value).__call__ in calls

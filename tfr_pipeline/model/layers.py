@@ -1,4 +1,4 @@
-"""Layers of the scorers: dropout, normalisation, packing."""
+"""Layers of the scorers: dropout, noise, normalisation, packing."""
 
 from __future__ import annotations
 
@@ -9,25 +9,19 @@ from typing import Any
 import tensorflow as tf
 
 
-@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
-class Dropout(tf.keras.layers.Layer):
-    """Dropout whose masks are a function of a seed and a step counter.
+class SeededLayer(tf.keras.layers.Layer):
+    """A layer whose random numbers are a function of a seed and a step counter.
 
     The counter is a weight and so part of every checkpoint: a resumed run draws the
-    masks that it would have drawn. A mask takes 16 random bits an element, half of
-    what Keras draws; the rate is thus a multiple of 2**-16.
+    numbers that it would have drawn.
 
     Args:
-      rate: Share of elements that become 0; the others are scaled by 1/(1 - rate).
-      seed: Seed of the masks; drawn from `random` when None, so that
+      seed: Seed of the numbers; drawn from `random` when None, so that
         `tf.keras.utils.set_random_seed` fixes it.
     """
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any):
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"Dropout: expected 0 <= rate < 1, found {rate!r}.")
+    def __init__(self, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.rate = rate
         self.seed = random.randrange(2**31) if seed is None else seed
 
     def build(self, input_shape: Any) -> None:
@@ -44,35 +38,91 @@ class Dropout(tf.keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: Any = None) -> Any:
-        """Returns `inputs` with elements dropped, or as they are when not training."""
-        if training is None or isinstance(training, bool | int):
-            return self._drop(inputs) if training and self.rate else inputs
-        return tf.cond(
-            tf.cast(training, tf.bool),
-            lambda: self._drop(inputs),
-            lambda: tf.identity(inputs),
-        )
-
-    def _drop(self, inputs: Any) -> Any:
+    def next_seed(self) -> Any:
+        """Returns int64 `[2]`, another one at each call."""
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group if context else 0
         step = self._step.assign_add(1)
-        seed = tf.stack(
-            [
-                tf.constant(self.seed, tf.int64),
-                # Replicas draw from streams far apart.
-                tf.convert_to_tensor(step) + tf.cast(replica, tf.int64) * 2**40,
-            ]
+        # Replicas draw from streams far apart.
+        stream = tf.convert_to_tensor(step) + tf.cast(replica, tf.int64) * 2**40
+        return tf.stack([tf.constant(self.seed, tf.int64), stream])
+
+    def when_training(
+        self, training: Any, function: Callable[[Any], Any], inputs: Any
+    ) -> Any:
+        """Returns `function(inputs)` in training, else `inputs`."""
+        if training is None or isinstance(training, bool | int):
+            return function(inputs) if training else inputs
+        return tf.cond(
+            tf.cast(training, tf.bool),
+            lambda: function(inputs),
+            lambda: tf.identity(inputs),
         )
+
+    def get_config(self) -> dict[str, Any]:
+        """See `tf.keras.layers.Layer`."""
+        return {**super().get_config(), "seed": self.seed}
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class Dropout(SeededLayer):
+    """Dropout that draws 16 random bits an element, half of what Keras draws.
+
+    The rate is thus a multiple of 2**-16.
+
+    Args:
+      rate: Share of elements that become 0; the others are scaled by 1/(1 - rate).
+      seed: See `SeededLayer`.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any):
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"Dropout: expected 0 <= rate < 1, found {rate!r}.")
+        super().__init__(seed, **kwargs)
+        self.rate = rate
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Returns `inputs` with elements dropped, or as they are when not training."""
+        return self.when_training(training if self.rate else False, self._drop, inputs)
+
+    def _drop(self, inputs: Any) -> Any:
         threshold = min(round(self.rate * 65536), 65535)
-        keep = _random_bits(inputs, seed) >= tf.constant(threshold, tf.uint16)
+        bits = _random_bits(inputs, self.next_seed())
+        keep = bits >= tf.constant(threshold, tf.uint16)
         scale = 65536.0 / (65536 - threshold)
         return inputs * (tf.cast(keep, inputs.dtype) * scale)
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+        return {**super().get_config(), "rate": self.rate}
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class GaussianNoise(SeededLayer):
+    """Adds normal noise in training.
+
+    Args:
+      stddev: Standard deviation of the noise.
+      seed: See `SeededLayer`.
+    """
+
+    def __init__(self, stddev: float, seed: int | None = None, **kwargs: Any):
+        if stddev < 0.0:
+            raise ValueError(f"GaussianNoise: expected stddev >= 0, found {stddev!r}.")
+        super().__init__(seed, **kwargs)
+        self.stddev = stddev
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Returns `inputs` with noise, or as they are when not training."""
+        return self.when_training(training if self.stddev else False, self._add, inputs)
+
+    def _add(self, inputs: Any) -> Any:
+        noise = tf.random.stateless_normal(tf.shape(inputs), self.next_seed())
+        return inputs + tf.cast(noise * self.stddev, inputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `tf.keras.layers.Layer`."""
+        return {**super().get_config(), "stddev": self.stddev}
 
 
 def _random_bits(like: Any, seed: Any) -> Any:

@@ -13,6 +13,7 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.blocks import FeatureBlock
 from tfr_pipeline.model.layers import Repack
+from tfr_pipeline.model.list_layers import FlattenList, RestoreList
 from tfr_pipeline.model.towers import StackedTowers, create_tower
 
 _TOWER_KEYS = ("activation", "use_batch_norm", "batch_norm_moment", "dropout")
@@ -49,7 +50,8 @@ class UnivariateScorer(Scorer, tfr.keras.model.UnivariateScorer):
     """Interface: scores each document by itself.
 
     Since a document's score depends on nothing else, a univariate scorer works on
-    packed batches: it never sees padding.
+    packed batches. It never sees padding, not even in padded ones: statistics of batch
+    normalisation are those of real documents.
     """
 
     @abc.abstractmethod
@@ -65,7 +67,32 @@ class UnivariateScorer(Scorer, tfr.keras.model.UnivariateScorer):
           example_features: Maps document features to `[documents, ...]`.
         """
 
-    __call__ = tfr.keras.model.UnivariateScorer.__call__
+    def __call__(
+        self,
+        context_features: dict[str, Any],
+        example_features: dict[str, Any],
+        mask: Any,
+    ) -> Any:
+        """See `Scorer`."""
+        features = (context_features, example_features, mask)
+        return restore(
+            self._score_flattened(*FlattenList(real_only=True)(features)), mask
+        )
+
+
+def restore(scores: Any, mask: Any) -> Any:
+    """Returns padded lists of the scores of real documents, or a dict of them by task.
+
+    Args:
+      scores: `[documents, 1]`, or a dict of it.
+      mask: bool `[batch, list_size]`.
+    """
+    if isinstance(scores, dict):
+        return {
+            task: RestoreList(name=task, real_only=True)((value, mask))
+            for task, value in scores.items()
+        }
+    return RestoreList(real_only=True)((scores, mask))
 
 
 def score_packed(
