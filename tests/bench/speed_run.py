@@ -186,7 +186,9 @@ def bare_step(case: speed_cases.Case, data: Data) -> dict[str, Any]:
         pipeline, _ = make_pipeline(keras, case, data, folder)
         model = pipeline._compile("packed", 1)
         builder = pipeline._dataset_builder
-        batches = list(builder.make_dataset("train", "packed").take(63))
+        batches = list(
+            builder.make_dataset("train", "packed", prepare=model.preparation).take(63)
+        )
     # The batch of median size stands for all.
     batches.sort(key=lambda batch: int(batch[1].row_splits[-1]))
     batch = batches[len(batches) // 2]

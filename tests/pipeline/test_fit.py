@@ -376,3 +376,46 @@ def test_mixed_precision_ranks_alike_and_serves_float32(data, tmp_path, scorer):
 def test_an_unknown_precision_is_named(tmp_path):
     with pytest.raises(ConfigError, match="mixed_bfloat16"):
         PipelineHparams(str(tmp_path), 1, 1, 1, 0.1, "softmax_loss", precision="bf16")
+
+
+def test_preprocessing_ahead_of_training_trains_as_preprocessing_in_each_step(
+    data, tmp_path, monkeypatch
+):
+    models = []
+    for name, limit in (("ahead", 1 << 31), ("in_step", 0)):
+        monkeypatch.setattr("tfr_pipeline.data.builders.PREPARED_BYTES", limit)
+        pipeline = build_pipeline(make_config(data, tmp_path / name, num_epochs=2))
+        models.append(pipeline.train_and_validate())
+        assert bool(pipeline._dataset_builder._prepared) == (name == "ahead")
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    ahead, in_step = (
+        read_json(tmp_path / name / "metrics.json")["valid"]
+        for name in ("ahead", "in_step")
+    )
+    assert ahead["ndcg@10"]["skip"] == pytest.approx(in_step["ndcg@10"]["skip"], 1e-3)
+
+
+def test_pipelines_that_share_a_dataset_builder_each_preprocess_for_themselves(
+    data, tmp_path
+):
+    features = Features.load(str(data)).example_spec
+    shared = parts(data, tmp_path)[1]
+    losses = {}
+    for name, function in (
+        ("first", tf.math.tanh),
+        ("second", tf.math.square),
+        ("alone", tf.math.square),
+    ):
+        model, dataset, hparams = parts(data, tmp_path / name, num_epochs=1)
+        model = ModelBuilder(
+            model._input_creator,
+            dict.fromkeys(features, function),
+            model._scorer,
+            DEFAULT_MASK,
+        )
+        dataset = dataset if name == "alone" else shared
+        SimplePipeline(model, dataset, hparams).train_and_validate()
+        losses[name] = read_history(tmp_path / name)[0]["loss"]
+    assert losses["second"] == pytest.approx(losses["alone"], rel=1e-5)
+    assert losses["first"] != pytest.approx(losses["alone"], rel=1e-3)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
@@ -21,11 +22,16 @@ from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.store import map_values
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 
 Specs = dict[str, Any]
+# Maps the matrices of documents by dtype to others.
+Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+# Prepared features stand in memory beside the raw ones.
+PREPARED_BYTES = 1 << 31
 
 
 class AbstractDatasetBuilder(tfr.keras.pipeline.AbstractDatasetBuilder):
@@ -115,6 +121,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self._training_only_context_spec = training_only_context_spec or {}
         self._query_id = query_id
         self._memory: dict[tuple[str, str], Lists] = {}
+        self._prepared: dict[str, tuple[Any, Lists]] = {}
 
     @abc.abstractmethod
     def _features_and_labels(self, features: dict[str, Any]) -> Any:
@@ -210,6 +217,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         replicas: int = 1,
         start_step: int = 0,
         shard: tuple[int, int] = (0, 1),
+        prepare: Prepare | None = None,
     ) -> tf.data.Dataset:
         """Returns batches in one of `layouts`.
 
@@ -221,6 +229,8 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             batches, and so many in a row make a global batch.
           start_step: Global training batches to leave out.
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
+          prepare: Applied to the matrices of packed batches, all documents at once
+            and ahead, unless the data is larger than `PREPARED_BYTES`.
 
         Returns:
           A dataset of `(features, labels)` or `(features, labels, weights)`.
@@ -228,7 +238,10 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         train = split == "train"
         hparams = self._hparams
         list_size = hparams.list_size if train else hparams.valid_list_size
-        batch = self._assembler(split, layout, list_size)
+        lists = self.lists(split, layout)
+        if prepare and layout == "packed":
+            lists = self._prepare(split, lists, prepare)
+        batch = self._assembler(lists, layout, list_size)
         index = self.plan(split, layout, replicas).dataset(
             start_step if train else 0, train, shard
         )
@@ -242,14 +255,21 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         options.experimental_optimization.apply_default_optimizations = False
         return dataset.with_options(options)
 
+    def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
+        if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:
+            return lists
+        if self._prepared.get(split, (None,))[0] is not prepare:
+            self._prepared[split] = prepare, map_values(lists, prepare)
+        return self._prepared[split][1]
+
     def _assembler(
-        self, split: str, layout: str, list_size: int | None
+        self, lists: Lists, layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         """Returns the function from list indices to a batch."""
         specs = self._all_example_specs
         block_layout = BlockLayout.from_spec(specs)
         defaults = {name: spec.default_value for name, spec in specs.items()}
-        gather = packed_gather(self.lists(split, layout), list_size)
+        gather = packed_gather(lists, list_size)
 
         def batch(index: Any) -> Any:
             features, _, _ = gather(index)

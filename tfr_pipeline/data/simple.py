@@ -198,11 +198,11 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
         return dataclasses.replace(lists, values=values, labels=None, weights=None)
 
     def _assembler(
-        self, split: str, layout: str, list_size: int | None
+        self, lists: Lists, layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         if layout == "padded":
-            return super()._assembler(split, layout, list_size)
-        gather = packed_gather(self.lists(split, layout), list_size)
+            return super()._assembler(lists, layout, list_size)
+        gather = packed_gather(lists, list_size)
 
         @plain
         def batch(index: Any) -> Any:

@@ -6,9 +6,10 @@ Both keep large data from being in memory twice.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import mmap
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,30 @@ def from_columns(found: Mapping[str, np.ndarray]) -> Lists:
         weights=found.get("weights"),
         context=group("context"),
     )
+
+
+def map_values(
+    lists: Lists,
+    function: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    rows: int = 1 << 16,
+) -> Lists:
+    """Returns lists with other document features.
+
+    Args:
+      lists: The lists.
+      function: Maps matrices of some documents by name to others of as many rows.
+      rows: Documents a call.
+    """
+    blocks: dict[str, Block] = {}
+    # One call even without documents: it tells the names and shapes.
+    for start in range(0, max(lists.num_documents, 1), rows):
+        part = {k: block[start : start + rows] for k, block in lists.values.items()}
+        for name, matrix in function(part).items():
+            if name not in blocks:
+                blocks[name] = Block(matrix.dtype, matrix.shape[1:])
+            blocks[name].append(matrix)
+    values = {name: block.array() for name, block in blocks.items()}
+    return dataclasses.replace(lists, values=values)
 
 
 def no_ids(count: int) -> np.ndarray:

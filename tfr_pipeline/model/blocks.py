@@ -86,6 +86,11 @@ class FeatureBlock(Mapping[str, Any]):
         parts = [_columns(*run) for run in runs]
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
 
+    def matrices(self, names: Iterable[str] | None = None) -> list[Any]:
+        """Returns the matrices that the features, or those of `names`, stand in."""
+        wanted = set(self if names is None else names)
+        return [m for slots, m in self._pieces if slots[0].name in wanted]
+
     def map(self, functions: Mapping[str, Callable[[Any], Any]]) -> FeatureBlock:
         """Returns the block with functions applied to the features they are named for.
 
@@ -220,6 +225,43 @@ def _acts_by_element(
         return False
     columns = [part.reshape(1, rows, width) for part in alone]
     return _close(whole, np.concatenate(columns, -1))
+
+
+def functions_are_constant(
+    functions: Mapping[str, Callable[[Any], Any]], slots: Iterable[Slot], dtype: str
+) -> bool:
+    """Whether every slot has a function whose values can be computed ahead.
+
+    Such a function acts element by element, uses no variables and no random numbers.
+
+    Args:
+      functions: Maps features to functions of `[batch, list_size, ...]`.
+      slots: The features of one dtype.
+      dtype: Its name.
+    """
+    tried: dict[Any, Slot] = {}
+    for slot in slots:
+        if slot.name not in functions:
+            return False
+        tried[_identity(functions[slot.name]), slot.shape] = slot
+    return all(
+        _is_constant(functions[slot.name], tf.as_dtype(dtype), slot.shape)
+        for slot in tried.values()
+    )
+
+
+def _is_constant(
+    function: Callable[[Any], Any], dtype: tf.DType, shape: tuple[int, ...]
+) -> bool:
+    if not _acts_by_element(function, dtype, shape):
+        return False
+    probe = _probe(_PROBE_ROWS, shape, dtype)[tf.newaxis]
+    with tf.init_scope():
+        traced = tf.function(function, autograph=False).get_concrete_function(probe)
+        once, twice = (np.asarray(function(probe)) for _ in range(2))
+    # Control flow and calls count as stateful when anything within them does.
+    stateful = any(op.op_def.is_stateful for op in traced.graph.get_operations())
+    return not stateful and np.array_equal(once, twice, equal_nan=True)
 
 
 def mixes_documents(functions: Mapping[str, Callable[[Any], Any]], spec: Any) -> bool:

@@ -13,6 +13,7 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
 from tfr_pipeline.model.blocks import FeatureBlock, mixes_documents
 from tfr_pipeline.model.layers import Unpack
+from tfr_pipeline.model.prepared import Preparation
 from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.model.scorers import UnivariateScorer, score_packed
@@ -213,9 +214,17 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
             FeatureBlock.from_matrices(layout, matrices, creator._example_feature_spec),
         )
         scores = score_packed(self._scorer, context, block, row_ids, row_splits)
-        return RankingModel(
+        model = RankingModel(
             inputs={**context_inputs, **inputs}, outputs=scores, name=self._name
         )
+        functions = getattr(self._preprocessor, "_preprocess_spec", {})
+        preparation = Preparation(layout, functions)
+        if preparation.layout.slots:
+            model.preparation = preparation
+            model.prepared_call = preparation.view(
+                context_inputs, matrices, block, row_ids, row_splits, scores
+            )
+        return model
 
 
 def _calls_as(value: Any, theirs: type, *ours: type) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+from tfr_pipeline.model.prepared import Preparation, is_prepared
 
 NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"
 
@@ -16,7 +19,15 @@ class RankingModel(tf.keras.Model):
     The loss is checked before its gradient is applied, so that weights and step count
     stay those of the last good step. Ranking metrics sort every list many times over;
     training steps leave them to validation unless `training_metrics` is set.
+
+    Attributes:
+      preparation: What of the preprocessing can be done before training, or None.
+      prepared_call: Scores a batch whose features have been prepared; training and
+        test steps take such batches as well as raw ones.
     """
+
+    preparation: Preparation | None = None
+    prepared_call: Callable[..., Any] | None = None
 
     training_metrics = False
     # XLA and TPU programs cannot stop in the middle.
@@ -43,7 +54,7 @@ class RankingModel(tf.keras.Model):
         """See `tf.keras.Model`."""
         if self.test_function is not None and not force:
             return self.test_function
-        if type(self).test_step is not tf.keras.Model.test_step or self._own_loop:
+        if type(self).test_step is not RankingModel.test_step or self._own_loop:
             return super().make_test_function(force)
 
         def results() -> dict[str, Any]:
@@ -80,7 +91,7 @@ class RankingModel(tf.keras.Model):
         """See `tf.keras.Model`."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
+            y_pred = self._scores(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight)
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
@@ -91,6 +102,18 @@ class RankingModel(tf.keras.Model):
         if self.training_metrics:
             return self.compute_metrics(x, y, y_pred, sample_weight)
         return {metric.name: metric.result() for metric in self._loss_metrics()}
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """See `tf.keras.Model`."""
+        x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self._scores(x, training=False)
+        self.compute_loss(x, y, y_pred, sample_weight)
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def _scores(self, x: Any, training: bool) -> Any:
+        if self.prepared_call is not None and is_prepared(x):
+            return self.prepared_call(x, training=training)
+        return self(x, training=training)
 
     def _loss_metrics(self) -> list[Any]:
         return self.compiled_loss.metrics

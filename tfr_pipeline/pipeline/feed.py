@@ -96,8 +96,17 @@ class Feed:
             return given or steps
         return min(steps, given or steps)
 
-    def dataset(self, split: str, layout: str | None, start_step: int = 0) -> Any:
-        """Returns the data of `train` or `valid` for `model.fit`; None for no data."""
+    def dataset(
+        self, split: str, layout: str | None, start_step: int = 0, model: Any = None
+    ) -> Any:
+        """Returns the data of `train` or `valid` for `model.fit`; None for no data.
+
+        Args:
+          split: `train` or `valid`.
+          layout: The batch layout.
+          start_step: Global training batches to leave out.
+          model: Packed batches hold what its `preparation` makes of the features.
+        """
         builder = self._dataset_builder
         if layout is None:
             if split == "train":
@@ -105,13 +114,16 @@ class Feed:
             return builder.build_valid_dataset()
         if split == "valid" and not builder._pattern("valid"):
             return None
+        prepare = getattr(model, "preparation", None)
         if self._strategy is None:
-            return builder.make_dataset(split, layout, start_step=start_step)
+            return builder.make_dataset(
+                split, layout, start_step=start_step, prepare=prepare
+            )
 
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
             pipelines = (context.input_pipeline_id, context.num_input_pipelines)
             return builder.make_dataset(
-                split, layout, self.replicas, start_step, pipelines
+                split, layout, self.replicas, start_step, pipelines, prepare
             )
 
         return self._strategy.distribute_datasets_from_function(shard)

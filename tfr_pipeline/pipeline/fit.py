@@ -215,10 +215,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             layout = self._layout()
             steps = self._feed.check(layout)
             valid_steps = self._feed.steps("valid", layout)
-            train, valid = (
-                self._feed.dataset(split, layout) for split in ("train", "valid")
-            )
             model = self._compile(layout, steps * hparams.num_epochs)
+            train, valid = (
+                self._feed.dataset(split, layout, model=model)
+                for split in ("train", "valid")
+            )
             logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
         validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
         if settings.selects(hparams):
@@ -264,8 +265,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         done = checkpoints.step
         if done >= steps * hparams.num_epochs or checkpoints.state.stopped:
             return
-        train = self._feed.dataset("train", layout, done)
-        valid = self._feed.dataset("valid", layout)
+        train = self._feed.dataset("train", layout, done, model)
+        valid = self._feed.dataset("valid", layout, model=model)
         valid_steps = None if valid is None else self._feed.steps("valid", layout)
         callbacks = self.build_callbacks()
         if not isinstance(model, RankingModel):
@@ -289,7 +290,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             if within:  # the rest of the epoch in which the run was interrupted
                 fit(epoch, epoch + 1, steps - within)
                 epoch += 1
-                train = self._feed.dataset("train", layout, epoch * steps)
+                train = self._feed.dataset("train", layout, epoch * steps, model)
             if epoch < hparams.num_epochs and not checkpoints.state.stopped:
                 fit(epoch, hparams.num_epochs, steps)
         except tf.errors.InvalidArgumentError as error:

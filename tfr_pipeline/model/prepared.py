@@ -1,0 +1,136 @@
+"""Preprocessing that is done once a document, not once a step.
+
+A function such as a logarithm gives a document the same value in every epoch. Where
+data is in memory, such functions are applied to all of it before training, and training
+steps use a view of the model that begins behind them. The model itself is as it was:
+it takes raw features, in `predict` and in exports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.model.blocks import FeatureBlock, functions_are_constant
+
+# What stands for the dtype in the name of a prepared matrix, followed by a number.
+_PREPARED = "prepared_"
+_ROW_IDS, _ROW_SPLITS = "row_ids", "row_splits"
+
+
+class Preparation:
+    """The part of preprocessing that can be done once.
+
+    The features of a dtype are prepared when each has a function that acts element by
+    element, has no state and gives the same result twice.
+
+    Args:
+      layout: Where each document feature stands.
+      functions: Maps features to functions of `[batch, list_size, ...]`.
+
+    Attributes:
+      layout: The features that are prepared; it may have none.
+    """
+
+    def __init__(
+        self, layout: BlockLayout, functions: Mapping[str, Callable[[Any], Any]]
+    ):
+        self._functions = dict(functions)
+        self.layout = BlockLayout(
+            {
+                dtype: slots
+                for dtype, slots in layout.slots.items()
+                if functions_are_constant(self._functions, slots, dtype)
+            }
+        )
+
+    def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Prepares documents.
+
+        Args:
+          values: Maps dtypes to raw matrices `[documents, columns]`.
+
+        Returns:
+          Matrices `[documents, columns]`: those of other dtypes as they came, and in
+          place of the rest prepared ones, under names that tell them apart.
+        """
+        dtypes = self.layout.slots
+        with tf.device("CPU:0"):
+            raw = {dtype: tf.constant(values[dtype]) for dtype in dtypes}
+            block = FeatureBlock.from_matrices(self.layout, raw).map(self._functions)
+        return {
+            **{d: matrix for d, matrix in values.items() if d not in dtypes},
+            **{
+                f"{_PREPARED}{i}": matrix.numpy()
+                for i, matrix in enumerate(block.matrices())
+            },
+        }
+
+    def view(
+        self,
+        context: Mapping[str, Any],
+        matrices: Mapping[str, Any],
+        block: FeatureBlock,
+        row_ids: Any,
+        row_splits: Any,
+        outputs: Any,
+    ) -> Callable[..., Any]:
+        """Returns the model that begins behind the preparation, as a function.
+
+        All arguments are symbolic, parts of the model that takes raw features; the two
+        share their layers and so their weights.
+
+        Args:
+          context: Maps query features to the model's inputs.
+          matrices: Maps dtypes to raw matrices.
+          block: Preprocessed document features.
+          row_ids: int64 `[documents]`.
+          row_splits: int64 `[batch + 1]`.
+          outputs: The model's outputs.
+
+        Returns:
+          A function of a packed batch of prepared features, and of `training`.
+        """
+        names = {slot.name for slots in self.layout.slots.values() for slot in slots}
+        prepared = enumerate(block.matrices(names))
+        documents = {d: m for d, m in matrices.items() if d not in self.layout.slots}
+        documents |= {f"{_PREPARED}{i}": matrix for i, matrix in prepared}
+        splits = {_ROW_IDS: row_ids, _ROW_SPLITS: row_splits}
+        inputs = _reached(outputs, {**context, **documents, **splits})
+        part = tf.keras.Model(inputs, outputs)
+
+        def scores(batch: Mapping[str, Any], training: bool) -> Any:
+            ragged = {name: batch[PACKED_INPUT + name] for name in documents}
+            first = next(iter(ragged.values()))
+            values = {
+                **batch,
+                **{name: value.values for name, value in ragged.items()},
+                _ROW_IDS: first.value_rowids(),
+                _ROW_SPLITS: first.row_splits,
+            }
+            return part({name: values[name] for name in inputs}, training=training)
+
+        return scores
+
+
+def _reached(outputs: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some symbolic tensors that the outputs are computed from."""
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    found, seen, stack = set(), set(), tf.nest.flatten(outputs)
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in names:
+            found.add(names[id(tensor)])
+        elif id(tensor.node) not in seen:
+            seen.add(id(tensor.node))
+            stack += tensor.node.keras_inputs
+    return {name: tensor for name, tensor in tensors.items() if name in found}
+
+
+def is_prepared(batch: Mapping[str, Any]) -> bool:
+    """Whether a packed batch holds prepared features."""
+    return any(name.startswith(PACKED_INPUT + _PREPARED) for name in batch)
