@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import subprocess
 import sys
 
@@ -28,10 +29,10 @@ def test_importing_the_package_does_not_import_tensorflow():
 
 def test_all_keys_of_tf_ranking_are_there():
     assert set(tfr.keras.losses.RankingLossKey.all_keys()) <= set(KEYS)
-    assert len(KEYS) == 16
+    assert set(tfr.losses.RankingLossKey.all_keys()) <= set(KEYS)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", tfr.keras.losses.RankingLossKey.all_keys())
 def test_a_loss_is_an_instance_of_tf_rankings_class(key):
     loss = losses.get(key)
     name = "SoftmaxLoss" if key == "calibrated_softmax_loss" else type(loss).__name__
@@ -50,23 +51,113 @@ def test_signatures_begin_with_tf_rankings(name):
             assert ours[parameter].default == expected[parameter].default
 
 
+# Values that differ from the default, by parameter.
+VALUES = {
+    "reduction": "sum",
+    "name": "mine",
+    "ragged": True,
+    "use_fraction_label": True,
+    "temperature": 0.3,
+    "gumbel_temperature": 0.7,
+    "epsilon": 0.6,
+    "margin": 0.1,
+    "mu": 3.0,
+    "tolerance": 1e-3,
+    "alpha": 0.5,
+    "virtual_label": 0.2,
+    "exam_loss_weight": 0.4,
+    "rel_loss_weight": 0.9,
+}
+
+
 @pytest.mark.parametrize("key", KEYS)
-def test_serialisation_keeps_class_and_arguments(key):
-    arguments = {"reduction": "sum", "name": "mine"}
+def test_serialisation_keeps_every_argument(key):
     parameters = inspect.signature(type(losses.get(key))).parameters
-    if "temperature" in parameters:
-        arguments["temperature"] = 0.3
-    if "ragged" in parameters:
-        arguments["ragged"] = True
-    if key == "ordinal_loss":
-        arguments.update(ordinal_size=4, use_fraction_label=True)
-    if key.startswith("calibrated"):
-        arguments["virtual_label"] = 0.2
+    arguments = {
+        name: VALUES.get(name, 4) for name in parameters if name != "lambda_weight"
+    }
+    assert arguments.keys() <= VALUES.keys() | {
+        "gamma",
+        "iterations",
+        "ordinal_size",
+        "sample_size",
+        "seed",
+        "topk",
+        "topn",
+    }
     loss = losses.get(key, **arguments)
-    again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
-    assert type(again) is type(loss)
-    config = again.get_config()
-    assert {name: config[name] for name in arguments} == arguments
+    for again in (
+        tf.keras.losses.deserialize(tf.keras.losses.serialize(loss)),
+        tf.keras.losses.deserialize(
+            json.loads(json.dumps(tf.keras.losses.serialize(loss)))
+        ),
+        type(loss).from_config(loss.get_config()),
+    ):
+        assert type(again) is type(loss)
+        config = again.get_config()
+        assert {name: config[name] for name in arguments} == arguments
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in losses.__all__ if name.endswith("Weight")]
+)
+def test_serialisation_keeps_every_argument_of_a_lambda_weight(name):
+    functions = {
+        "gain_fn": tfr.keras.utils.symmetric_log1p,
+        "rank_discount_fn": tfr.keras.utils.inverse,
+        "positive_fn": tfr.keras.utils.is_greater_equal_1,
+    }
+    values = {"topn": 3, "normalized": True, "smooth_fraction": 0.4, "mu": 2.0}
+    cls = getattr(losses, name)
+    names = set(inspect.signature(cls).parameters) - {"kwargs"}
+    arguments = {key: {**values, **functions}[key] for key in names}
+    weight = cls(**arguments)
+    serialised = tf.keras.utils.serialize_keras_object(weight)
+    for again in (
+        tf.keras.utils.deserialize_keras_object(json.loads(json.dumps(serialised))),
+        cls.from_config(weight.get_config()),
+    ):
+        assert type(again) is cls
+        for key in names:
+            assert getattr(again, f"_{key}") == arguments[key]
+
+
+def test_a_function_that_is_not_registered_is_named_on_loading():
+    config = {"topn": 3, "gain_fn": "<lambda>"}
+    with pytest.raises(ConfigError, match="gain_fn: no function is registered"):
+        losses.NDCGLambdaWeight.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: losses.NDCGLambdaWeight(topn=0),
+            "`topn` should be None or a positive",
+        ),
+        (lambda: losses.PrecisionLambdaWeight(), "needs `topn`"),
+        (lambda: losses.NDCGLambdaWeight(smooth_fracton=0.1), "did you mean 'smooth"),
+        (lambda: losses.DCGLambdaWeight(smooth_fraction=2.0), "between 0 and 1"),
+        (lambda: losses.LambdaLoss(mu=-1.0), "`mu` should not be negative"),
+        (lambda: losses.NeuralNDCGLoss(topn=-1), "`topn` should be"),
+        (lambda: losses.NeuralSortNDCGLoss(temperature=0.0), "should be positive"),
+    ],
+)
+def test_arguments_out_of_range_are_config_errors(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("key", ["click_em_loss", "mixture_em_loss", "ordinal_loss"])
+def test_too_few_scores_a_document_are_a_config_error(key, layout, batch_maker):
+    batch = batch_maker(1)
+    scores = batch.scores(batch.logits)
+    labels = batch.labels
+    if layout == "padded":
+        labels, scores = labels.to_tensor(-1.0), scores.to_tensor()
+    with pytest.raises(ConfigError, match="expects scores of shape"):
+        losses.get(key)(labels, scores)
 
 
 @pytest.mark.parametrize(

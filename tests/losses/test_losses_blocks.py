@@ -42,6 +42,9 @@ LAMBDA_WEIGHTS = {
     "ndcg_at_10_smooth": lambda: losses.NDCGLambdaWeight(topn=10, smooth_fraction=1.0),
     "ndcg_at_100": lambda: losses.NDCGLambdaWeight(topn=100),
     "ndcg_v2": lambda: losses.NDCGLambdaWeightV2(topn=6),
+    "loss_2pp": lambda: losses.NDCGLoss2PPLambdaWeight(),
+    "loss_2pp_at_6": lambda: losses.NDCGLoss2PPLambdaWeight(topn=6, mu=0.5),
+    "yeti": lambda: losses.YetiDCGLambdaWeight(topn=3),
     "precision": lambda: losses.PrecisionLambdaWeight(topn=5),
     "label_difference": lambda: losses.LabelDiffLambdaWeight(),
 }
@@ -177,7 +180,8 @@ def test_users_lambda_weights_are_asked_for_their_own_formula(make, key):
 def test_only_changed_formulas_have_no_block_form():
     assert pair_weights.has_block_form(FixedGain())
     assert not pair_weights.has_block_form(SquaredLabelDifference())
-    assert not pair_weights.has_block_form(losses.YetiDCGLambdaWeight())
+    for name in ("YetiDCGLambdaWeight", "NDCGLoss2PPLambdaWeight"):
+        assert pair_weights.has_block_form(getattr(losses, name)())
 
 
 def double_loop(labels, logits, weights, topn, smooth):

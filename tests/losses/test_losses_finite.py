@@ -1,4 +1,4 @@
-"""No loss and no gradient is infinite or NaN on degenerate packed batches."""
+"""No loss and no gradient is infinite or NaN on degenerate batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tfr_pipeline.compat import tf
 
 # labels, logits, row lengths
 BATCHES = {
+    "no lists": ([], [], []),
     "no documents": ([], [], [0, 0]),
     "empty lists": ([1, 0, 2], [0.1, 0.2, 0.3], [0, 2, 1, 0]),
     "single documents": ([1, 0, 2], [0.1, 0.2, 0.3], [1, 1, 1]),
@@ -28,32 +29,61 @@ BATCHES = {
 }
 
 
-LOSSES = [(key, False) for key in losses.RankingLossKey.all_keys()]
-LOSSES += [("pairwise_logistic_loss", True), ("softmax_loss", True)]
+LOSSES = [(key, None) for key in losses.RankingLossKey.all_keys()]
+LOSSES += [
+    ("pairwise_logistic_loss", "NDCGLambdaWeight"),
+    ("yeti_logistic_loss", "YetiDCGLambdaWeight"),
+    ("softmax_loss", "NDCGLambdaWeight"),
+]
 
 
+def value_and_gradient(loss, batch, weights, layout):
+    labels, values, lengths = batch
+    outputs = {"OrdinalLoss": 1, "ClickEMLoss": 2, "MixtureEMLoss": 2}
+    outputs = outputs.get(type(loss).__name__)
+    lengths = tf.constant(lengths, tf.int64)
+    labels = tf.RaggedTensor.from_row_lengths(np.array(labels, np.float32), lengths)
+    logits = tf.constant(values, tf.float32)
+    if outputs:
+        logits = tf.reshape(tf.repeat(logits, outputs), [-1, outputs])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        scores = tf.RaggedTensor.from_row_lengths(logits, lengths)
+        if layout == "padded":
+            labels, scores = labels.to_tensor(-1.0), scores.to_tensor(0.0)
+        value = loss(labels, scores, weights)
+    gradient = tape.gradient(value, logits, unconnected_gradients="zero")
+    return value.numpy(), tf.convert_to_tensor(gradient).numpy()
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize(("key", "lambda_weighted"), LOSSES)
-def test_loss_and_gradient_are_finite(key, batch, lambda_weighted):
+@pytest.mark.parametrize(("key", "weight"), LOSSES)
+def test_loss_and_gradient_are_finite(key, batch, weight, layout):
     if batch == "logits of 1e30" and key in ("mean_squared_loss", "pairwise_mse_loss"):
         pytest.skip("squares of such logits are infinite")
     arguments = {}
-    if lambda_weighted:
-        arguments["lambda_weight"] = losses.NDCGLambdaWeight(topn=2)
-    labels, values, lengths = BATCHES[batch]
-    labels = tf.RaggedTensor.from_row_lengths(np.array(labels, np.float32), lengths)
-    logits = tf.constant(values, tf.float32)
-    if key == "ordinal_loss":
-        logits = logits[:, tf.newaxis]
+    if weight:
+        arguments["lambda_weight"] = getattr(losses, weight)(topn=2)
     loss = losses.get(key, **arguments)
-    for weights in (None, np.zeros((len(lengths), 1), np.float32)):
-        with tf.GradientTape() as tape:
-            tape.watch(logits)
-            scores = tf.RaggedTensor.from_row_lengths(logits, lengths)
-            value = loss(labels, scores, weights)
-        gradient = tape.gradient(value, logits, unconnected_gradients="zero")
-        assert np.isfinite(value.numpy())
-        assert np.isfinite(tf.convert_to_tensor(gradient).numpy()).all()
+    lists = len(BATCHES[batch][2])
+    for weights in (None, np.zeros((lists, 1), np.float32)):
+        value, gradient = value_and_gradient(loss, BATCHES[batch], weights, layout)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("key", losses.RankingLossKey.all_keys())
+def test_masked_and_weightless_lists_have_loss_and_gradient_0(key, layout):
+    masked = ([-1, -1, -1], [0.1, 0.2, 0.3], [2, 1])
+    valid = ([1, 0, 2], [0.1, 0.2, 0.3], [2, 1])
+    loss = losses.get(key)
+    for batch, weights in ((masked, None), (valid, np.zeros((2, 1), np.float32))):
+        value, gradient = value_and_gradient(loss, batch, weights, layout)
+        if key != "list_mle_loss" or batch is valid:  # it orders the padding
+            assert value == 0.0
+        assert not gradient.any()
 
 
 def test_softmax_of_far_away_logits_is_exact():

@@ -8,16 +8,11 @@ import pytest
 from tfr_pipeline import losses
 from tfr_pipeline.compat import tf, tfr
 
+from .conftest import ARGUMENTS, OUTPUTS, OWN, their_loss
+
 theirs = tfr.keras.losses
 KEYS = losses.RankingLossKey.all_keys()
 REDUCTIONS = ["auto", "sum_over_batch_size", "sum", "none"]
-# Fixed seeds, because TF-Ranking draws; temperature, because 0.5.3 has another default.
-ARGUMENTS = {
-    "yeti_logistic_loss": {"seed": 3, "sample_size": 2, "temperature": 1.0},
-    "gumbel_approx_ndcg_loss": {"seed": 3, "sample_size": 2},
-    "ordinal_loss": {"ordinal_size": 2},
-    "calibrated_softmax_loss": {"virtual_label": 0.5},
-}
 # Losses with a packed form of their own.
 PACKED = [
     "softmax_loss",
@@ -35,7 +30,7 @@ CASES = [
 CASES += [
     (key, reduction, weights)
     for key in KEYS
-    if key not in PACKED
+    if key not in PACKED and key not in OWN
     for reduction, weights in (("auto", "none"), ("sum", "list"), ("none", "document"))
 ]
 LAMBDA_WEIGHTS = {
@@ -84,29 +79,18 @@ def assert_same(loss, oracle, batch, weights, through_ragged=False):
         )
 
 
-def outputs_of(key):
-    return 2 if key == "ordinal_loss" else None
-
-
-def their_loss(key, **kwargs):
-    name = type(losses.get(key)).__name__
-    if not hasattr(theirs, name):
-        pytest.skip(f"this tensorflow-ranking has no {name}")
-    return getattr(theirs, name)(**ARGUMENTS.get(key, {}), **kwargs)
-
-
 @pytest.mark.parametrize(("key", "reduction", "weights"), CASES)
 def test_packed_equals_tf_ranking_on_the_padded_batch(
     key, reduction, weights, batch_maker
 ):
-    batch = batch_maker(1, outputs=outputs_of(key))
+    batch = batch_maker(1, outputs=OUTPUTS.get(key))
     ours = losses.get(key, reduction=reduction, **ARGUMENTS.get(key, {}))
     assert_same(ours, their_loss(key, reduction=reduction), batch, weights)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in OWN])
 def test_packed_equals_tf_ranking_when_documents_are_masked(key, batch_maker):
-    batch = batch_maker(2, masked=True, outputs=outputs_of(key))
+    batch = batch_maker(2, masked=True, outputs=OUTPUTS.get(key))
     ours = losses.get(key, **ARGUMENTS.get(key, {}))
     assert_same(ours, their_loss(key), batch, "document")
 
@@ -145,18 +129,27 @@ def test_lambda_weights_give_tf_rankings_numbers(
     )
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key != "ordinal_loss"])
-def test_dense_batches_give_the_same_number_as_packed_ones(key, batch_maker):
-    batch = batch_maker(5)
-    loss = losses.get(key, **ARGUMENTS.get(key, {}))
+@pytest.mark.parametrize("reduction", ["auto", "none"])
+@pytest.mark.parametrize("key", KEYS)
+def test_dense_batches_give_the_same_number_as_packed_ones(key, reduction, batch_maker):
+    batch = batch_maker(5, masked=True, outputs=OUTPUTS.get(key))
+    loss = losses.get(key, reduction=reduction, **ARGUMENTS.get(key, {}))
     assert_same(loss, loss, batch, "document")
 
 
 @pytest.mark.parametrize(
-    "key", ["pairwise_logistic_loss", "pairwise_mse_loss", "softmax_loss"]
+    "key",
+    [
+        "pairwise_logistic_loss",
+        "pairwise_mse_loss",
+        "softmax_loss",
+        "mixture_em_loss",
+        "unique_softmax_loss",
+        "neural_sort_ndcg_loss",
+    ],
 )
 def test_temperature_divides_the_logits_on_every_lane(key, batch_maker):
-    batch = batch_maker(6)
+    batch = batch_maker(6, outputs=OUTPUTS.get(key))
     warm, cold = losses.get(key, temperature=2.0), losses.get(key)
     scores = batch.scores(batch.logits)
     expected = float(cold(batch.labels, scores / 2.0))

@@ -13,6 +13,7 @@ from tfr_pipeline.losses.keys import RankingLossKey
 
 _MODULES = {
     "factory": ("get",),
+    "combined": ("WeightedSumLoss",),
     "pointwise": (
         "ClickEMLoss",
         "MeanSquaredLoss",
@@ -20,13 +21,22 @@ _MODULES = {
         "SigmoidCrossEntropyLoss",
     ),
     "pairwise": (
+        "LambdaLoss",
         "PairwiseHingeLoss",
         "PairwiseLogisticLoss",
         "PairwiseMSELoss",
         "PairwiseSoftZeroOneLoss",
         "YetiLogisticLoss",
     ),
-    "softmax": ("CalibratedSoftmaxLoss", "SoftmaxLoss", "UniqueSoftmaxLoss"),
+    "softmax": ("CalibratedSoftmaxLoss", "PolyOneSoftmaxLoss", "SoftmaxLoss"),
+    "below": ("CircleLoss", "UniqueSoftmaxLoss"),
+    "neural_sort": (
+        "GumbelNeuralSortCrossEntropyLoss",
+        "GumbelNeuralSortNDCGLoss",
+        "NeuralNDCGLoss",
+        "NeuralSortCrossEntropyLoss",
+        "NeuralSortNDCGLoss",
+    ),
     "approx": ("ApproxMRRLoss", "ApproxNDCGLoss", "GumbelApproxNDCGLoss"),
     "listwise": ("CoupledRankDistilLoss", "ListMLELoss", "MixtureEMLoss"),
     "lambda_weights": (
@@ -38,6 +48,7 @@ _MODULES = {
         "PrecisionLambdaWeight",
         "YetiDCGLambdaWeight",
     ),
+    "loss2pp": ("NDCGLoss2PPLambdaWeight",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

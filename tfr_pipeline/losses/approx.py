@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.features import PADDING_LABEL
-from tfr_pipeline.losses.base import TwoLayouts, register
-from tfr_pipeline.losses.packed import pad, pad_weights
-from tfr_pipeline.losses.pairwise import as_columns
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
+from tfr_pipeline.losses.gumbel import GumbelSampler
 from tfr_pipeline.losses.smooth_ranks import (
     mrr_coefficients,
     ndcg_coefficients,
@@ -53,21 +51,47 @@ class GumbelApproxNDCGLoss(TwoLayouts, _theirs.GumbelApproxNDCGLoss):
       True
     """
 
-    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
-        """See base class."""
-        weights = as_columns(sample_weight, y_true)
-        return super().call_padded(y_true, y_pred, weights)
+    def __init__(
+        self,
+        reduction: str = AUTO,
+        name: str | None = None,
+        lambda_weight: Any = None,
+        temperature: float = 0.1,
+        sample_size: int = 8,
+        gumbel_temperature: float = 1.0,
+        seed: int | None = None,
+        ragged: bool = False,
+    ):
+        """Initializer.
+
+        Args:
+          reduction: Keras reduction; each sampled list counts as one.
+          name: Name of the loss.
+          lambda_weight: Not used.
+          temperature: Divides the sampled scores.
+          sample_size: Samples of a list.
+          gumbel_temperature: Divides the scores and the noise in sampling.
+          seed: Seed of the noise.
+          ragged: Kept for TF-Ranking's sake; the layout is read off the tensors.
+        """
+        super().__init__(
+            reduction,
+            name,
+            lambda_weight,
+            temperature,
+            sample_size,
+            gumbel_temperature,
+            seed,
+            ragged,
+        )
+        self._gumbel_sampler = GumbelSampler(
+            name, sample_size, gumbel_temperature, seed
+        )
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
-        labels = pad(y_true, PADDING_LABEL)
-        weights = as_columns(pad_weights(sample_weight, labels), labels)
-        sampled = self._gumbel_sampler.sample(labels, pad(y_pred, 0.0), weights=weights)
-        labels, logits, weights = sampled
-        lengths = tf.repeat(y_true.row_lengths(), self._sample_size)
-        labels, logits = (
-            tf.RaggedTensor.from_tensor(dense, lengths) for dense in (labels, logits)
-        )
+        sampler = self._gumbel_sampler
+        labels, logits, weights = sampler.sample_packed(y_true, y_pred, sample_weight)
         batch = self.pack(labels, logits)
         form = smooth_metric_losses(ndcg_coefficients, reciprocal_log, batch)
         return self.reduce_form(form, batch, weights, lists=True)

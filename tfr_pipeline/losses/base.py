@@ -7,7 +7,14 @@ from typing import Any
 from tfr_pipeline.compat import tf
 from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
-from tfr_pipeline.losses.packed import Packed, is_ragged, pad, pad_weights, to_float
+from tfr_pipeline.losses.packed import (
+    Packed,
+    at_least,
+    is_ragged,
+    pad,
+    pad_weights,
+    to_float,
+)
 
 register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 AUTO = tf.keras.losses.Reduction.AUTO
@@ -24,7 +31,7 @@ class TwoLayouts:
     for TF-Ranking's sake and decides nothing.
     """
 
-    _loss: Any
+    _loss: Any = None
     _get_reduction: Any
 
     @tf.autograph.experimental.do_not_convert
@@ -36,12 +43,13 @@ class TwoLayouts:
             documents with a negative label are ignored.
           y_pred: Scores in the same layout, with one more axis for losses that
             need several scores a document.
-          sample_weight: None, a scalar, `[batch, 1]` (per list) or the shape of
-            `y_true` (per document).
+          sample_weight: None, a scalar, `[batch]` or `[batch, 1]` (per list) or the
+            shape of `y_true` (per document).
 
         Returns:
-          float32 scalar; with reduction `NONE` what TF-Ranking returns on the
-          batch padded to its longest list.
+          float32 scalar, 0 for a batch without lists or valid documents; with
+          reduction `NONE` what TF-Ranking returns on the batch padded to its longest
+          list.
 
         Raises:
           ValueError: One of `y_true` and `y_pred` is ragged and the other is not.
@@ -59,12 +67,29 @@ class TwoLayouts:
                 part._ragged = False
         if is_ragged(y_pred):
             return self.call_packed(y_true, y_pred, sample_weight)
-        y_true, y_pred = to_float(y_true), to_float(y_pred)
+        return self._dense(to_float(y_true), to_float(y_pred), sample_weight)
+
+    def _dense(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Calls `call_padded` with at least one list and one document.
+
+        Code on padded batches divides by numbers of both and takes maxima over lists; a
+        list of one masked document changes nothing. With reduction `NONE` a batch
+        without lists stays one, because its losses have its shape.
+        """
+        lists = 0 if self._get_reduction() == _Reduction.NONE else 1
+        y_true, y_pred = (
+            at_least(value, (lists, 1), fill)
+            for value, fill in ((y_true, PADDING_LABEL), (y_pred, 0.0))
+        )
         if is_ragged(sample_weight):
-            width = tf.shape(y_true)[1]
-            dense = pad(sample_weight, 0.0)[:, :width]
-            missing = width - tf.shape(dense)[1]
-            sample_weight = tf.pad(dense, [[0, 0], [0, missing]])
+            dense = pad(sample_weight, 0.0)[:, : tf.shape(y_true)[1]]
+            sample_weight = at_least(dense, tf.unstack(tf.shape(y_true)), 0.0)
+        elif sample_weight is not None:
+            sample_weight = to_float(sample_weight)
+            if sample_weight.shape.rank == 1:
+                sample_weight = sample_weight[:, tf.newaxis]
+            if sample_weight.shape.rank == 2:
+                sample_weight = at_least(sample_weight, (lists, 1), 0.0)
         return self.call_padded(y_true, y_pred, sample_weight)
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:

@@ -1,15 +1,25 @@
-"""`get`: a loss by its key."""
+"""`get`: a loss by its key, or a sum of losses."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.losses import approx, listwise, pairwise, pointwise, softmax
+from tfr_pipeline.losses import (
+    approx,
+    below,
+    listwise,
+    neural_sort,
+    pairwise,
+    pointwise,
+    softmax,
+)
 from tfr_pipeline.losses.base import AUTO
-from tfr_pipeline.losses.keys import RankingLossKey
+from tfr_pipeline.losses.combined import WeightedSumLoss
+from tfr_pipeline.losses.keys import RankingLossKey, parse_losses
 
 _CLASSES: dict[str, Any] = {
     RankingLossKey.PAIRWISE_HINGE_LOSS: pairwise.PairwiseHingeLoss,
@@ -19,7 +29,7 @@ _CLASSES: dict[str, Any] = {
     RankingLossKey.YETI_LOGISTIC_LOSS: pairwise.YetiLogisticLoss,
     RankingLossKey.SOFTMAX_LOSS: softmax.SoftmaxLoss,
     RankingLossKey.CALIBRATED_SOFTMAX_LOSS: softmax.CalibratedSoftmaxLoss,
-    RankingLossKey.UNIQUE_SOFTMAX_LOSS: softmax.UniqueSoftmaxLoss,
+    RankingLossKey.UNIQUE_SOFTMAX_LOSS: below.UniqueSoftmaxLoss,
     RankingLossKey.SIGMOID_CROSS_ENTROPY_LOSS: pointwise.SigmoidCrossEntropyLoss,
     RankingLossKey.MEAN_SQUARED_LOSS: pointwise.MeanSquaredLoss,
     RankingLossKey.ORDINAL_LOSS: pointwise.OrdinalLoss,
@@ -28,54 +38,97 @@ _CLASSES: dict[str, Any] = {
     RankingLossKey.APPROX_MRR_LOSS: approx.ApproxMRRLoss,
     RankingLossKey.GUMBEL_APPROX_NDCG_LOSS: approx.GumbelApproxNDCGLoss,
     RankingLossKey.COUPLED_RANKDISTIL_LOSS: listwise.CoupledRankDistilLoss,
+    RankingLossKey.CIRCLE_LOSS: below.CircleLoss,
+    RankingLossKey.POLY_ONE_SOFTMAX_LOSS: softmax.PolyOneSoftmaxLoss,
+    RankingLossKey.NEURAL_SORT_CROSS_ENTROPY_LOSS: (
+        neural_sort.NeuralSortCrossEntropyLoss
+    ),
+    RankingLossKey.GUMBEL_NEURAL_SORT_CROSS_ENTROPY_LOSS: (
+        neural_sort.GumbelNeuralSortCrossEntropyLoss
+    ),
+    RankingLossKey.NEURAL_SORT_NDCG_LOSS: neural_sort.NeuralSortNDCGLoss,
+    RankingLossKey.GUMBEL_NEURAL_SORT_NDCG_LOSS: neural_sort.GumbelNeuralSortNDCGLoss,
+    RankingLossKey.CLICK_EM_LOSS: pointwise.ClickEMLoss,
+    RankingLossKey.MIXTURE_EM_LOSS: listwise.MixtureEMLoss,
+    RankingLossKey.NEURAL_NDCG_LOSS: neural_sort.NeuralNDCGLoss,
+    RankingLossKey.LAMBDA_LOSS: pairwise.LambdaLoss,
 }
-# TF-Ranking's factory withholds the lambda weight from these, although their
-# constructors take one.
+# Their constructors take a lambda weight, as TF-Ranking's do, and nothing uses it.
 _WITHOUT_LAMBDA_WEIGHT = (
     RankingLossKey.APPROX_NDCG_LOSS,
     RankingLossKey.APPROX_MRR_LOSS,
     RankingLossKey.GUMBEL_APPROX_NDCG_LOSS,
+    RankingLossKey.MIXTURE_EM_LOSS,
+    RankingLossKey.UNIQUE_SOFTMAX_LOSS,
 )
 
 
 def get(
-    loss: str,
+    loss: str | Mapping[str, Any],
     reduction: str = AUTO,
     lambda_weight: Any = None,
     name: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Returns a ranking loss by its key.
+    """Returns a ranking loss by its key, or a weighted sum of losses.
 
     Args:
-      loss: A value of `RankingLossKey`.
+      loss: A value of `RankingLossKey`; several with weights, such as
+        `softmax_loss:0.9,sigmoid_cross_entropy_loss:0.1`; or a dict from keys to
+        weights, or to dicts of `weight` and constructor arguments of that loss.
       reduction: `tf.keras.losses.Reduction`: AUTO or SUM_OVER_BATCH_SIZE, SUM, NONE.
       lambda_weight: A lambda weight object such as `NDCGLambdaWeight(topn=10)`.
       name: Name of the loss.
-      **kwargs: More arguments of the loss's constructor, such as `temperature`.
+      **kwargs: More arguments of the loss's constructor, such as `temperature`. In a
+        sum they go to each loss that takes them.
 
     Returns:
       A Keras loss that takes ragged and dense batches.
 
     Raises:
-      ConfigError: The key is unknown, or the loss does not take an argument.
+      ConfigError: A key is unknown, or no loss takes an argument.
 
     Example:
       >>> get("softmax_loss", temperature=0.5).get_config()["temperature"]
       0.5
+      >>> get({"softmax_loss": 0.9, "mean_squared_loss": 0.1}).weights
+      [0.9, 0.1]
     """
-    if loss not in _CLASSES:
-        raise ConfigError(unknown_name("loss", loss, _CLASSES))
-    cls = _CLASSES[loss]
-    accepted = set(inspect.signature(cls).parameters)
-    arguments = {"reduction": reduction, "name": name, **kwargs}
-    if "lambda_weight" in accepted and loss not in _WITHOUT_LAMBDA_WEIGHT:
-        arguments["lambda_weight"] = lambda_weight
-    elif lambda_weight is not None:
-        warnings.warn(f"{loss} does not use `lambda_weight`.", stacklevel=2)
-    for argument in arguments:
-        if argument not in accepted:
-            raise ConfigError(
-                unknown_name("argument", argument, accepted - {"self"}, f"loss {loss}")
-            )
-    return cls(**arguments)
+    parsed = parse_losses(loss)
+    shared = {"reduction": reduction, "lambda_weight": lambda_weight, **kwargs}
+    for argument in kwargs:
+        known = set().union(*(_parameters(key) for key in parsed))
+        if argument not in known:
+            place = f"loss {', '.join(parsed)}"
+            raise ConfigError(unknown_name("argument", argument, known, place))
+    if lambda_weight is not None and not any(
+        "lambda_weight" in _parameters(key) for key in parsed
+    ):
+        warnings.warn(
+            f"{', '.join(parsed)} does not use `lambda_weight`.", stacklevel=2
+        )
+    if isinstance(loss, str) and list(parsed) == [loss]:
+        return _make(loss, {**shared, "name": name})
+    weights = [arguments.pop("weight") for arguments in parsed.values()]
+    parts = []
+    for key, arguments in parsed.items():
+        for argument in arguments:
+            known = _parameters(key)
+            if argument not in known:
+                raise ConfigError(
+                    unknown_name("argument", argument, known, f"loss {key}")
+                )
+        parts.append(_make(key, {**shared, **arguments}))
+    return WeightedSumLoss(parts, weights, reduction, name)
+
+
+def _parameters(key: str) -> set[str]:
+    """Arguments that the loss of a key uses."""
+    accepted = set(inspect.signature(_CLASSES[key]).parameters)
+    return accepted - ({"lambda_weight"} if key in _WITHOUT_LAMBDA_WEIGHT else set())
+
+
+def _make(key: str, arguments: dict[str, Any]) -> Any:
+    """Makes a loss of those arguments that it takes."""
+    known = _parameters(key)
+    return _CLASSES[key](**{k: v for k, v in arguments.items() if k in known})

@@ -6,8 +6,9 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import TwoLayouts, register
-from tfr_pipeline.losses.closed_form import ClosedForm
-from tfr_pipeline.losses.packed import Packed
+from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
+from tfr_pipeline.losses.packed import Packed, check_outputs, to_float
+from tfr_pipeline.losses.tables import list_weights
 
 _theirs: Any = tfr.keras.losses
 # Logits of one list that are at most this far apart are exponentiated as they are:
@@ -15,28 +16,28 @@ _theirs: Any = tfr.keras.losses
 FLOAT_RANGE = 60.0
 
 
-def plackett_luce_losses(batch: Packed, lambda_weight: Any) -> ClosedForm:
+def plackett_luce_losses(labels: Any, documents: Any, lambda_weight: Any) -> ClosedForm:
     """Returns `sum_p w_p log(sum_{q >= p} exp(s_q) / exp(s_p))` of each list.
 
     `p` and `q` are positions by falling label, `w` is 1 or a `ListMLELambdaWeight`'s.
     The gradient is `exp(s_q) sum_{p <= q} w_p / sum_{r >= p} exp(s_r) - w_q`.
 
     Args:
-      batch: Labels and mask; the logits are the closed form's argument.
+      labels: float32 `[batch, width]`.
+      documents: int32 `[batch, width]`, where the logit of each document is, -1 for
+        masked documents and padding.
       lambda_weight: A `ListMLELambdaWeight`; anything else stands for weight 1.
 
     Returns:
-      Closed form with losses and weights `[batch]`.
+      Closed form of logits `[documents]` with losses and weights `[batch]`.
     """
-
-    labels, _, mask = batch.block()
-    # Where each document is in the packed batch, -1 for masked ones and padding.
-    documents = tf.where(batch.mask, tf.range(tf.size(batch.labels)), -1)
-    documents = batch.ragged(documents).to_tensor(-1, shape=tf.shape(mask))
     # TF-Ranking's shuffle and seed, for the same order of equal labels. Masked
     # documents have the lowest score of all: they come last.
     (documents,) = tfr.utils.sort_by_scores(
-        tf.where(mask, labels, -1e-6), [documents], shuffle_ties=True, seed=37
+        tf.where(documents >= 0, labels, -1e-6),
+        [documents],
+        shuffle_ties=True,
+        seed=37,
     )
     mask = documents >= 0
     ranks = tf.broadcast_to(tf.range(1, tf.shape(mask)[1] + 1), tf.shape(mask))
@@ -93,18 +94,34 @@ class ListMLELoss(TwoLayouts, _theirs.ListMLELoss):
     """Minus the Plackett-Luce log-likelihood of the order of the labels.
 
     Xia et al., "Listwise Approach to Learning to Rank: Theory and Algorithm", ICML
-    2008. Equal labels are ordered by chance. On packed batches the sums are formed in
-    the log domain if logits are far apart, so that they stay finite.
+    2008. Equal labels are ordered by chance. Sums are formed in the log domain if
+    logits are far apart, so that they stay finite.
 
     Example:
       >>> round(float(ListMLELoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       0.7981
     """
 
+    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        mask = y_true >= 0.0
+        cells = tf.reshape(tf.range(tf.size(y_true)), tf.shape(y_true))
+        documents = tf.where(mask, cells, -1)
+        form = plackett_luce_losses(y_true, documents, self._lambda_weight)
+        logits = tf.reshape(y_pred / self._temperature, [-1])
+        weights = list_weights(tf.where(mask, y_true, 0.0), sample_weight)
+        if self._get_reduction() == tf.keras.losses.Reduction.NONE:
+            return unreduced(form, logits)[:, tf.newaxis] * weights
+        weights = None if sample_weight is None else weights[:, 0]
+        return self._mean(weighted_sum(form, logits, weights), tf.shape(y_true)[0])
+
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
         batch = self.pack(y_true, y_pred)
-        form = plackett_luce_losses(batch, self._lambda_weight)
+        labels, _, mask = batch.block()
+        documents = tf.where(batch.mask, tf.range(tf.size(batch.labels)), -1)
+        documents = batch.ragged(documents).to_tensor(-1, shape=tf.shape(mask))
+        form = plackett_luce_losses(labels, documents, self._lambda_weight)
         return self.reduce_form(form, batch, sample_weight, lists=True)
 
 
@@ -113,13 +130,38 @@ class MixtureEMLoss(TwoLayouts, _theirs.MixtureEMLoss):
     """Sigmoid cross-entropy under a mixture of models, one a score.
 
     Scores have the shape `[batch, list_size, models]` (Yan et al., "Revisiting
-    Two-tower Models for Unbiased Learning to Rank", SIGIR 2022).
+    Two-tower Models for Unbiased Learning to Rank", SIGIR 2022). The models' shares are
+    the expectation step's, `softmax(-alpha * loss of the list)`, without a gradient. A
+    list without relevant documents weighs 0. The temperature divides the scores, which
+    TF-Ranking's class forgets. Packed batches cost O(documents).
 
     Example:
       >>> loss = MixtureEMLoss()
       >>> round(float(loss([[1.0, 0.0]], [[[0.6, 0.9], [0.8, 0.2]]])), 4)
       1.3199
     """
+
+    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        check_outputs(type(self).__name__, y_pred, None)
+        return super().call_padded(y_true, y_pred / self._temperature, sample_weight)
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        check_outputs(type(self).__name__, y_pred, None)
+        scores = to_float(y_pred)
+        batch = Packed.of(y_true, scores.with_values(scores.values[:, 0]))
+        labels = tf.broadcast_to(batch.labels[:, tf.newaxis], tf.shape(scores.values))
+        logits = tf.where(batch.mask[:, tf.newaxis], scores.values, 0.0)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels, logits / self._temperature
+        )
+        losses *= tf.cast(batch.mask, tf.float32)[:, tf.newaxis]
+        losses = batch.sum(losses)
+        shares = tf.stop_gradient(tf.nn.softmax(-self._alpha * losses, axis=1))
+        total = tf.reduce_sum(losses * shares, axis=1)
+        total *= tf.cast(batch.sum(batch.labels) > 0.0, tf.float32)
+        return self.reduce(total[:, tf.newaxis], batch.list_weights(sample_weight))
 
 
 @register

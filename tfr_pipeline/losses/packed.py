@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import PADDING_LABEL
 
 
@@ -27,11 +28,55 @@ def pad(ragged: Any, value: float) -> Any:
     There is at least one column, also when every list is empty: the operations
     downstream take maxima over a list.
     """
-    dense = tf.cast(ragged, tf.float32).to_tensor(value)
-    missing = tf.maximum(0, 1 - tf.shape(dense)[1])
-    paddings = [[0, 0]] * dense.shape.rank
-    paddings[1] = [0, missing]
+    return at_least(tf.cast(ragged, tf.float32).to_tensor(value), (0, 1), value)
+
+
+def at_least(dense: Any, sizes: Any, value: float) -> Any:
+    """Fills the first axes of a tensor up to at least these sizes with `value`."""
+    static = dense.shape[: len(sizes)].as_list()
+    if all(
+        isinstance(size, int) and have is not None and have >= size
+        for size, have in zip(sizes, static, strict=True)
+    ):
+        return dense
+    shape = tf.shape(dense)
+    paddings = [[0, tf.maximum(0, size - shape[i])] for i, size in enumerate(sizes)]
+    paddings += [[0, 0]] * (dense.shape.rank - len(sizes))
     return tf.pad(dense, paddings, constant_values=value)
+
+
+def take_cells(table: Any, lengths: Any) -> Any:
+    """Takes the first `lengths` cells of each row out of a table.
+
+    Args:
+      table: `[batch, width]`.
+      lengths: int32 `[batch]`, at most `width`.
+
+    Returns:
+      `[sum of lengths]`, row by row.
+    """
+    starts = tf.range(tf.size(lengths)) * tf.shape(table)[1]
+    cells = tf.ragged.range(starts, starts + lengths).values
+    return tf.gather(tf.reshape(table, [-1]), cells)
+
+
+def check_outputs(name: str, y_pred: Any, outputs: int | None) -> None:
+    """Raises a ConfigError unless there are several scores a document.
+
+    Args:
+      name: The loss's name.
+      y_pred: Dense or ragged scores.
+      outputs: How many scores there must be; None for any number.
+    """
+    shape = y_pred.shape
+    if shape.rank == 3 and outputs in (None, shape[2]):
+        return
+    wanted = outputs or "outputs"
+    raise ConfigError(
+        f"{name} expects scores of shape [batch, list_size, {wanted}]. Received: shape "
+        f"{shape}; let the scorer give {outputs or 'several'} numbers a document "
+        f"(`output_units={outputs or '...'}`)."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

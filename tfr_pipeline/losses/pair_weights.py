@@ -17,6 +17,7 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.blocks import Block, Ordered, Partition
+from tfr_pipeline.losses.loss2pp import NDCGLoss2PPLambdaWeight
 
 _theirs: Any = tfr.losses_impl
 _DCG: Any = _theirs.AbstractDCGLambdaWeight
@@ -101,10 +102,15 @@ def has_block_form(weight: Any) -> bool:
         return cls.pair_weights is formula and weight._topn is not None
     if isinstance(weight, _theirs.LabelDiffLambdaWeight):
         return cls.pair_weights is _theirs.LabelDiffLambdaWeight.pair_weights
-    if isinstance(weight, (_theirs.DCGLambdaWeight, _theirs.DCGLambdaWeightV2)):
-        return cls.pair_weights is _DCG.pair_weights and cls._pair_rank_discount in (
+    if isinstance(weight, _theirs.YetiDCGLambdaWeight):
+        formula = _theirs.YetiDCGLambdaWeight.pair_weights
+    else:
+        formula = _DCG.pair_weights
+    if isinstance(weight, _DCG):
+        return cls.pair_weights is formula and cls._pair_rank_discount in (
             _theirs.DCGLambdaWeight._pair_rank_discount,
             _theirs.DCGLambdaWeightV2._pair_rank_discount,
+            NDCGLoss2PPLambdaWeight._pair_rank_discount,
         )
     return False
 
@@ -124,6 +130,8 @@ def pair_weights(weight: Any, ordered: Ordered, labels: Any) -> PairWeights:
     if isinstance(weight, _theirs.PrecisionLambdaWeight):
         return _precision(weight, labels)
     gains = _gains(weight, ordered, labels)
+    if isinstance(weight, NDCGLoss2PPLambdaWeight):
+        return _loss_2_plus_plus(weight, ordered, gains)
     if isinstance(weight, _theirs.DCGLambdaWeightV2):
         return _dcg_v2(weight, ordered, gains)
     return _dcg(weight, ordered, gains)
@@ -174,14 +182,19 @@ def _relative_discounts(weight: Any, ordered: Ordered) -> Any:
     return tf.concat([[0.0], tf.abs(discounts[:-1] - discounts[1:])], axis=0)
 
 
+def _absolute_discounts(weight: Any, ordered: Ordered) -> Any:
+    """`D(r)` of ranks from 1, 0 beyond `topn`: `[longest]`."""
+    ranks = tf.range(1, tf.maximum(ordered.partition.longest, 1) + 1, dtype=tf.float32)
+    discounts = weight._rank_discount_fn(ranks)
+    if not weight._topn:
+        return discounts
+    return tf.where(ranks > float(weight._topn), 0.0, discounts)
+
+
 def _dcg(weight: Any, ordered: Ordered, gains: Any) -> PairWeights:
     smooth = weight._smooth_fraction
     relative = (1.0 - smooth) * _relative_discounts(weight, ordered)
-    ranks = tf.range(1, tf.maximum(ordered.partition.longest, 1) + 1, dtype=tf.float32)
-    absolute = smooth * weight._rank_discount_fn(ranks)
-    topn = weight._topn or None
-    if topn is not None:
-        absolute = tf.where(ranks > topn, 0.0, absolute)
+    absolute = smooth * _absolute_discounts(weight, ordered)
 
     def discount(row: Any, column: Any) -> Any:
         discounts = tf.gather(relative, tf.abs(column - row))
@@ -190,11 +203,12 @@ def _dcg(weight: Any, ordered: Ordered, gains: Any) -> PairWeights:
             discounts += tf.abs(swap)
         return discounts
 
-    return PairWeights(gains, discount, topn)
+    return PairWeights(gains, discount, weight._topn or None)
 
 
 def _dcg_v2(weight: Any, ordered: Ordered, gains: Any) -> PairWeights:
     relative = _relative_discounts(weight, ordered)
+    neighbours = isinstance(weight, _theirs.YetiDCGLambdaWeight)
     topn = weight._topn or None
     if topn is not None:
         ranks = tf.range(1, tf.size(relative) + 1, dtype=tf.float32)
@@ -204,9 +218,21 @@ def _dcg_v2(weight: Any, ordered: Ordered, gains: Any) -> PairWeights:
         factors = tf.where(below, 1.0 / beyond, 1.0)
 
     def discount(row: Any, column: Any) -> Any:
-        discounts = tf.gather(relative, tf.abs(column - row))
+        apart = tf.abs(column - row)
+        discounts = tf.gather(relative, apart)
         if topn is not None:
             discounts *= tf.gather(factors, tf.maximum(row, column))
-        return discounts
+        return tf.where(apart == 1, discounts, 0.0) if neighbours else discounts
+
+    return PairWeights(gains, discount)
+
+
+def _loss_2_plus_plus(weight: Any, ordered: Ordered, gains: Any) -> PairWeights:
+    absolute = _absolute_discounts(weight, ordered)
+    relative = _dcg_v2(weight, ordered, gains).discount
+
+    def discount(row: Any, column: Any) -> Any:
+        swap = tf.gather(absolute, column) - tf.gather(absolute, row)
+        return tf.abs(swap) + weight._mu * relative(row, column)
 
     return PairWeights(gains, discount)

@@ -6,6 +6,8 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
+from tfr_pipeline.losses.gumbel import GumbelSampler
+from tfr_pipeline.losses.loss2pp import NDCGLoss2PPLambdaWeight
 from tfr_pipeline.losses.pair_weights import has_block_form
 from tfr_pipeline.losses.pairs import (
     PairLoss,
@@ -35,13 +37,15 @@ class PairwiseTwoLayouts(TwoLayouts):
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
-        weight = self._lambda_weight
-        known = weight is None or has_block_form(weight)
-        if self.pair_loss is None or not known:
+        if self.pair_loss is None or not self._known():
             return super().call_packed(y_true, y_pred, sample_weight)
         batch = self.pack(y_true, y_pred)
-        form = pair_losses(self.pair_loss, weight, batch)
+        form = pair_losses(self.pair_loss, self._lambda_weight, batch)
         return self.reduce_form(form, batch, sample_weight)
+
+    def _known(self) -> bool:
+        """Whether the lambda weight has a form for blocks."""
+        return self._lambda_weight is None or has_block_form(self._lambda_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns losses summed over the worse documents, `[batch, list_size]`."""
@@ -69,6 +73,55 @@ class PairwiseLogisticLoss(PairwiseTwoLayouts, _theirs.PairwiseLogisticLoss):
     """
 
     pair_loss = staticmethod(logistic)
+
+
+@register
+class LambdaLoss(PairwiseLogisticLoss):
+    """NDCG-Loss2++ of the LambdaLoss framework: RankNet's loss, pairs weighted by NDCG.
+
+    `PairwiseLogisticLoss` with an `NDCGLoss2PPLambdaWeight` (Wang et al., "The
+    LambdaLoss Framework for Ranking Metric Optimization", CIKM 2018, section 4.4). The
+    logarithm is the natural one; `1 / temperature` is the paper's `sigma`.
+
+    Example:
+      >>> round(float(LambdaLoss(mu=1.0)([[3.0, 0.0]], [[0.6, 0.8]])), 4)
+      0.5891
+    """
+
+    def __init__(
+        self,
+        reduction: str = AUTO,
+        name: str | None = None,
+        temperature: float = 1.0,
+        ragged: bool = False,
+        topn: int | None = None,
+        mu: float = 10.0,
+    ):
+        """Initializer.
+
+        Args:
+          reduction: Keras reduction.
+          name: Name of the loss.
+          temperature: Divides the scores.
+          ragged: Kept for serialisation; the layout is read off the tensors.
+          topn: The cut of NDCG; None for the whole list.
+          mu: Weight of LambdaLoss's part beside LambdaRank's.
+        """
+        weight = NDCGLoss2PPLambdaWeight(topn=topn, mu=mu)
+        super().__init__(reduction, name, weight, temperature, ragged)
+        self._topn = topn
+        self._mu = mu
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        config = super().get_config()
+        del config["lambda_weight"]
+        return {**config, "topn": self._topn, "mu": self._mu}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes a loss of `get_config`'s result."""
+        return cls(**config)
 
 
 @register
@@ -129,13 +182,16 @@ class YetiLogisticLoss(PairwiseTwoLayouts, _theirs.YetiLogisticLoss):
 
     Lyzhin et al., "Which Tricks Are Important for Learning to Rank?", ICML 2023. The
     default temperature is 1.0, as in TF-Ranking 0.5.5 (0.5.3: 0.1). Under AUTO the
-    divisor counts every sampled list.
+    divisor counts every sampled list. The paper's weights are `YetiDCGLambdaWeight`;
+    without a lambda weight all pairs of a sampled ranking count.
 
     Example:
       >>> loss = YetiLogisticLoss(sample_size=2, seed=1)
       >>> float(loss([[1.0, 0.0]], [[0.6, 0.8]])) > 0.0
       True
     """
+
+    pair_loss = staticmethod(logistic)
 
     def __init__(
         self,
@@ -159,17 +215,16 @@ class YetiLogisticLoss(PairwiseTwoLayouts, _theirs.YetiLogisticLoss):
             ragged,
         )
 
-    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        self._gumbel_sampler = GumbelSampler(
+            name, sample_size, gumbel_temperature, seed
+        )
+
+    def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
-        weights = as_columns(sample_weight, y_true)
-        return super().call_padded(y_true, y_pred, weights)
-
-
-def as_columns(sample_weight: Any, labels: Any) -> Any:
-    """Gives a scalar weight the shape `[batch, 1]`, which the Gumbel sampler needs."""
-    if sample_weight is None:
-        return None
-    weights = tf.convert_to_tensor(sample_weight)
-    if weights.shape.rank == 0:
-        return tf.fill([tf.shape(labels)[0], 1], weights)
-    return weights
+        if not self._known():
+            # TF-Ranking samples in its `__call__`.
+            return super().call_packed(y_true, y_pred, sample_weight)
+        sampler = self._gumbel_sampler
+        return super().call_packed(
+            *sampler.sample_packed(y_true, y_pred, sample_weight)
+        )

@@ -7,7 +7,7 @@ from typing import Any
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
-from tfr_pipeline.losses.packed import Packed, to_float
+from tfr_pipeline.losses.packed import Packed, check_outputs, to_float
 
 _theirs: Any = tfr.keras.losses
 
@@ -54,12 +54,17 @@ class SeveralScores(TwoLayouts):
     Packed batches go to TF-Ranking's code as lists of one document each.
     """
 
+    _outputs: int
+
+    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        check_outputs(type(self).__name__, y_pred, self._outputs)
+        return super().call_padded(y_true, y_pred, sample_weight)
+
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
+        check_outputs(type(self).__name__, y_pred, self._outputs)
         scores = to_float(y_pred)
-        # TF-Ranking complains about the shape in its own words.
-        if scores.shape.rank != 3:
-            return super().call_packed(y_true, y_pred, sample_weight)
         batch = Packed.of(y_true, scores.with_values(scores.values[:, 0]))
         labels = tf.where(batch.mask, batch.labels, PADDING_LABEL)
         losses, valid = self._loss.compute_unreduced_loss(
@@ -92,7 +97,7 @@ class OrdinalLoss(SeveralScores, _theirs.OrdinalLoss):
         use_fraction_label: bool = False,
     ):
         super().__init__(reduction, name, ragged, ordinal_size, use_fraction_label)
-        self._ordinal_size = ordinal_size
+        self._ordinal_size = self._outputs = ordinal_size
         self._use_fraction_label = use_fraction_label
 
     def get_config(self) -> dict[str, Any]:
@@ -116,3 +121,5 @@ class ClickEMLoss(SeveralScores, _theirs.ClickEMLoss):
       >>> round(float(loss([[1.0, 0.0]], [[[0.6, 0.9], [0.8, 0.2]]])), 4)
       1.1463
     """
+
+    _outputs = 2

@@ -39,15 +39,17 @@ def reciprocal(ranks: Any) -> tuple[Any, Any]:
     return value, -tf.square(value)
 
 
-def ndcg_coefficients(labels: Any) -> Any:
+def ndcg_coefficients(labels: Any, topn: int | None = None) -> Any:
     """Gains over the ideal DCG, float32 `[batch, longest]`; 0 without relevance.
 
     Gains are scaled by `2^-max(y)`, which cancels and keeps large labels finite.
     """
     top = tf.reduce_max(labels, axis=1, keepdims=True)
     gains = tf.pow(2.0, labels - top) - tf.pow(2.0, -top)
-    ideal = tf.math.top_k(gains, tf.shape(gains)[1]).values
-    positions = tf.range(1, tf.shape(gains)[1] + 1, dtype=tf.float32)
+    size = tf.shape(gains)[1]
+    size = size if topn is None else tf.minimum(size, topn)
+    ideal = tf.math.top_k(gains, size).values
+    positions = tf.range(1, size + 1, dtype=tf.float32)
     ideal_dcg = tf.reduce_sum(ideal / tf.math.log1p(positions), axis=1, keepdims=True)
     return tf.math.divide_no_nan(gains, ideal_dcg)
 

@@ -8,8 +8,8 @@ from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 from tfr_pipeline.losses.blocks import Ordered
-from tfr_pipeline.losses.closed_form import ClosedForm
-from tfr_pipeline.losses.packed import Packed, is_ragged, to_float
+from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
+from tfr_pipeline.losses.packed import Packed, is_ragged, take_cells, to_float
 
 _theirs: Any = tfr.keras.losses
 # TF-Ranking 0.5.3 has no such class.
@@ -21,17 +21,20 @@ _TheirCalibrated: Any = getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.Softma
 DENSE_CELLS = 16
 
 
-def softmax_cross_entropy(batch: Packed, labels: Any) -> ClosedForm:
-    """Returns `-sum_i y_i log softmax(s)_i` of each list.
+def softmax_cross_entropy(
+    batch: Packed, labels: Any, epsilon: float = 0.0
+) -> ClosedForm:
+    """Returns `sum_i y_i (epsilon (1 - softmax(s)_i) - log softmax(s)_i)` of each list.
 
-    The gradient is `softmax(s) sum_i y_i - y`. The largest logit of a list is taken
-    out first: nothing overflows, and logits far from 0 lose no digits. Masked documents
-    are left out.
+    The gradient is `p_i sum_j y_j - y_i + epsilon p_i (sum_j y_j p_j - y_i)`, with `p`
+    the softmax. The largest logit of a list is taken out first: nothing overflows, and
+    logits far from 0 lose no digits. Masked documents are left out.
 
     Args:
       batch: The batch; the logits are the closed form's argument.
       labels: float32 `[documents]`, not negative, 0 for masked documents; need not
         sum to one.
+      epsilon: Weight of the first polynomial term.
 
     Returns:
       Closed form with losses and weights `[batch]`.
@@ -42,37 +45,49 @@ def softmax_cross_entropy(batch: Packed, labels: Any) -> ClosedForm:
         documents = tf.size(labels, tf.int64)
         return tf.cond(
             batch.cells() <= DENSE_CELLS * documents,
-            lambda: _in_table(batch, labels, logits, weights),
-            lambda: _in_segments(batch, labels, logits, weights),
+            lambda: _packed_table(batch, labels, logits, weights, epsilon),
+            lambda: _in_segments(batch, labels, logits, weights, epsilon),
         )
 
     return compute
 
 
-def _in_table(batch: Packed, labels: Any, logits: Any, weights: Any) -> tuple[Any, Any]:
-    """Losses and gradient through `[batch, longest]`."""
+def _packed_table(
+    batch: Packed, labels: Any, logits: Any, weights: Any, epsilon: float
+) -> tuple[Any, Any]:
+    """Losses and gradient of a packed batch through `[batch, longest]`."""
     targets = batch.ragged(labels).to_tensor(0.0)
     table = batch.ragged(logits).to_tensor(logits.dtype.min)
+    losses, gradient = _in_table(targets, table, weights, epsilon)
+    return losses, take_cells(gradient, tf.cast(batch.lists.row_lengths(), tf.int32))
+
+
+def _in_table(
+    targets: Any, logits: Any, weights: Any, epsilon: float
+) -> tuple[Any, Any]:
+    """Losses `[batch]` and gradient of logits `[batch, width]`, lowest where masked."""
     # Masked logits stay finite, so that their label 0 takes them out of the sum below.
-    table -= tf.reduce_max(table, axis=1, keepdims=True)
-    table = tf.maximum(table, logits.dtype.min)
-    exponentials = tf.exp(table)
+    logits -= tf.reduce_max(logits, axis=1, keepdims=True)
+    logits = tf.maximum(logits, logits.dtype.min)
+    exponentials = tf.exp(logits)
     # At least 1 where there is a document, and 0 if the longest list has none.
     total = tf.maximum(tf.reduce_sum(exponentials, axis=1), 1.0)
     mass = tf.reduce_sum(targets, axis=1)
-    linear = tf.reduce_sum(table * targets, axis=1)
+    linear = tf.reduce_sum(logits * targets, axis=1)
     losses = mass * tf.math.log(total) - linear
     gradient = exponentials * (mass / total)[:, tf.newaxis] - targets
+    if epsilon:
+        chances = exponentials / total[:, tf.newaxis]
+        hit = tf.reduce_sum(targets * chances, axis=1)
+        losses += epsilon * (mass - hit)
+        gradient += epsilon * chances * (hit[:, tf.newaxis] - targets)
     if weights is not None:
         gradient *= weights[:, tf.newaxis]
-    splits = tf.cast(batch.lists.row_splits, tf.int32)
-    starts = tf.range(tf.shape(table)[0]) * tf.shape(table)[1]
-    cells = tf.ragged.range(starts, starts + splits[1:] - splits[:-1]).values
-    return losses, tf.gather(tf.reshape(gradient, [-1]), cells)
+    return losses, gradient
 
 
 def _in_segments(
-    batch: Packed, labels: Any, logits: Any, weights: Any
+    batch: Packed, labels: Any, logits: Any, weights: Any, epsilon: float
 ) -> tuple[Any, Any]:
     """Losses and gradient in O(documents), whatever the longest list."""
     largest = tf.math.unsorted_segment_max(logits, batch.row_ids, batch.num_lists)
@@ -81,11 +96,16 @@ def _in_segments(
     total, mass = batch.sum(exponentials), batch.sum(labels)
     # At least 1 where there is a document, and 0 where there is none.
     total = tf.maximum(total, 1.0)
-    linear = batch.sum(logits * labels)
+    losses = mass * tf.math.log(total) - batch.sum(logits * labels)
     gradient = exponentials * batch.to_documents(mass / total) - labels
+    if epsilon:
+        chances = exponentials / batch.to_documents(total)
+        hit = batch.sum(labels * chances)
+        losses += epsilon * (mass - hit)
+        gradient += epsilon * chances * (batch.to_documents(hit) - labels)
     if weights is not None:
         gradient *= batch.to_documents(weights)
-    return mass * tf.math.log(total) - linear, gradient
+    return losses, gradient
 
 
 @register
@@ -102,10 +122,24 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
       0.7981
     """
 
+    _epsilon = 0.0
+
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
-        # By name: subclasses put another TF-Ranking class in front of this one.
-        return _theirs.SoftmaxLoss.__call__(self, y_true, y_pred, sample_weight)
+        mask = y_true >= 0.0
+        logits = y_pred / self._temperature
+        labels = self._padded_labels(tf.where(mask, y_true, 0.0), logits, mask)
+        if sample_weight is not None:
+            labels = tf.where(mask, labels * sample_weight, 0.0)
+        labels = tf.stop_gradient(labels)
+
+        def form(logits: Any, weights: Any) -> tuple[Any, Any]:
+            logits = tf.where(mask, logits, logits.dtype.min)
+            return _in_table(labels, logits, weights, self._epsilon)
+
+        if self._get_reduction() == tf.keras.losses.Reduction.NONE:
+            return unreduced(form, logits)
+        return self._mean(weighted_sum(form, logits, None), tf.shape(labels)[0])
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
@@ -113,9 +147,22 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
         labels = tf.stop_gradient(self._lambda_labels(batch))
         if sample_weight is not None:
             labels *= batch.weights(sample_weight)
-        form = softmax_cross_entropy(batch, labels)
+        form = softmax_cross_entropy(batch, labels, self._epsilon)
         losses = self.reduce_form(form, batch, None, lists=True)
         return losses if losses.shape.rank == 0 else losses[:, 0]
+
+    def _padded_labels(self, labels: Any, logits: Any, mask: Any) -> Any:
+        """As `_lambda_labels`, of labels, logits and mask `[batch, list_size]`."""
+        weight = self._lambda_weight
+        if not isinstance(weight, tfr.losses_impl.DCGLambdaWeight):
+            return labels
+        order = tf.argsort(
+            tf.where(mask, logits, logits.dtype.min),
+            direction="DESCENDING",
+            stable=True,
+        )
+        ranks = tf.argsort(order) + 1
+        return tf.where(mask, weight.individual_weights(labels, ranks), 0.0)
 
     def _lambda_labels(self, batch: Packed) -> Any:
         """Labels `[documents]`, replaced by gains over discounts if asked for."""
@@ -204,13 +251,41 @@ class CalibratedSoftmaxLoss(SoftmaxLoss, _TheirCalibrated):
 
 
 @register
-class UniqueSoftmaxLoss(TwoLayouts, _theirs.UniqueSoftmaxLoss):
-    """Softmax loss of each document against those with a lower label only.
+class PolyOneSoftmaxLoss(SoftmaxLoss):
+    """Softmax cross-entropy plus `epsilon` times the share of softmax that misses.
 
-    Zhu and Klabjan, "Listwise Learning to Rank by Exploring Unique Ratings", WSDM
-    2020.
+    `sum_i y_i (epsilon (1 - p_i) - log p_i)` with `p` the softmax of the scores (Leng
+    et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss
+    Functions", ICLR 2022). TF-Ranking has it for Estimators only.
 
     Example:
-      >>> round(float(UniqueSoftmaxLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
-      0.7981
+      >>> loss = PolyOneSoftmaxLoss(epsilon=1.0)
+      >>> round(float(loss([[1.0, 0.0]], [[0.6, 0.8]])), 4)
+      1.348
     """
+
+    def __init__(
+        self,
+        reduction: str = AUTO,
+        name: str | None = None,
+        lambda_weight: Any = None,
+        epsilon: float = 1.0,
+        temperature: float = 1.0,
+        ragged: bool = False,
+    ):
+        """Initializer.
+
+        Args:
+          reduction: Keras reduction.
+          name: Name of the loss.
+          lambda_weight: A `DCGLambdaWeight`, or None.
+          epsilon: Weight of the polynomial term.
+          temperature: Divides the scores.
+          ragged: Kept for serialisation; the layout is read off the tensors.
+        """
+        super().__init__(reduction, name, lambda_weight, temperature, ragged)
+        self._epsilon = epsilon
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "epsilon": self._epsilon}

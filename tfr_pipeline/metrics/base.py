@@ -6,6 +6,7 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.metrics.batch import Batch, padded
+from tfr_pipeline.serialization import functions_of_names, names_of_functions
 
 register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 _FUNCTIONS = ("gain_fn", "rank_discount_fn")
@@ -42,27 +43,12 @@ class TwoLayouts:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, registered functions by their names."""
-        config = super().get_config()  # type: ignore[misc]
-        for name in _FUNCTIONS:
-            # Keras 2.15 drops the package from a function's name when it serialises
-            # it, and then finds another one.
-            if callable(config.get(name)):
-                registered = tf.keras.utils.get_registered_name(config[name])
-                if tf.keras.utils.get_registered_object(registered) is not None:
-                    config[name] = registered
-        return config
+        return names_of_functions(super().get_config(), _FUNCTIONS)  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Makes a metric of `get_config`'s result, also after serialisation."""
-        config = dict(config)
-        for name in _FUNCTIONS:
-            value = config.get(name)
-            if isinstance(value, dict):
-                config[name] = tf.keras.utils.deserialize_keras_object(value)
-            elif isinstance(value, str):
-                config[name] = tf.keras.utils.get_registered_object(value)
-        return cls(**config)
+        return cls(**functions_of_names(config, _FUNCTIONS))
 
 
 class OwnMetric(TwoLayouts):

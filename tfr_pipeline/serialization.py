@@ -1,0 +1,54 @@
+"""Functions inside the configs of Keras objects, by the names they are registered as.
+
+Keras 2.15 drops the package from a function's name when it serialises it, and then
+finds another function or none. Here the name that the function was registered under
+goes into the config, and comes back out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
+
+
+def names_of_functions(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Returns a config with the registered functions under `keys` as names.
+
+    Functions that are not registered stay what they are: a copy of the object in this
+    process has them, an object that is loaded from a file cannot.
+    """
+    config = dict(config)
+    for key in keys:
+        if callable(config.get(key)):
+            name = tf.keras.utils.get_registered_name(config[key])
+            if tf.keras.utils.get_registered_object(name) is not None:
+                config[key] = name
+    return config
+
+
+def functions_of_names(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Returns a config with functions where `names_of_functions` left names.
+
+    Raises:
+      ConfigError: No function is registered under a name.
+
+    Example:
+      >>> functions_of_names({"gain_fn": None, "topn": 5}, ["gain_fn"])
+      {'gain_fn': None, 'topn': 5}
+    """
+    config = dict(config)
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, dict):
+            config[key] = tf.keras.utils.deserialize_keras_object(value)
+        elif isinstance(value, str):
+            config[key] = tf.keras.utils.get_registered_object(value)
+            if config[key] is None:
+                raise ConfigError(
+                    f"{key}: no function is registered as {value!r}; decorate it with "
+                    "tf.keras.utils.register_keras_serializable() before loading."
+                )
+    return config
