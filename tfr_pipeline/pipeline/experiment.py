@@ -14,7 +14,7 @@ from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import DEFAULT_MASK, Features
-from tfr_pipeline.losses.keys import RankingLossKey
+from tfr_pipeline.losses.keys import parse_losses
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.preprocess import signed_log1p
@@ -95,7 +95,7 @@ def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline:
     pipeline = _known("pipeline", config.get("pipeline", {}), _PIPELINE_FIELDS)
     seed = config.get("seed")
     model_dir = _required(config, "", "model_dir")
-    _check_loss(_required(pipeline, "pipeline", "loss"))
+    parse_losses(_required(pipeline, "pipeline", "loss"), "pipeline.loss")
     features, patterns = _data(data)
     settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
     dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
@@ -115,12 +115,6 @@ def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline:
         PipelineHparams(model_dir=model_dir, seed=seed, **pipeline),
         config=config,
     )
-
-
-def _check_loss(loss: Any) -> None:
-    known = RankingLossKey.all_keys()
-    if loss not in known:
-        raise ConfigError(unknown_name("loss", loss, known, "pipeline.loss"))
 
 
 def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfr_pipeline import losses, metrics
-from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.settings import METRIC
 
@@ -13,7 +12,7 @@ _WEIGHTED = "weighted_metric/"
 
 
 class SimplePipeline(ModelFitPipeline):
-    """Pipeline for one loss, with NDCG as metrics.
+    """Pipeline for one loss or a weighted sum of losses, with NDCG as metrics.
 
     `docs/training.md` has an example; in short, `SimplePipeline(model_builder,
     dataset_builder, hparams).train_and_validate()`.
@@ -21,10 +20,6 @@ class SimplePipeline(ModelFitPipeline):
 
     def build_loss(self) -> tf.keras.losses.Loss:
         """See `AbstractPipeline`."""
-        if not isinstance(self._hparams.loss, str):
-            raise ConfigError(
-                f"loss: expected the name of one loss, found {self._hparams.loss!r}."
-            )
         return losses.get(
             loss=self._hparams.loss,
             reduction=self._hparams.loss_reduction,
