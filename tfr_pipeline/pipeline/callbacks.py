@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -314,3 +316,21 @@ class StopOnNaN(_RunCallback):
                 f"the loss became {loss} at or before step {step}. Look for infinite "
                 "features, labels out of range, or a learning rate that is too high."
             )
+
+
+class ExplainZeroLoss(_RunCallback):
+    """Warns once when the loss of a whole epoch is exactly zero.
+
+    Args:
+      explain: Returns the warning.
+    """
+
+    def __init__(self, explain: Callable[[], str]):
+        super().__init__()
+        self._explain: Callable[[], str] | None = explain
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        if self._explain and (logs or {}).get("loss") == 0.0:
+            warnings.warn(self._explain(), stacklevel=2)
+            self._explain = None

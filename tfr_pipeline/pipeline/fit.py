@@ -269,6 +269,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         valid = self._feed.dataset("valid", layout, model=model)
         valid_steps = None if valid is None else self._feed.steps("valid", layout)
         callbacks = self.build_callbacks()
+        callbacks.insert(
+            0, callbacks_lib.ExplainZeroLoss(lambda: self._feed.explain_zero(layout))
+        )
         if not isinstance(model, RankingModel):
             # First, so that none of the others saves what is broken.
             callbacks.insert(0, callbacks_lib.StopOnNaN())
@@ -296,8 +299,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         except tf.errors.InvalidArgumentError as error:
             if NON_FINITE_LOSS not in str(error):
                 raise
-            finite = all(np.isfinite(weight).all() for weight in model.get_weights())
             # A finite loss may have an infinite gradient; the step after notices.
+            # Moving statistics do not count: the step that fails has moved them.
+            finite = all(
+                np.isfinite(weight.numpy()).all() for weight in model.trainable_weights
+            )
             step = checkpoints.step if finite else checkpoints.step - 1
             raise RunError(self._feed.explain_non_finite(layout, step)) from None
         finally:
