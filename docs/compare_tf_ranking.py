@@ -45,7 +45,19 @@ NOTES = {
     "YetiLogisticLoss": "0.5.5's temperature on both lanes",
     "get_strategy": "partitions variables under ParameterServer",
     "Signatures": "`rank`: raw tensors in, scores, ranks and ids out",
-    "get": "weighted sums by string; arguments by name",
+    "losses.get": "weighted sums by string or dict; arguments of the loss",
+    "metrics.get": "`name` optional; more keys",
+    "default_keras_metrics": "one sort for all of them",
+    "NDCGMetric": "three conventions for queries without relevance",
+    "CalibratedSoftmaxLoss": "also with tensorflow-ranking 0.5.3",
+    "ApproxNDCGLoss": "in blocks, for lists of any length",
+    "ApproxMRRLoss": "in blocks, for lists of any length",
+    "PairwiseLogisticLoss": "closed form, in blocks; `topn` truncates",
+    "SoftmaxLoss": "closed form over real documents",
+    "FlattenList": "leaves padding out",
+    "RestoreList": "leaves padding out",
+    "GAMLayer": "arguments left as they are",
+    "create_tower": "layer arguments go to the layers",
 }
 
 
@@ -114,7 +126,8 @@ def rows() -> Iterator[tuple[str, str, str, str, str]]:
             else:
                 whose = "ours"
             same = compare_parameters(one, other)
-            yield module, name, whose, same, NOTES.get(name, "")
+            note = NOTES.get(f"{module}.{name}", NOTES.get(name, ""))
+            yield module, name, whose, same, note
 
 
 def table() -> str:

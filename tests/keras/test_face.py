@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import pathlib
 import subprocess
 import sys
 
@@ -287,3 +289,16 @@ def test_our_classes_are_subclasses_of_theirs(module, name):
     if name == "SimplePipeline":
         name = "ModelFitPipeline"  # nothing takes a pipeline
     assert issubclass(ours, getattr(theirs, name))
+
+
+def test_the_page_for_users_of_tf_ranking_has_every_name():
+    if not tfr.__version__.startswith("0.5.5"):
+        pytest.skip("tensorflow-ranking 0.5.5 is the reference: LANE=tf215")
+    path = pathlib.Path(__file__).parents[2] / "docs" / "compare_tf_ranking.py"
+    spec = importlib.util.spec_from_file_location("compare_tf_ranking", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    table = script.table()
+    assert table.count("\n") > 70
+    assert "MISSING" not in table and "DIFFERS" not in table
+    assert table in script.PAGE.read_text(), "run docs/compare_tf_ranking.py"

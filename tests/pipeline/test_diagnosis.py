@@ -100,7 +100,9 @@ def test_a_run_says_which_feature_preprocessing_broke(data, tmp_path):
     pipeline = build_pipeline(config)
     functions = pipeline._model_builder._preprocessor._preprocess_spec
     functions["features"] = tf.math.log
-    with pytest.raises(RunError, match=r"feature 'features' is \w+ after preprocessing"):
+    with pytest.raises(
+        RunError, match=r"feature 'features' is \w+ after preprocessing"
+    ):
         pipeline.train_and_validate()
 
 
