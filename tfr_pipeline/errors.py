@@ -56,3 +56,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
         guess = " did you mean " + " or ".join(repr(n) for n in near) + "?"
     place = f" in {where}" if where else ""
     return f"unknown {kind} {name!r}{place};{guess} Known: {', '.join(options)}."
+
+
+def check_topn(topn: int | None) -> None:
+    """Raises a ConfigError if `topn` is neither None nor a number of ranks.
+
+    Example:
+      >>> check_topn(10)
+    """
+    if topn is not None and (isinstance(topn, bool) or topn != int(topn) or topn < 1):
+        raise ConfigError(
+            f"`topn` should be None or a positive integer. Received: topn = {topn!r}."
+        )

@@ -26,7 +26,8 @@ LENGTHS = [3, 0, 1, 7, 5, 20]
 
 
 def ragged(values, lengths=None):
-    return tf.RaggedTensor.from_row_lengths(values, lengths or LENGTHS)
+    lengths = tf.constant(LENGTHS if lengths is None else lengths, tf.int64)
+    return tf.RaggedTensor.from_row_lengths(values, lengths)
 
 
 def make_batch(seed, lowest=-1, highest=3):
@@ -51,13 +52,26 @@ def value(metric, *arguments):
 
 
 def their_metric(key, topn=None, **kwargs):
-    cls = getattr(theirs, type(metrics.get(key)).__name__)
-    return cls(**({} if topn is None else {"topn": topn}), **kwargs)
+    arguments = {} if topn is None else {"topn": topn}
+    if key not in ("bpref", "pwa"):
+        cls = getattr(theirs, type(metrics.get(key)).__name__)
+        return cls(**arguments, **kwargs)
+    # TF-Ranking has them for Estimators: inside a Keras metric of its own they work.
+    name = {"bpref": "BPrefMetric", "pwa": "PWAMetric"}[key]
+    if not hasattr(tfr.metrics_impl, name):
+        pytest.skip(f"this tensorflow-ranking has no {name}")
+    if key == "bpref":
+        arguments.setdefault("topn", None)
+    metric = theirs.MRRMetric()
+    metric._metric = getattr(tfr.metrics_impl, name)(None, **arguments, **kwargs)
+    return metric
 
 
 @pytest.mark.parametrize("weights", ["none", "scalar", "list", "document"])
 @pytest.mark.parametrize(("key", "topn"), CASES)
 def test_both_layouts_equal_tf_ranking_without_ties(key, topn, weights):
+    if key == "pwa" and weights in ("scalar", "document"):
+        pytest.skip("TF-Ranking's takes weights of lists only")
     ours, oracle = metrics.get(key, topn=topn), their_metric(key, topn)
     for highest in (3, 0):  # 0: no list has a relevant document
         labels, scores, all_weights = make_batch(1, highest=highest)
@@ -80,16 +94,117 @@ def test_packed_equals_tf_ranking_with_ragged_on(key):
     )
 
 
+def diversity_batch(seed, ties=False):
+    """Labels `[batch, (list), 3]`, some documents masked; tie-free scores; weights."""
+    rng = np.random.default_rng(seed)
+    _, scores, weights = make_batch(seed)
+    if ties:
+        scores = ragged(rng.integers(0, 3, sum(LENGTHS)).astype(np.float32))
+    labels = rng.integers(0, 2, (sum(LENGTHS), 3)).astype(np.float32)
+    labels[rng.uniform(size=len(labels)) < 0.2] = -1.0
+    return ragged(labels), scores, weights
+
+
+@pytest.mark.parametrize("weights", ["none", "scalar", "list", "document"])
+@pytest.mark.parametrize("topn", [None, 2])
 @pytest.mark.parametrize("key", DIVERSITY)
-def test_diversity_metrics_by_key_equal_tf_ranking(key):
-    rng = np.random.default_rng(3)
-    _, scores, _ = make_batch(3)
-    labels = ragged(rng.integers(0, 2, (sum(LENGTHS), 3)).astype(np.float32))
-    expected = value(
-        their_metric(key, 2), labels.to_tensor(-1.0), scores.to_tensor(0.0)
+def test_diversity_metrics_equal_tf_ranking_without_ties(key, topn, weights):
+    labels, scores, all_weights = diversity_batch(3)
+    weight = all_weights[weights]
+    padded = (
+        labels.to_tensor(-1.0),
+        scores.to_tensor(0.0),
+        weight.to_tensor(0.0) if weights == "document" else weight,
     )
-    assert value(metrics.get(key, topn=2), labels, scores) == pytest.approx(expected)
+    expected = value(their_metric(key, topn), *padded)
+    ours = metrics.get(key, topn=topn)
+    assert value(ours, *padded) == pytest.approx(expected, rel=1e-6)
+    assert value(ours, labels, scores, weight) == pytest.approx(expected, rel=1e-6)
     assert expected > 0.0
+
+
+def test_subtopics_that_a_query_lacks_count_nothing():
+    # TF-Ranking's alpha-DCG subtracts them.
+    labels, scores = [[[1.0, 0.0, -1.0], [1.0, 1.0, -1.0]]], [[2.0, 1.0]]
+    without = np.array(labels)[:, :, :2]
+    for key in DIVERSITY:
+        expected = value(metrics.get(key), without, scores)
+        assert value(metrics.get(key), labels, scores) == expected
+    expected = 1.0 + (0.5 + 1.0) / np.log2(3.0)
+    assert value(metrics.get("alpha_dcg"), labels, scores) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("topn", [None, 3])
+@pytest.mark.parametrize("key", DIVERSITY)
+def test_the_order_of_tied_documents_changes_no_diversity_metric(key, topn):
+    labels, scores, weights = diversity_batch(5, ties=True)
+    metric = metrics.get(key, topn=topn)
+    expected = value(metric, labels, scores, weights["document"])
+    order = np.arange(sum(LENGTHS))[::-1]
+    backwards = [
+        ragged(tf.gather(x.values, order), LENGTHS[::-1])
+        for x in (labels, scores, weights["document"])
+    ]
+    assert value(metric, *backwards) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("topn", [None, 1, 2])
+def test_tied_documents_count_as_badly_as_they_can_in_alpha_dcg(topn):
+    labels = np.array([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]], np.float32)
+    metric = metrics.get("alpha_dcg", topn=topn)
+    found = [
+        value(metric, [labels], [np.array(order, np.float32)])
+        for order in itertools.permutations(range(3))
+    ]
+    tied = value(metric, [labels], [np.zeros(3, np.float32)])
+    assert tied == pytest.approx(min(found), rel=1e-6)
+    assert tied < max(found)
+
+
+def rows_of(labels, scores, weights=None):
+    """Yields labels, scores and weights of each list, best scores first."""
+    start = 0
+    for length in LENGTHS:
+        rows = np.arange(start, start + length)
+        start += length
+        weight = np.ones(sum(LENGTHS)) if weights is None else weights.values.numpy()
+        rows = rows[(labels.values.numpy()[rows] >= 0) & (weight[rows] > 0)]
+        rows = rows[np.argsort(-scores.values.numpy()[rows])]
+        yield labels.values.numpy()[rows], weight[rows]
+
+
+@pytest.mark.parametrize("trec", [True, False])
+@pytest.mark.parametrize("topn", [None, 3])
+def test_bpref_is_its_definition(topn, trec):
+    labels, scores, _ = make_batch(6)
+    total = 0.0
+    for ranked, _ in rows_of(labels, scores):
+        relevant, others = (ranked >= 1).sum(), (ranked < 1).sum()
+        bound = min(relevant, others) if trec else relevant
+        for position, label in enumerate(ranked[:topn]):
+            if label >= 1:
+                above = min((ranked[:position] < 1).sum(), relevant)
+                total += (1.0 - (above / bound if bound else 0.0)) / relevant
+    metric = metrics.get("bpref", topn=topn, use_trec_version=trec)
+    expected = total / len(LENGTHS)
+    assert value(metric, labels, scores) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("topn", [None, 2])
+def test_pwa_is_its_definition_with_the_mean_weight_of_a_list(topn):
+    labels, scores, weights = make_batch(7)
+    weights = weights["document"]
+    total = weight_sum = 0.0
+    for ranked, weight in rows_of(labels, scores, weights):
+        if not len(ranked):
+            continue
+        positions = np.arange(1, len(ranked) + 1)[: topn or 5]
+        average = (ranked[: topn or 5] / positions).sum() / (1.0 / positions).sum()
+        total += weight.mean() * average
+        weight_sum += weight.mean()
+    metric = metrics.get("pwa", topn=topn)
+    found = value(metric, labels, scores, weights)
+    assert found == pytest.approx(total / weight_sum, rel=1e-6)
 
 
 @pytest.mark.parametrize("topn", [None, 1, 2, 3])
@@ -104,6 +219,8 @@ def test_diversity_metrics_by_key_equal_tf_ranking(key):
         ("mrr", np.min),
         ("map", np.min),
         ("hits", np.min),
+        ("bpref", np.min),
+        ("pwa", np.mean),
     ],
 )
 def test_ties_count_as_their_orders_do(key, combine, topn):
@@ -141,6 +258,26 @@ def test_the_order_of_tied_documents_changes_nothing(key, topn):
     assert shuffled == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("key", DIVERSITY)
+def test_degenerate_subtopics_never_give_nan(key):
+    ones = np.ones((1, 1), np.float32)
+    for label in (-1.0, 0.0, 1.0, 1e38, np.inf, np.nan):
+        for length in (0, 1, 2):
+            labels = np.full((1, length, 2), label, np.float32)
+            for score in (1.0, np.nan, np.inf):
+                scores = np.full((1, length), score, np.float32)
+                for weights in (None, 0.0 * ones, np.nan * ones):
+                    metric = metrics.get(key)
+                    assert np.isfinite(value(metric, labels, scores, weights))
+
+
+@pytest.mark.parametrize("key", ["ndcg", "dcg", "pwa", "arp"])
+def test_labels_beyond_the_range_of_a_metric_count_as_its_largest(key):
+    scores = [[3.0, 2.0, 1.0]]
+    found = value(metrics.get(key), [[0.0, np.inf, 1e35]], scores)
+    assert found == value(metrics.get(key), [[0.0, 1e30, 1e30]], scores)
+
+
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in DIVERSITY])
 def test_degenerate_batches_never_give_nan(key):
     nan, inf = np.nan, np.inf
@@ -151,11 +288,14 @@ def test_degenerate_batches_never_give_nan(key):
         "nothing relevant": ([0.0, 0.0], [1.0, 2.0], [2]),
         "bad scores": ([1.0, 0.0, 2.0, 0.0], [nan, inf, -inf, 1.0], [4]),
         "huge scores": ([1.0, 0.0, 2.0], [1e38, -1e38, 0.0], [3]),
+        "huge labels": ([130.0, 1e38, inf, nan, 0.0], [1.0, 2.0, 3.0, 4.0, 5.0], [5]),
+        "no lists": ([], [], []),
     }
     for labels, scores, lengths in batches.values():
         tensors = [ragged(np.array(v, np.float32), lengths) for v in (labels, scores)]
         for topn in (None,) if key in WITHOUT_TOPN else (None, 2):
-            for weights in (None, np.zeros((len(lengths), 1), np.float32)):
+            column = np.ones((len(lengths), 1), np.float32)
+            for weights in (None, 0.0 * column, nan * column, inf * column):
                 metric = metrics.get(key, topn=topn)
                 assert np.isfinite(value(metric, *tensors, weights))
 
@@ -202,11 +342,19 @@ def test_serialisation_keeps_class_and_arguments(key):
         assert type(again) is type(metric)
         assert again.name == "metric/mine"
         assert again.get_config() == metric.get_config()
-    assert isinstance(metric, getattr(theirs, type(metric).__name__))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_metric_is_an_instance_of_tf_rankings_class(key):
+    metric = metrics.get(key)
+    name = type(metric).__name__
+    their_class = getattr(theirs, name, tf.keras.metrics.Mean)
+    assert isinstance(metric, their_class)
+    assert (their_class is tf.keras.metrics.Mean) == (key in ("bpref", "pwa"))
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in metrics.__all__ if n.endswith("Metric")] + ["get"]
+    "name", [n for n in metrics.__all__ if hasattr(theirs, n) and n[:7] != "Ranking"]
 )
 def test_signatures_begin_with_tf_rankings(name):
     ours = inspect.signature(getattr(metrics, name)).parameters
@@ -226,3 +374,29 @@ def test_unknown_keys_and_arguments_are_config_errors_that_name_the_nearest():
         metrics.get("ndgc")
     with pytest.raises(ConfigError, match="unknown argument 'topn' in metric arp"):
         metrics.get("arp", topn=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: metrics.get("ndcg", topn=0), "`topn` should be None or a positive"),
+        (lambda: metrics.PWAMetric(topn=-1), "`topn` should be None or a positive"),
+        (lambda: metrics.get("alpha_dcg", alpha=1.5), "`alpha` should be between"),
+        (
+            lambda: metrics.get("ndcg")(np.zeros((1, 2, 3)), np.zeros((1, 2))),
+            "expected labels of shape",
+        ),
+        (
+            lambda: metrics.get("alpha_dcg")(np.zeros((1, 2)), np.zeros((1, 2))),
+            "AlphaDCGMetric expects labels of shape",
+        ),
+    ],
+)
+def test_what_a_metric_cannot_use_is_a_config_error(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_a_seed_without_effect_is_a_warning():
+    with pytest.warns(UserWarning, match="`seed` has no effect"):
+        metrics.get("alpha_dcg", seed=1)

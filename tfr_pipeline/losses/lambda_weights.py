@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError, check_topn, unknown_name
 from tfr_pipeline.losses.base import register
 from tfr_pipeline.serialization import functions_of_names, names_of_functions
 
@@ -33,14 +33,6 @@ _theirs: Any = tfr.keras.losses
 _functions: Any = tfr.keras.utils
 FUNCTIONS = ("gain_fn", "rank_discount_fn", "positive_fn")
 Function = Callable[[Any], Any]
-
-
-def check_topn(topn: int | None) -> None:
-    """Raises a ConfigError if `topn` is neither None nor a number of ranks."""
-    if topn is not None and (isinstance(topn, bool) or topn != int(topn) or topn < 1):
-        raise ConfigError(
-            f"`topn` should be None or a positive integer. Received: topn = {topn!r}."
-        )
 
 
 def _check(weight: Any, topn: int | None, others: dict[str, Any]) -> None:

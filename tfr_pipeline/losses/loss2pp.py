@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, check_topn
 from tfr_pipeline.losses.base import register
 from tfr_pipeline.losses.lambda_weights import (
     FUNCTIONS,
     Function,
     Serialisable,
-    check_topn,
 )
 from tfr_pipeline.serialization import names_of_functions
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, check_topn
 from tfr_pipeline.losses.base import AUTO, register
 from tfr_pipeline.losses.gumbel import GumbelSampler
-from tfr_pipeline.losses.lambda_weights import check_topn
 from tfr_pipeline.losses.smooth_ranks import ndcg_coefficients
 from tfr_pipeline.losses.tables import ListLoss
 

@@ -19,14 +19,16 @@ _MODULES = {
     "factory": ("default_keras_metrics", "get"),
     "gain": ("DCGMetric", "NDCGMetric"),
     "binary": (
+        "BPrefMetric",
         "HitsMetric",
         "MeanAveragePrecisionMetric",
         "MRRMetric",
         "PrecisionMetric",
         "RecallMetric",
     ),
-    "position": ("ARPMetric",),
-    "delegated": ("AlphaDCGMetric", "OPAMetric", "PrecisionIAMetric"),
+    "position": ("ARPMetric", "PWAMetric"),
+    "pairs": ("OPAMetric",),
+    "diversity": ("AlphaDCGMetric", "PrecisionIAMetric"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

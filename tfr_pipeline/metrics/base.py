@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.errors import check_topn
 from tfr_pipeline.metrics.batch import Batch, padded
 from tfr_pipeline.serialization import functions_of_names, names_of_functions
 
@@ -63,6 +64,39 @@ class OwnMetric(TwoLayouts):
     def compute(self, batch: Batch) -> tuple[Any, Any]:
         """Returns the value and the weight of each list, float32 `[batch, 1]`."""
         raise NotImplementedError
+
+
+class PlainMetric(OwnMetric, tf.keras.metrics.Mean):
+    """An `OwnMetric` that TF-Ranking's Keras side lacks."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        topn: int | None = None,
+        dtype: Any = None,
+        ragged: bool = False,
+        **kwargs: Any,
+    ):
+        """Initializer.
+
+        Args:
+          name: Name of the metric.
+          topn: Number of first positions that count; None for all.
+          dtype: dtype of the metric's state.
+          ragged: Kept for TF-Ranking's sake; the layout is read off the tensors.
+          **kwargs: Further arguments of `tf.keras.metrics.Mean`.
+
+        Raises:
+          ConfigError: `topn` is no positive integer.
+        """
+        check_topn(topn)
+        super().__init__(name=name, dtype=dtype, **kwargs)
+        self._topn = topn
+        self._ragged = ragged
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "topn": self._topn, "ragged": self._ragged}
 
 
 theirs: Any = tfr.keras.metrics

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import PADDING_LABEL
 
 # Scores of masked documents: below every score of a valid one.
 _MASKED = float("-inf")
+# Labels and gains above count as this: sums over a list stay finite.
+LARGEST = 1e30
 
 
 def to_dense(value: Any, fill: float, width: Any = None) -> Any:
@@ -64,10 +67,10 @@ class Batch:
     """Labels, scores and weights of a batch, with masked documents neutralised.
 
     Attributes:
-      labels: float32 `[batch, width]`, 0 for masked documents.
+      labels: float32 `[batch, width]`, 0 for masked documents, at most `LARGEST`.
       scores: float32 `[batch, width]`, minus infinity for masked documents; NaN counts
         as the lowest finite score.
-      weights: float32 `[batch, width]`, as given.
+      weights: float32 `[batch, width]`, as given; 0 if not finite.
       mask: bool `[batch, width]`: label not negative and weight positive.
     """
 
@@ -102,16 +105,17 @@ class Batch:
     @classmethod
     def _of(cls, y_true: Any, y_pred: Any, sample_weight: Any) -> Batch:
         labels, scores, weights = padded(y_true, y_pred, sample_weight)
-        weights = (
-            tf.ones_like(labels) if weights is None else tf.ones_like(labels) * weights
-        )
+        if labels.shape.rank not in (2, None):
+            raise ConfigError(
+                "expected labels of shape [batch, list_size]. Received: shape "
+                f"{labels.shape}; labels by subtopic are for alpha_dcg and "
+                "precision_ia."
+            )
+        weights = finite_weights(weights, scores)
         mask = (labels >= 0.0) & (weights > 0.0)
-        # A diverged model is ranked as badly as possible instead of by chance.
-        scores = tf.where(tf.math.is_nan(scores), scores.dtype.min, scores)
-        scores = tf.maximum(scores, scores.dtype.min)
         return cls(
-            labels=tf.where(mask, labels, 0.0),
-            scores=tf.where(mask, scores, _MASKED),
+            labels=tf.where(mask, tf.minimum(labels, LARGEST), 0.0),
+            scores=masked_scores(scores, mask),
             weights=weights,
             mask=mask,
         )
@@ -146,6 +150,21 @@ class Batch:
             counted > 0.0, tf.math.divide_no_nan(tf.reduce_sum(own), counted), 1.0
         )
         return tf.where(weighted, tf.where(total > 0.0, own, average), 0.0)
+
+
+def finite_weights(weights: Any, scores: Any) -> Any:
+    """Returns weights in the shape of the scores; 1 if there are none."""
+    if weights is None:
+        return tf.ones_like(scores)
+    weights *= tf.ones_like(scores)
+    return tf.where(tf.math.is_finite(weights), weights, 0.0)
+
+
+def masked_scores(scores: Any, mask: Any) -> Any:
+    """Returns scores with minus infinity for masked documents, and only for them."""
+    # A diverged model is ranked as badly as possible instead of by chance.
+    scores = tf.where(tf.math.is_nan(scores), scores.dtype.min, scores)
+    return tf.where(mask, tf.maximum(scores, scores.dtype.min), _MASKED)
 
 
 def _graph() -> Any:

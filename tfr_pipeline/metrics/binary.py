@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf
-from tfr_pipeline.metrics.base import OwnMetric, register, theirs
+from tfr_pipeline.metrics.base import OwnMetric, PlainMetric, register, theirs
 from tfr_pipeline.metrics.batch import (
     Batch,
     discounts,
@@ -46,6 +46,34 @@ def _relevant_at_top(batch: Batch, topn: int | None) -> Any:
         bounds = tie_bounds(sort_descending(batch.scores), batch.scores)
         relevance *= mean_over_ties(inside, *bounds)
     return tf.reduce_sum(relevance, axis=1, keepdims=True)
+
+
+def _ranked_hits(batch: Batch) -> tuple[Any, Any, Any]:
+    """Returns scores, numbers and positions of the relevant documents of each list.
+
+    Within a tie the relevant documents stand last.
+
+    Returns:
+      float32 `[batch, width]` scores, largest first and minus infinity at the end;
+      float32 `[width]`, 1, 2, ...; float32 `[batch, width]` positions, infinite at
+      the end.
+    """
+    relevant_scores = tf.where(batch.labels >= 1.0, batch.scores, float("-inf"))
+    # One sort call for the scores of all and of the relevant documents.
+    both = sort_descending(tf.stack([batch.scores, relevant_scores]))
+    ranked, hits = both[0], both[1]
+    # The j-th relevant document, in the order of `hits`, is preceded by j - 1
+    # relevant documents and by the others that do not score below it.
+    count = tf.range(1, tf.shape(hits)[1] + 1, dtype=tf.float32)
+    _, not_below = tie_bounds(ranked, hits)
+    _, last = tie_bounds(hits, hits)
+    position = tf.cast(not_below - last, tf.float32) + count
+    return hits, count, tf.where(tf.math.is_finite(hits), position, float("inf"))
+
+
+def _inside(position: Any, topn: int | None) -> Any:
+    """Whether positions are finite and at most `topn`."""
+    return position <= (float(topn) if topn is not None else position.dtype.max)
 
 
 @register
@@ -137,20 +165,8 @@ class MeanAveragePrecisionMetric(OwnMetric, theirs.MeanAveragePrecisionMetric):
 
     def compute(self, batch: Batch) -> tuple[Any, Any]:
         """See base class."""
-        relevant = batch.labels >= 1.0
-        relevant_scores = tf.where(relevant, batch.scores, float("-inf"))
-        # One sort call for the scores of all and of the relevant documents.
-        both = sort_descending(tf.stack([batch.scores, relevant_scores]))
-        ranked, hits = both[0], both[1]
-        # The j-th relevant document, in the order of `hits`, is preceded by j - 1
-        # relevant documents and by the others that do not score below it.
-        count = tf.range(1, tf.shape(hits)[1] + 1, dtype=tf.float32)
-        _, not_below = tie_bounds(ranked, hits)
-        _, last = tie_bounds(hits, hits)
-        position = tf.cast(not_below - last, tf.float32) + count
-        precision = tf.where(tf.math.is_finite(hits), count / position, 0.0)
-        if self._topn is not None:
-            precision = tf.where(position <= float(self._topn), precision, 0.0)
+        hits, count, position = _ranked_hits(batch)
+        precision = tf.where(_inside(position, self._topn), count / position, 0.0)
         first, last = tie_bounds(hits, batch.scores)
         weighted = batch.weights * batch.relevance
         value = tf.math.divide_no_nan(
@@ -160,5 +176,66 @@ class MeanAveragePrecisionMetric(OwnMetric, theirs.MeanAveragePrecisionMetric):
                 keepdims=True,
             ),
             tf.reduce_sum(weighted, axis=1, keepdims=True),
+        )
+        return value, batch.list_weights(batch.relevance)
+
+
+@register
+class BPrefMetric(PlainMetric):
+    """Binary preference: how few judged irrelevant documents precede relevant ones.
+
+    `1 / R sum_r (1 - min(|irrelevant above r|, R) / min(R, N))` over the relevant
+    documents `r`, with `R` relevant and `N` irrelevant ones (TREC 2006, appendix
+    "Common Evaluation Measures"). Documents that nobody judged have a negative label.
+    Within a tie the relevant documents stand last. TF-Ranking has it for Estimators
+    only.
+
+    Example:
+      >>> float(BPrefMetric()([[0.0, 1.0, 0.0, 1.0]], [[0.4, 0.3, 0.2, 0.5]]))
+      0.75
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        topn: int | None = None,
+        use_trec_version: bool = True,
+        dtype: Any = None,
+        ragged: bool = False,
+        **kwargs: Any,
+    ):
+        """As the base class, with one argument more.
+
+        Args:
+          name: Name of the metric.
+          topn: Number of first positions that count; None for all.
+          use_trec_version: Divides by `min(R, N)`; by `R` if false, as the first
+            definition did (Buckley and Voorhees, SIGIR 2004).
+          dtype: dtype of the metric's state.
+          ragged: Kept for TF-Ranking's sake; the layout is read off the tensors.
+          **kwargs: Further arguments of `tf.keras.metrics.Mean`.
+        """
+        super().__init__(name, topn, dtype, ragged, **kwargs)
+        self._use_trec_version = use_trec_version
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "use_trec_version": self._use_trec_version}
+
+    def compute(self, batch: Batch) -> tuple[Any, Any]:
+        """See base class."""
+        hits, _, position = _ranked_hits(batch)
+        others = batch.mask & (batch.labels < 1.0)
+        others_ranked = tf.where(others, batch.scores, float("-inf"))
+        _, above = tie_bounds(sort_descending(others_ranked), hits)
+        relevant = tf.reduce_sum(batch.relevance, axis=1, keepdims=True)
+        bound = relevant
+        if self._use_trec_version:
+            bound = tf.minimum(relevant, batch.lengths - relevant)
+        above = tf.minimum(tf.cast(above, tf.float32), relevant)
+        preferred = 1.0 - tf.math.divide_no_nan(above, bound)
+        preferred = tf.where(_inside(position, self._topn), preferred, 0.0)
+        value = tf.math.divide_no_nan(
+            tf.reduce_sum(preferred, axis=1, keepdims=True), relevant
         )
         return value, batch.list_weights(batch.relevance)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.metrics import binary, delegated, gain, position
+from tfr_pipeline.errors import ConfigError, check_topn, unknown_name
+from tfr_pipeline.metrics import binary, diversity, gain, pairs, position
 from tfr_pipeline.metrics.keys import RankingMetricKey
 
 _CLASSES: dict[str, Any] = {
@@ -17,10 +17,12 @@ _CLASSES: dict[str, Any] = {
     RankingMetricKey.PRECISION: binary.PrecisionMetric,
     RankingMetricKey.RECALL: binary.RecallMetric,
     RankingMetricKey.MAP: binary.MeanAveragePrecisionMetric,
-    RankingMetricKey.PRECISION_IA: delegated.PrecisionIAMetric,
-    RankingMetricKey.ORDERED_PAIR_ACCURACY: delegated.OPAMetric,
-    RankingMetricKey.ALPHA_DCG: delegated.AlphaDCGMetric,
+    RankingMetricKey.PRECISION_IA: diversity.PrecisionIAMetric,
+    RankingMetricKey.ORDERED_PAIR_ACCURACY: pairs.OPAMetric,
+    RankingMetricKey.ALPHA_DCG: diversity.AlphaDCGMetric,
     RankingMetricKey.HITS: binary.HitsMetric,
+    RankingMetricKey.BPREF: binary.BPrefMetric,
+    RankingMetricKey.PWA: position.PWAMetric,
 }
 
 
@@ -37,14 +39,15 @@ def get(
       key: A value of `RankingMetricKey`.
       name: Name of the metric, such as `metric/ndcg_10`.
       dtype: dtype of the metric's state.
-      topn: Number of first positions that count; None for all.
+      topn: Number of first positions that count; None for all (`pwa`: 5).
       **kwargs: More arguments of the metric's constructor, such as `gain_fn`.
 
     Returns:
       A Keras metric that takes ragged and dense batches.
 
     Raises:
-      ConfigError: The key is unknown, or the metric does not take an argument.
+      ConfigError: The key is unknown, the metric does not take an argument, or `topn`
+        is no positive integer.
 
     Example:
       >>> get("ndcg", name="metric/ndcg_10", topn=10).name
@@ -55,7 +58,8 @@ def get(
     cls = _CLASSES[key]
     accepted = set(inspect.signature(cls).parameters) - {"self", "kwargs"}
     arguments = {"name": name, "dtype": dtype, **kwargs}
-    if topn:
+    if topn is not None:
+        check_topn(topn)
         arguments["topn"] = topn
     for argument in arguments:
         if argument not in accepted:

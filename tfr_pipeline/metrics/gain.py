@@ -7,6 +7,7 @@ from typing import Any
 from tfr_pipeline.compat import tf
 from tfr_pipeline.metrics.base import OwnMetric, register, theirs
 from tfr_pipeline.metrics.batch import (
+    LARGEST,
     Batch,
     discounts,
     mean_over_ties,
@@ -16,7 +17,8 @@ from tfr_pipeline.metrics.batch import (
 
 
 def _gains(batch: Batch, function: Any) -> Any:
-    return tf.where(batch.mask, function(batch.labels), 0.0)
+    gains = tf.minimum(function(batch.labels), LARGEST)
+    return tf.where(batch.mask, gains, 0.0)
 
 
 def _dcg(batch: Batch, gains: Any, discount: Any, ranked: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 class RankingMetricKey:
-    """Keys of `tfr_pipeline.metrics.get`: TF-Ranking's and `recall`.
+    """Keys of `tfr_pipeline.metrics.get`: TF-Ranking's, and
+    those that it has for Estimators only or without a key.
 
     Example:
       >>> RankingMetricKey.NDCG
@@ -22,6 +23,8 @@ class RankingMetricKey:
     ORDERED_PAIR_ACCURACY = "ordered_pair_accuracy"
     ALPHA_DCG = "alpha_dcg"
     HITS = "hits"
+    BPREF = "bpref"
+    PWA = "pwa"
 
     @classmethod
     def all_keys(cls) -> list[str]:
