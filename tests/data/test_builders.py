@@ -295,8 +295,18 @@ def text_arguments(folder, **kwargs):
     return arguments(options, example_feature_spec=example, sample_weight_spec=None)
 
 
-def test_text_and_ragged_features_come_as_tf_ranking_has_them(folder):
-    keywords = text_arguments(folder, shuffle=False)
+def nested_arguments(folder, **kwargs):
+    """Features of several ragged dimensions, which only TF-Ranking's parser takes."""
+    nested = tf.io.RaggedFeature(
+        tf.int64, "clicks", [tf.io.RaggedFeature.UniformRowLength(1)]
+    )
+    keywords = text_arguments(folder, **kwargs)
+    keywords["example_feature_spec"]["clicks"] = nested
+    return keywords
+
+
+def test_nested_features_come_as_tf_ranking_has_them(folder):
+    keywords = nested_arguments(folder, shuffle=False)
     # TF-Ranking reads several files in whatever order they come.
     paths = sorted(glob.glob(keywords["hparams"].train_input_pattern))
     keywords["hparams"].train_input_pattern = paths[0]
@@ -320,28 +330,20 @@ def by_document(batches):
     return result
 
 
-def test_streamed_validation_ends_and_keeps_order(folder):
-    builder = SimpleDatasetBuilder(**text_arguments(folder, list_size=2))
+@pytest.mark.parametrize("compression", ["", "GZIP"])
+def test_streamed_validation_ends_and_keeps_order(folder, compression):
+    name = "elwc.gz" if compression else "elwc"
+    keywords = nested_arguments(folder, name=name, list_size=2)
+    builder = SimpleDatasetBuilder(**keywords)
     batches = list(builder.build_valid_dataset())
     lengths = np.concatenate([batch[0][MASK].numpy().sum(1) for batch in batches])
     assert lengths.tolist() == LENGTHS
 
 
-@pytest.mark.parametrize(
-    "spec", [tf.io.VarLenFeature(tf.int64), tf.io.RaggedFeature(tf.int64)]
-)
-def test_ragged_and_sparse_query_features_are_streamed_too(folder, spec):
-    keywords = arguments(hparams(folder), context_feature_spec={"query_length": spec})
-    builder = SimpleDatasetBuilder(**keywords)
-    assert builder.layouts == ()
-    found = next(iter(builder.build_valid_dataset()))
-    wanted = next(iter(theirs.SimpleDatasetBuilder(**keywords).build_valid_dataset()))
-    for mine, other in zip(
-        tf.nest.flatten(found[0]["query_length"], expand_composites=True),
-        tf.nest.flatten(wanted[0]["query_length"], expand_composites=True),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(mine, other)
+def test_streamed_lists_cannot_be_cut_by_a_score(folder):
+    keywords = nested_arguments(folder, list_size=2, truncation="bm25")
+    with pytest.raises(ConfigError, match="truncation='bm25': not possible with"):
+        SimpleDatasetBuilder(**keywords).build_train_dataset()
 
 
 def test_text_query_features_are_packed(folder):

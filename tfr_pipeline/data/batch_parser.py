@@ -1,6 +1,7 @@
-"""Parses batches of lists by the templates of their documents.
+"""Parses batches of records of any format.
 
-Documents that match no template go through `RecordParser`.
+Documents of ELWC, and of formats that are made into ELWC, are read by templates; those
+that match none go through `RecordParser`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.data import record_formats
+from tfr_pipeline.data.record_formats import EIE, ELWC, EXAMPLE
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.data.template import Output, Template, find_documents
 
@@ -20,6 +23,52 @@ _ROWS = 256  # documents compared at once, so that they stay in the CPU's cache
 _BYTES = 1 << 17  # lists searched at once: more needs memory that is not yet at hand
 _ATTEMPTS = 64  # templates that are learned at most
 _PATIENCE = 1000  # more documents without a template than with one: templates are off
+
+
+def batch_parser(parser: RecordParser) -> Callable[[Any], dict[str, Any]]:
+    """Returns a function from records, string `[n]`, to what the parser returns.
+
+    The results are NumPy arrays, and the function may be called from several threads.
+    """
+    if parser.data_format == EXAMPLE:
+        return PointwiseParser(parser)
+    if parser.data_format not in (ELWC, EIE):
+        return _traced_once(parser)
+    lists = BatchParser(parser)
+    if parser.data_format == ELWC:
+        return lists
+
+    def transcoded(serialized: Any) -> dict[str, Any]:
+        records = [record_formats.elwc_of_eie(r) for r in serialized.numpy()]
+        return lists.parse(np.array(records, object))
+
+    return transcoded
+
+
+class PointwiseParser:
+    """Parses `tf.train.Example`s, each a list of one document.
+
+    Query features stand among those of the document.
+
+    Args:
+      parser: The parser.
+    """
+
+    def __init__(self, parser: RecordParser):
+        self._documents = BatchParser(parser.of_documents)
+        has_context = parser.context_spec or parser.query_id
+        self._queries = _traced_once(parser.queries) if has_context else None
+
+    def __call__(self, serialized: Any) -> dict[str, Any]:
+        """Parses string `[documents]`; returns what the parser returns, as arrays."""
+        records = serialized.numpy()
+        # All of them are one long list to the parser of documents.
+        elwc = record_formats.elwc_of_examples(records)
+        result = self._documents.parse(np.array([elwc], object))
+        if self._queries is not None:
+            result.update(self._queries(serialized))
+        result["lengths"] = np.ones(len(records), np.int64)
+        return result
 
 
 class BatchParser:
@@ -38,7 +87,7 @@ class BatchParser:
         self._parse_rest = _traced_once(parser.without_documents)
         self._templates: dict[int, list[Template]] = {}
         self._attempts = self._taken = self._missed = 0
-        self._possible = parser.data_format == "elwc"
+        self._possible = not parser.loose_spec
         specs = {**parser.example_spec, **parser.extra_spec}
         self._outputs = [
             Output(dtype, {s.name: s.width for s in slots}, (slots[-1].stop,))
@@ -55,9 +104,13 @@ class BatchParser:
 
     def __call__(self, serialized: Any) -> dict[str, Any]:
         """Parses string `[lists]`; returns what the parser returns, as arrays."""
+        return self.parse(serialized.numpy())
+
+    def parse(self, records: np.ndarray) -> dict[str, Any]:
+        """Does the same for an object array of `bytes`."""
         if not self._possible or self._missed > self._taken + _PATIENCE:
-            return self._parse(serialized)
-        rest, counts, known, outputs = self._split(serialized.numpy())
+            return self._parse(records)
+        rest, counts, known, outputs = self._split(records)
         result = self._parse_rest(rest)
         documents = [
             values.reshape(len(known), *output.shape)
@@ -76,6 +129,7 @@ class BatchParser:
             ]
             counts = counts - left
         result["lengths"] = result["lengths"] + counts
+        result["loose"] = {}
         parts = iter(documents)
         result["values"] = {dtype: next(parts) for dtype in self._parser.layout.slots}
         result["extra"] = {name: next(parts) for name in self._parser.extra_spec}

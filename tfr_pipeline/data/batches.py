@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.data import loose
 from tfr_pipeline.data.level import level
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.store import as_tensor
@@ -132,6 +133,7 @@ class BatchPlan:
         start_step: int = 0,
         repeat: bool = True,
         shard: tuple[int, int] = (0, 1),
+        numbered: bool = False,
     ) -> Any:
         """Returns a `tf.data.Dataset` of int64 `[lists in a local batch]`.
 
@@ -142,6 +144,8 @@ class BatchPlan:
             some): batch normalisation has no answer to them. Otherwise one epoch,
             complete.
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
+          numbered: Gives pairs with the number of the local batch, int64 `[]`, counted
+            from the first epoch.
         """
 
         @plain
@@ -159,15 +163,16 @@ class BatchPlan:
                 return tf.reduce_sum(tf.gather(lengths, index)) > 0
 
             dataset = dataset.filter(has_documents)
-            dataset = dataset.skip(start_step * self.replicas)
         else:
             dataset = batches(tf.constant(0, tf.int64))
+        dataset = dataset.enumerate().skip(start_step * self.replicas)
         worker, workers = shard
-        if workers == 1:
-            return dataset
-        local = self.replicas // workers
-        mine = dataset.enumerate().filter(lambda i, _: i // local % workers == worker)
-        return mine.map(lambda _, index: index)
+        if workers > 1:
+            local = self.replicas // workers
+            dataset = dataset.filter(lambda i, _: i // local % workers == worker)
+        if numbered:
+            return dataset.map(lambda number, index: (index, number))
+        return dataset.map(lambda _, index: index)
 
 
 def packed_gather(
@@ -180,10 +185,12 @@ def packed_gather(
       list_size: Takes only the first so many documents of each list.
 
     Returns:
-      A function from int64 `[batch]` to `(features, labels, weights)`: `features`
+      A function from int64 `[batch]`, or from a pair of that and the documents as
+      `Selection` chooses them, to `(features, labels, weights)`: `features`
       holds a ragged `[batch, (list), columns]` for each dtype under
-      `documents_<dtype>`, and the query features `[batch, ...]`; `labels` and
-      `weights` are ragged `[batch, (list)]`, or None when there are none.
+      `documents_<dtype>`, and the query features `[batch, ...]`; those that stand in
+      no matrix are ragged `[batch, (list), (values)]` and `[batch, (values)]`. `labels`
+      and `weights` are ragged `[batch, (list)]`, or None when there are none.
     """
     values = {dtype: as_tensor(block) for dtype, block in lists.values.items()}
     starts = as_tensor(lists.row_splits[:-1])
@@ -194,11 +201,16 @@ def packed_gather(
     labels = None if lists.labels is None else as_tensor(lists.labels)
     weights = None if lists.weights is None else as_tensor(lists.weights)
     context = {name: as_tensor(value) for name, value in lists.context.items()}
+    of_documents = {name: loose.gatherer(c) for name, c in lists.loose.items()}
+    of_queries = {name: loose.gatherer(c) for name, c in lists.loose_context.items()}
 
     @plain
     def gather(index: Any) -> tuple[dict[str, Any], Any, Any]:
-        start, length = tf.gather(starts, index), tf.gather(lengths, index)
-        rows = tf.ragged.range(start, start + length)
+        if isinstance(index, tuple):
+            index, rows = index
+        else:
+            start = tf.gather(starts, index)
+            rows = tf.ragged.range(start, start + tf.gather(lengths, index))
         splits = rows.row_splits
 
         def ragged(source: Any) -> Any:
@@ -212,6 +224,9 @@ def packed_gather(
             PACKED_INPUT + dtype: ragged(block) for dtype, block in values.items()
         }
         features.update({name: tf.gather(v, index) for name, v in context.items()})
+        for name, values_of in of_documents.items():
+            features[name] = rows.with_values(values_of(rows.values))
+        features.update({name: of(index) for name, of in of_queries.items()})
         return features, ragged(labels), ragged(weights)
 
     return gather
@@ -223,6 +238,7 @@ def pad(
     list_size: int | None,
     defaults: Mapping[str, Any],
     mask_name: str | None,
+    specs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Turns packed features into TF-Ranking's: one padded tensor a name, and a mask.
 
@@ -232,18 +248,25 @@ def pad(
       list_size: Length of the padded lists; None for the longest in the batch.
       defaults: Maps a feature to the value of its padding; 0 when absent.
       mask_name: Name of the mask, or None for no mask.
+      specs: `tf.io` specs of the features that stand in no matrix, of documents and of
+        queries, by name.
 
     Returns:
       Features `[batch, list_size, ...]`, query features as they came, and the mask,
       bool `[batch, list_size]`.
     """
+    specs = specs or {}
     result = {
-        name: value for name, value in features.items() if name not in PACKED_INPUTS
+        name: value
+        for name, value in features.items()
+        if name not in PACKED_INPUTS and name not in specs
     }
-    lengths = None
+    documents = [PACKED_INPUT + dtype for dtype in layout.slots]
+    documents += [n for n in specs if loose.is_of_documents(features[n])]
+    lengths = features[documents[0]].row_lengths()
+    size = list_size or tf.cast(tf.reduce_max(lengths), tf.int32)
     for dtype, slots in layout.slots.items():
         block = features[PACKED_INPUT + dtype]
-        lengths = block.row_lengths()
         padding = np.zeros(layout.width(dtype), dtype)
         for slot in slots:
             default = defaults.get(slot.name)
@@ -256,7 +279,11 @@ def pad(
             shape = tf.concat([tf.shape(dense)[:2], slot.shape], axis=0)
             piece = tf.reshape(piece, tf.cast(shape, tf.int32))
             result[slot.name] = tf.ensure_shape(piece, [None, list_size, *slot.shape])
-        size = list_size or tf.shape(dense)[1]
+    for name, spec in specs.items():
+        if name in documents:
+            result[name] = loose.of_documents(features[name], spec, size)
+        else:
+            result[name] = loose.of_queries(features[name], spec)
     if mask_name:
         result[mask_name] = tf.sequence_mask(lengths, size)
     return result

@@ -8,6 +8,7 @@ it takes when nothing that was overridden expects padded ones.
 from __future__ import annotations
 
 import abc
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,17 +18,22 @@ import tensorflow as tf
 
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data import reader
+from tfr_pipeline.data import reader, record_formats
 from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.loose import KEPT, can_keep, separate
+from tfr_pipeline.data.record_formats import AUTO, EIE, ELWC, PACKED, SEQ
+from tfr_pipeline.data.record_reader import RecordReader
 from tfr_pipeline.data.records import RecordParser
-from tfr_pipeline.data.store import map_values
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.data.selection import FIRST, SAMPLE, Selection, score_column
+from tfr_pipeline.data.store import as_tensor, map_values
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 
 Specs = dict[str, Any]
+_THEIR_FORMATS = {ELWC: tfr.data.ELWC, EIE: tfr.data.EIE, SEQ: tfr.data.SEQ}
 # Maps the matrices of documents by dtype to others.
 Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Prepared features stand in memory beside the raw ones.
@@ -82,7 +88,7 @@ class NullDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.NullDatasetB
 
 
 class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
-    """Builds datasets of ELWC or packed TFRecord files from feature specs.
+    """Builds datasets of TFRecord files of any format from feature specs.
 
     Files are parsed once and kept, in memory or in a folder (`DatasetHparams.cache`);
     an epoch only gathers. Validation goes over every list once, whole and in order.
@@ -122,6 +128,19 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self._query_id = query_id
         self._memory: dict[tuple[str, str], Lists] = {}
         self._prepared: dict[str, tuple[Any, Lists]] = {}
+        # Hyperparameters of TF-Ranking's own class lack our fields.
+        self._reader = RecordReader(
+            hparams.dataset_reader,
+            tuple(getattr(hparams, "reader_args", None) or ()),
+            getattr(hparams, "compression", "auto"),
+        )
+        for specs in (self._all_example_specs, self._all_context_specs):
+            if mask_feature_name in specs:
+                raise ConfigError(
+                    f"mask_feature_name: expected a name of its own, found "
+                    f"{mask_feature_name!r}, which is a feature, too. The mask is made "
+                    "of the lengths of lists; give it another name."
+                )
 
     @abc.abstractmethod
     def _features_and_labels(self, features: dict[str, Any]) -> Any:
@@ -137,11 +156,23 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         return {**self._example_feature_spec, **self._training_only_example_spec}
 
     @property
+    def _all_context_specs(self) -> Specs:
+        return {**self._context_feature_spec, **self._training_only_context_spec}
+
+    @property
+    def _packs(self) -> bool:
+        """Whether all features of documents stand in matrices."""
+        return BlockLayout.can_pack(self._all_example_specs) and all(
+            isinstance(spec, tf.io.FixedLenFeature)
+            for spec in self._all_context_specs.values()
+        )
+
+    @property
     def layouts(self) -> tuple[str, ...]:
         """Layouts that `make_dataset` has; none when it must not be called.
 
-        It must not where the features do not pack, or where a subclass has its own
-        way to build datasets.
+        It must not where features have specs that cannot be kept, or where a subclass
+        has its own way to build datasets.
         """
         own = any(
             getattr(type(self), name) is not getattr(BaseDatasetBuilder, name)
@@ -151,11 +182,9 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
     @property
     def _in_memory(self) -> bool:
-        """Whether all features have fixed shapes, so that lists are kept in memory."""
-        context = {**self._context_feature_spec, **self._training_only_context_spec}
-        return BlockLayout.can_pack(self._all_example_specs) and all(
-            isinstance(spec, tf.io.FixedLenFeature) for spec in context.values()
-        )
+        """Whether lists are parsed once and kept."""
+        specs = {**self._all_example_specs, **self._all_context_specs}
+        return bool(self._all_example_specs) and all(map(can_keep, specs.values()))
 
     def _pattern(self, split: str) -> str:
         patterns = {
@@ -179,16 +208,27 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
     def _read(self, pattern: str, layout: str) -> Lists:
         """Reads files for padded batches: labels stand among the features."""
+        paths = files.expand(pattern, "data")
+        data_format = self._format(paths)
+        if data_format == PACKED:
+            raise DataError(
+                f"{paths[0]}: packed files hold one label and one weight. Labels of "
+                "another kind need --output_format=elwc."
+            )
         parser = RecordParser(
-            {**self._context_feature_spec, **self._training_only_context_spec},
+            self._all_context_specs,
             self._all_example_specs,
             query_id=self._query_id,
+            data_format=data_format,
         )
-        paths = files.expand(pattern, "data")
-        make = self._hparams.dataset_reader
         return reader.load(
-            paths, parser, None, reader=make, cache_folder=self._cache_folder
+            paths, parser, None, reader=self._reader, cache_folder=self._cache_folder
         )
+
+    def _format(self, paths: list[str]) -> str:
+        """Returns the format of files: what was said, or what their records are."""
+        wanted = record_formats.canonical(getattr(self._hparams, "input_format", AUTO))
+        return reader.sniff_format(paths, self._reader, wanted)
 
     @property
     def _cache_folder(self) -> str:
@@ -242,13 +282,20 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         if prepare and layout == "packed":
             lists = self._prepare(split, lists, prepare)
         batch = self._assembler(lists, layout, list_size)
+        select = self._selection(split, layout)
         index = self.plan(split, layout, replicas).dataset(
-            start_step if train else 0, train, shard
+            start_step if train else 0, train, shard, numbered=select is not None
         )
         # Gathering a packed batch takes a fraction of a step: more threads than the
         # one that fetches ahead would only disturb those that compute.
         parallel = None if layout == "packed" else tf.data.AUTOTUNE
-        dataset = index.map(batch, num_parallel_calls=parallel).prefetch(2)
+        if select is None:
+            dataset = index.map(batch, num_parallel_calls=parallel)
+        else:
+            dataset = index.map(select).map(
+                lambda *chosen: batch(chosen), num_parallel_calls=parallel
+            )
+        dataset = dataset.prefetch(2)
         # tf.data rewrites a dataset as a graph in which all that it captures is a
         # constant: a copy of the data, in memory even where the data is on disk.
         options = tf.data.Options()
@@ -266,34 +313,76 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self, lists: Lists, layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         """Returns the function from list indices to a batch."""
-        specs = self._all_example_specs
-        block_layout = BlockLayout.from_spec(specs)
-        defaults = {name: spec.default_value for name, spec in specs.items()}
+        block_layout = self._block_layout(layout)
+        matrices, beside = separate(self._all_example_specs)
+        defaults = {name: spec.default_value for name, spec in matrices.items()}
+        for name, spec in self._all_context_specs.items():
+            if not isinstance(spec, tf.io.FixedLenFeature):
+                beside[name] = spec
         gather = packed_gather(lists, list_size)
 
         def batch(index: Any) -> Any:
             features, _, _ = gather(index)
             mask = self._mask_feature_name
-            padded = pad(features, block_layout, list_size, defaults, mask)
+            padded = pad(features, block_layout, list_size, defaults, mask, beside)
             return self._features_and_labels(padded)
 
         return batch
 
+    def _block_layout(self, layout: str) -> BlockLayout:
+        """Where features stand in the matrices of `lists`."""
+        packed = layout == "packed"
+        specs = self._example_feature_spec if packed else self._all_example_specs
+        return BlockLayout.from_spec(separate(specs)[0])
+
+    def _selection(self, split: str, layout: str) -> Selection | None:
+        """Returns what chooses documents; None for the first ones of each list."""
+        hparams = self._hparams
+        name = getattr(hparams, "truncation", FIRST)
+        shuffle = getattr(hparams, "shuffle_examples", False)
+        if split != "train" or (name == FIRST and not shuffle):
+            return None
+        # Of the features as they are, whatever a model makes of them.
+        lists, scores = self.lists(split, layout), None
+        if name not in (FIRST, SAMPLE):
+            described = self.features.example if self.features else {}
+            dtype, column = score_column(
+                name,
+                self._example_feature_spec,
+                {key: feature.columns for key, feature in described.items()},
+                self._block_layout(layout),
+            )
+            scores = as_tensor(lists.values[dtype]), column
+        if not shuffle and lists.lengths.max() <= (hparams.list_size or math.inf):
+            return None
+        seed = getattr(hparams, "seed", 0)
+        return Selection(lists, hparams.list_size, scores, shuffle, seed)
+
     def _streamed(self, split: str) -> tf.data.Dataset:
-        """Features that do not pack (ragged, sparse, text) go through TF-Ranking."""
+        """Features with other specs go through TF-Ranking's parser, step by step."""
         hparams, train = self._hparams, split == "train"
+        truncation = getattr(hparams, "truncation", FIRST)
+        shuffle_examples = getattr(hparams, "shuffle_examples", False)
+        paths = files.expand(self._pattern(split), "data")
+        data_format = self._format(paths)
+        if data_format not in _THEIR_FORMATS or truncation not in (FIRST, SAMPLE):
+            raise ConfigError(
+                f"input_format={data_format!r} with truncation={truncation!r}: not "
+                "possible with ragged features of several dimensions and other specs "
+                f"than {', '.join(KEPT)}. Use those, or one of "
+                f"{', '.join(_THEIR_FORMATS)} with 'first' or 'sample'."
+            )
         dataset = tfr.data.build_ranking_dataset(
-            file_pattern=files.expand(self._pattern(split), "data"),
-            data_format=tfr.data.ELWC,
+            file_pattern=paths,
+            data_format=_THEIR_FORMATS[data_format],
             batch_size=hparams.train_batch_size if train else hparams.valid_batch_size,
             list_size=hparams.list_size if train else hparams.valid_list_size,
-            context_feature_spec={
-                **self._context_feature_spec,
-                **self._training_only_context_spec,
-            },
+            context_feature_spec=self._all_context_specs,
             example_feature_spec=self._all_example_specs,
             mask_feature_name=self._mask_feature_name,
-            reader=hparams.dataset_reader,
+            shuffle_examples=train and (shuffle_examples or truncation == SAMPLE),
+            seed=getattr(hparams, "seed", 0),
+            reader=self._reader.one_file(paths),
             num_epochs=None if train else 1,
             shuffle=train and getattr(hparams, "shuffle", True),
             shuffle_buffer_size=1000,
@@ -314,7 +403,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
                 + (
                     "the dataset builder reads its files in its own way."
                     if own
-                    else "ragged, sparse and text features of documents do not pack."
+                    else f"only features with the specs {', '.join(KEPT)} are kept."
                 ),
                 stacklevel=3,
             )

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from tfr_pipeline import files
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.record_reader import RecordReader
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.data.store import columns, from_columns
 from tfr_pipeline.errors import RunError
@@ -77,6 +78,10 @@ def _describe(item: Any) -> Any:
             tf.TensorShape(item.shape).as_list(),
             default if default is None else repr(np.ravel(default).tolist()),
         ]
+    if isinstance(item, tf.io.VarLenFeature | tf.io.RaggedFeature):
+        return repr(item)
+    if isinstance(item, RecordReader):
+        return [_describe(item.reader), repr(item.reader_args)]
     if isinstance(item, functools.partial):
         return [_describe(item.func), repr(item.args), repr(sorted(item.keywords))] + [
             repr(value) for _, value in sorted(item.keywords.items())

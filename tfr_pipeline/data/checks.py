@@ -13,10 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.record_formats import (
+    EIE,
+    EXAMPLE,
+    MESSAGES,
+    PACKED,
+    SEQ,
+    NotAListError,
+    elwc_of_eie,
+    recognize,
+)
 from tfr_pipeline.data.records import PACKED_LABELS, RecordParser
 from tfr_pipeline.errors import DataError
-
-_ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
 
 
 def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
@@ -36,6 +44,15 @@ def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
             "values). "
             "Expected finite numbers: convert with --nan=zero, or clean the input."
         )
+    for name, column in lists.loose.items():
+        if column.values.dtype.kind == "f" and not np.isfinite(column.values).all():
+            place = int(np.argmax(~np.isfinite(column.values)))
+            row = np.searchsorted(column.row_splits, place, "right") - 1
+            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+            raise DataError(
+                f"{', '.join(paths)}: feature {name!r} has the value "
+                f"{column.values[place]} in query {query!r}. Expected finite numbers."
+            )
     for name, values in (("label", lists.labels), ("weight", lists.weights)):
         if values is not None and not np.isfinite(values).all():
             row = int(np.argmax(~np.isfinite(values)))
@@ -54,12 +71,12 @@ def check_present(
     Every feature may have a default, so a wrong schema parses without complaint and
     trains on constants.
     """
-    if parser.data_format == "packed":
+    if parser.data_format == PACKED:
         return
     found: set[str] = set()
     for record in reader([path]).take(5):
-        for example in _elwc(record.numpy()).examples:
-            found.update(example.features.feature)
+        for document in _documents(record.numpy(), parser.data_format):
+            found.update(document)
     missing = sorted(set(parser.example_spec) - found)
     if missing and len(missing) == len(parser.example_spec):
         raise DataError(
@@ -69,9 +86,36 @@ def check_present(
         )
 
 
-def _elwc(serialized: bytes) -> Any:
+def _documents(serialized: bytes, data_format: str) -> list[Any]:
+    """Returns the documents of a record: maps from names to `tf.train.Feature`."""
+    if data_format == SEQ:
+        lists = tf.train.SequenceExample.FromString(serialized).feature_lists
+        columns = {name: f.feature for name, f in lists.feature_list.items()}
+        count = max(map(len, columns.values()), default=0)
+        return [
+            {name: column[i] for name, column in columns.items() if i < len(column)}
+            for i in range(count)
+        ]
+    if data_format == EXAMPLE:
+        return [tf.train.Example.FromString(serialized).features.feature]
+    elwc = _elwc(serialized, data_format)
+    return [example.features.feature for example in elwc.examples]
+
+
+def _context(serialized: bytes, data_format: str) -> Any:
+    """Returns the features of the query of a record."""
+    if data_format == SEQ:
+        return tf.train.SequenceExample.FromString(serialized).context.feature
+    if data_format == EXAMPLE:
+        return tf.train.Example.FromString(serialized).features.feature
+    return _elwc(serialized, data_format).context.features.feature
+
+
+def _elwc(serialized: bytes, data_format: str) -> Any:
     from tensorflow_serving.apis import input_pb2
 
+    if data_format == EIE:
+        serialized = elwc_of_eie(serialized)
     return input_pb2.ExampleListWithContext.FromString(serialized)
 
 
@@ -102,51 +146,53 @@ def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
     """Says how one record differs from the specs, or returns None."""
     from google.protobuf.message import DecodeError
 
-    context_spec = dict(parser.context_spec)
-    if parser.query_id:
-        context_spec.setdefault(parser.query_id, _ID_SPEC)
-    if parser.data_format == "packed":
-        try:
-            example = tf.train.Example.FromString(serialized)
-        except DecodeError as error:
-            return f"expected a packed list ({error})."
-        if PACKED_LABELS not in example.features.feature:
-            return f"expected a packed list, found no {PACKED_LABELS!r}."
-        labels = len(example.features.feature[PACKED_LABELS].bytes_list.value[0]) // 4
-        for dtype in parser.layout.slots:
-            key = f"packed/{dtype}"
-            if key not in example.features.feature:
-                return f"feature block {key!r} is missing."
-            size = len(example.features.feature[key].bytes_list.value[0])
-            width = parser.layout.width(dtype)
-            step = tf.dtypes.as_dtype(dtype).size
-            if size != labels * width * step:
-                return (
-                    f"features of dtype {dtype}: expected {width} values a document, "
-                    f"found {size / step / max(labels, 1):g}."
-                )
-        return _compare(example.features.feature, context_spec)
+    data_format = parser.data_format
+    other = recognize(serialized)
+    if other and other != data_format:
+        return f"expected {MESSAGES[data_format]}, found {MESSAGES[other]}."
     try:
-        elwc = _elwc(serialized)
+        if data_format == PACKED:
+            return _packed_mismatch(serialized, parser)
+        documents = _documents(serialized, data_format)
+        context = _context(serialized, data_format)
     except DecodeError as error:
-        return f"expected a serialized ExampleListWithContext ({error})."
-    wanted = {**parser.example_spec, **parser.extra_spec}
-    if parser.document_id:
-        wanted[parser.document_id] = _ID_SPEC
-    for example in elwc.examples:
-        problem = _compare(example.features.feature, wanted)
+        return f"expected {MESSAGES[data_format]} ({error})."
+    except NotAListError as error:
+        return str(error)
+    for document in documents:
+        problem = _compare(document, parser.documents_with_id)
         if problem:
             return problem
-    return _compare(elwc.context.features.feature, context_spec)
+    return _compare(context, parser.context_with_id)
+
+
+def _packed_mismatch(serialized: bytes, parser: RecordParser) -> str | None:
+    features = tf.train.Example.FromString(serialized).features.feature
+    if PACKED_LABELS not in features:
+        return f"expected a packed list, found no {PACKED_LABELS!r}."
+    labels = len(features[PACKED_LABELS].bytes_list.value[0]) // 4
+    for dtype in parser.layout.slots:
+        key = f"packed/{dtype}"
+        if key not in features:
+            return f"feature block {key!r} is missing."
+        size = len(features[key].bytes_list.value[0])
+        width = parser.layout.width(dtype)
+        step = tf.dtypes.as_dtype(dtype).size
+        if size != labels * width * step:
+            return (
+                f"features of dtype {dtype}: expected {width} values a document, "
+                f"found {size / step / max(labels, 1):g}."
+            )
+    return _compare(features, parser.context_with_id)
 
 
 def _compare(feature: Any, specs: dict[str, Any]) -> str | None:
     kinds = {"float32": "float_list", "int64": "int64_list", "string": "bytes_list"}
     for name, spec in specs.items():
-        if not isinstance(spec, tf.io.FixedLenFeature):
-            continue
+        fixed = isinstance(spec, tf.io.FixedLenFeature)
+        name = getattr(spec, "value_key", None) or name
         if name not in feature or feature[name].WhichOneof("kind") is None:
-            if spec.default_value is None:
+            if fixed and spec.default_value is None:
                 near = ", ".join(sorted(feature)[:8])
                 return f"feature {name!r} is missing and has no default; found {near}."
             continue
@@ -154,6 +200,8 @@ def _compare(feature: Any, specs: dict[str, Any]) -> str | None:
         found = feature[name].WhichOneof("kind")
         if found != expected:
             return f"feature {name!r}: expected a {expected}, found a {found}."
+        if not fixed:
+            continue
         count = len(getattr(feature[name], found).value)
         size = int(np.prod(tf.TensorShape(spec.shape).as_list(), dtype=int))
         if count != size:

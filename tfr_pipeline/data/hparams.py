@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data import record_formats, record_reader, selection
 from tfr_pipeline.errors import ConfigError
 
 
@@ -40,9 +43,19 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
       cache: Where parsed lists are kept: `memory` (the same as an empty text, the
         default), or a folder, from which later runs take them without parsing and
         which may hold more than memory does. See `docs/data.md`.
+      input_format: `elwc`, `eie`, `seq`, `example` or `packed`; TF-Ranking's names are
+        taken too. `auto`, the default: what the first records are.
+      reader_args: Further arguments of `dataset_reader`, after the file name.
+      compression: `gzip`, `zlib` or `none`; `auto`, the default, looks at each file.
+      truncation: Which documents are left of a training list longer than `list_size`:
+        `first`, as in TF-Ranking; `sample`, random ones, others in each epoch; or the
+        name of a numeric document feature, such as the score of the system that made
+        the lists, by which the highest are kept. Validation is never cut so.
+      shuffle_examples: Puts the documents of a training list in a random order, another
+        in each epoch, before it is cut: `first` then keeps random ones, too.
 
     Raises:
-      ConfigError: A number is not positive, or the cache no folder.
+      ConfigError: A number is not positive, the cache no folder, or a name unknown.
     """
 
     train_input_pattern: str
@@ -59,6 +72,11 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     shuffle: bool = True
     seed: int = 0
     cache: str = ""
+    input_format: str = record_formats.AUTO
+    reader_args: Sequence[Any] | None = ()
+    compression: str = record_reader.AUTO
+    truncation: str = selection.FIRST
+    shuffle_examples: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -81,6 +99,18 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
             raise ConfigError(
                 "DatasetHparams.cache: expected '', 'memory' or a folder, found "
                 f"{self.cache!r}."
+            )
+        record_formats.canonical(self.input_format, "DatasetHparams.input_format")
+        record_reader.canonical(self.compression)
+        if not isinstance(self.truncation, str) or not self.truncation:
+            raise ConfigError(
+                "DatasetHparams.truncation: expected 'first', 'sample' or the name of "
+                f"a feature, found {self.truncation!r}."
+            )
+        if self.truncation != selection.FIRST and self.list_size is None:
+            warnings.warn(
+                f"truncation={self.truncation!r} has no effect without list_size.",
+                stacklevel=3,
             )
 
     @property

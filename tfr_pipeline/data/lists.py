@@ -13,6 +13,38 @@ import numpy as np
 
 
 @dataclasses.dataclass
+class Ragged:
+    """Any number of values a row. Those of row `i` are `row_splits[i]:row_splits[i+1]`.
+
+    Attributes:
+      values: `[values]`; an object array of `bytes` for texts.
+      row_splits: int64 `[rows + 1]`, from 0 to the number of values.
+    """
+
+    values: np.ndarray
+    row_splits: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 `[rows]`, values a row."""
+        return np.diff(self.row_splits)
+
+    def slice(self, start: int, stop: int) -> Ragged:
+        """Returns rows `start:stop` as views."""
+        splits = self.row_splits[start : stop + 1]
+        return Ragged(self.values[splits[0] : splits[-1]], splits - splits[0])
+
+    @staticmethod
+    def concatenate(parts: list[Ragged]) -> Ragged:
+        """Returns all rows of `parts` in order."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return Ragged(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        )
+
+
+@dataclasses.dataclass
 class Lists:
     """A run of whole lists. Documents of list `q` are `row_splits[q]:row_splits[q+1]`.
 
@@ -25,6 +57,9 @@ class Lists:
       document_ids: Object array of `str`, `[documents]`.
       weights: float32 `[documents]`, or None.
       context: Maps a query feature to an array `[lists, ...]`.
+      loose: Maps a document feature that stands in no matrix (a text, any number of
+        values) to its values for each document.
+      loose_context: The same for query features, for each list.
     """
 
     values: dict[str, np.ndarray]
@@ -34,6 +69,8 @@ class Lists:
     document_ids: np.ndarray
     weights: np.ndarray | None = None
     context: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    loose: dict[str, Ragged] = dataclasses.field(default_factory=dict)
+    loose_context: dict[str, Ragged] = dataclasses.field(default_factory=dict)
 
     @property
     def num_lists(self) -> int:
@@ -66,6 +103,11 @@ class Lists:
             document_ids=self.document_ids[first:last],
             weights=None if self.weights is None else self.weights[first:last],
             context={name: value[start:stop] for name, value in self.context.items()},
+            loose={name: v.slice(first, last) for name, v in self.loose.items()},
+            loose_context={
+                name: value.slice(start, stop)
+                for name, value in self.loose_context.items()
+            },
         )
 
     @staticmethod
@@ -98,5 +140,13 @@ class Lists:
             context={
                 name: np.concatenate([part.context[name] for part in parts])
                 for name in first.context
+            },
+            loose={
+                name: Ragged.concatenate([part.loose[name] for part in parts])
+                for name in first.loose
+            },
+            loose_context={
+                name: Ragged.concatenate([part.loose_context[name] for part in parts])
+                for name in first.loose_context
             },
         )

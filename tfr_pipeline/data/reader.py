@@ -16,22 +16,48 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline.data import cache, checks, store
-from tfr_pipeline.data.batch_parser import BatchParser
+from tfr_pipeline.data import cache, checks, loose, pointwise, record_formats, store
+from tfr_pipeline.data.batch_parser import batch_parser
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.records import PACKED_LABELS, RecordParser
+from tfr_pipeline.data.record_formats import AUTO, ELWC, EXAMPLE, MESSAGES, recognize
+from tfr_pipeline.data.record_reader import RecordReader, framed_size
+from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import DataError
 
+Reader = Callable[[list[str]], Any]
+_PLAIN = RecordReader()
 _RECORDS_PER_PARSE = 32
+_EXAMPLES_PER_PARSE = 2048  # lists of one document
+_SNIFFED = 5  # records that are looked at
 
 
-def sniff_format(path: str, reader: Callable[[Any], Any]) -> str:
-    """Returns `packed` or `elwc` after the first record of a file."""
-    # What is wrong with a file is found, and explained, when it is read.
-    with contextlib.suppress(tf.errors.DataLossError):
-        for record in reader([path]).take(1):
-            return "packed" if PACKED_LABELS.encode() in record.numpy() else "elwc"
-    return "elwc"
+def sniff_format(
+    paths: str | list[str], reader: Reader = _PLAIN, wanted: str = AUTO
+) -> str:
+    """Returns the format of files after their first records.
+
+    Args:
+      paths: One file or several; the first that has records tells.
+      reader: Makes a dataset of serialized records from file names.
+      wanted: The format that they should have; `auto` for any.
+
+    Raises:
+      DataError: They have another.
+    """
+    for path in [paths] if isinstance(paths, str) else paths:
+        # What is wrong with a file is found, and explained, when it is read.
+        with contextlib.suppress(tf.errors.OpError):
+            for record in reader([path]).take(_SNIFFED):
+                found = recognize(record.numpy())
+                if found and wanted not in (AUTO, found):
+                    raise DataError(
+                        f"{path}: expected {MESSAGES[wanted]} in each record, for the "
+                        f"input_format is {wanted!r}; found {MESSAGES[found]}. Set "
+                        f"input_format to {found!r}, or leave it at 'auto'."
+                    )
+                if found:
+                    return found
+    return ELWC if wanted == AUTO else wanted
 
 
 def iterate(
@@ -39,7 +65,7 @@ def iterate(
     parser: RecordParser,
     label: str | None,
     weight: str | None = None,
-    reader: Callable[[Any], Any] = tf.data.TFRecordDataset,
+    reader: Reader = _PLAIN,
 ) -> Iterator[Lists]:
     """Yields the lists of the files in order, some at a time.
 
@@ -54,16 +80,40 @@ def iterate(
       DataError: A file is corrupt or does not match the specs; the message names the
         file, the record and the feature.
     """
-    dataset = reader(paths).batch(_RECORDS_PER_PARSE).prefetch(2)
-    first = 0
+    parts = _iterate(paths, parser, label, weight, reader)
+    if parser.data_format == EXAMPLE and parser.query_id:
+        parts = pointwise.group(parts, parser.query_id, paths)
+    return parts
+
+
+def _iterate(
+    paths: list[str],
+    parser: RecordParser,
+    label: str | None,
+    weight: str | None,
+    reader: Reader,
+) -> Iterator[Lists]:
+    examples = parser.data_format == EXAMPLE
+    size = _EXAMPLES_PER_PARSE if examples else _RECORDS_PER_PARSE
+    dataset = reader(paths).batch(size).prefetch(2)
+    parse = batch_parser(parser)
+    first = bytes_read = 0
+
+    def parse_and_count(serialized: Any) -> tuple[dict[str, Any], int]:
+        return parse(serialized), framed_size(serialized)
+
     try:
-        for batch in _in_threads(BatchParser(parser), dataset):
+        for batch, framed in _in_threads(parse_and_count, dataset):
             part = _to_lists(batch, first, label, weight)
             first += part.num_lists
+            bytes_read += framed
             yield part
+        if isinstance(reader, RecordReader):
+            reader.check_whole(paths, bytes_read)
     except (
         tf.errors.DataLossError,
         tf.errors.InvalidArgumentError,
+        record_formats.NotAListError,
         UnicodeDecodeError,  # raised for messages that quote the record
     ) as error:
         checks.explain(paths, parser, reader)
@@ -89,7 +139,7 @@ def load(
     parser: RecordParser,
     label: str | None,
     weight: str | None = None,
-    reader: Callable[[Any], Any] = tf.data.TFRecordDataset,
+    reader: Reader = _PLAIN,
     cache_folder: str = "",
     transform: Callable[[Lists], Lists] | None = None,
 ) -> Lists:
@@ -161,4 +211,8 @@ def _to_lists(
             else store.no_ids(int(lengths.sum()))
         ),
         context=batch["context"],
+        loose={name: loose.ragged(flat) for name, flat in batch["loose"].items()},
+        loose_context={
+            name: loose.ragged(flat) for name, flat in batch["loose_context"].items()
+        },
     )

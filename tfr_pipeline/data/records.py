@@ -12,14 +12,17 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf import descriptor_pb2
 
+from tfr_pipeline.data import loose
+from tfr_pipeline.data.record_formats import ELWC, PACKED, SEQ
+from tfr_pipeline.data.sequences import parse_sequences
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout, Slot
 
 # Keys of a packed record; see docs/conversion.md.
 PACKED_LABELS = "packed/labels"
 PACKED_WEIGHTS = "packed/weights"
 PACKED_IDS = "packed/document_ids"
-
-_ID = "__query_id__"
+_ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
 
 
 def packed_block(dtype: str) -> str:
@@ -87,13 +90,14 @@ class RecordParser:
 
     Args:
       context_spec: Maps query features to `tf.io` specs.
-      example_spec: Maps document features to `tf.io.FixedLenFeature` specs that
-        `BlockLayout.can_pack` accepts.
+      example_spec: Maps document features to `tf.io` specs. Those that
+        `BlockLayout.can_pack` accepts stand in matrices, the others beside them.
       extra_spec: Further numeric document values to be returned one by one under
         their own names: label, weight.
       query_id: Name of the string context feature with the query id, or None.
       document_id: Name of the string example feature with the document id, or None.
-      data_format: `elwc` or `packed`.
+      data_format: One of `RECORD_FORMATS`. What is called takes ELWC for `eie` and
+        `example`, into which `BatchParser` turns them.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class RecordParser:
         extra_spec: Mapping[str, Any] | None = None,
         query_id: str | None = None,
         document_id: str | None = None,
-        data_format: str = "elwc",
+        data_format: str = ELWC,
     ):
         self.context_spec = dict(context_spec)
         self.example_spec = dict(example_spec)
@@ -111,7 +115,17 @@ class RecordParser:
         self.query_id = query_id
         self.document_id = document_id
         self.data_format = data_format
-        self.layout = BlockLayout.from_spec(example_spec)
+        documents = {**self.example_spec, **self.extra_spec}
+        for name, specs in ((query_id, self.context_spec), (document_id, documents)):
+            if name and not isinstance(
+                specs.get(name, _ID_SPEC), tf.io.FixedLenFeature
+            ):
+                raise ConfigError(
+                    f"feature {name!r}: an id needs a tf.io.FixedLenFeature, found "
+                    f"{specs[name]!r}."
+                )
+        packed, self.loose_spec = loose.separate(example_spec)
+        self.layout = BlockLayout.from_spec(packed)
 
     def __call__(self, serialized: Any) -> dict[str, Any]:
         """Parses string `[lists]`.
@@ -120,10 +134,14 @@ class RecordParser:
           A dict with `values` (dtype to `[documents, columns]`), `lengths` int64
           `[lists]`, `context` (name to `[lists, ...]`), `extra` (name to
           `[documents, ...]`), and, when named, `query_ids` string `[lists]` and
-          `document_ids` string `[documents]`.
+          `document_ids` string `[documents]`; `loose` and `loose_context` map features
+          of documents and queries that stand in no matrix to what `loose.flatten`
+          returns.
         """
-        if self.data_format == "packed":
+        if self.data_format == PACKED:
             return self._packed(serialized)
+        if self.data_format == SEQ:
+            return self._sequences(serialized)
         examples, lengths, contexts = split_elwc(serialized)
         return {**self.examples(examples), **self._lists(lengths, contexts)}
 
@@ -136,48 +154,93 @@ class RecordParser:
         _, lengths, contexts = split_elwc(serialized)
         return self._lists(lengths, contexts)
 
-    def _lists(self, lengths: Any, contexts: Any) -> dict[str, Any]:
-        context = self._parse_context(contexts)
-        result = {"lengths": lengths}
-        if self.query_id:
-            result["query_ids"] = context.pop(_ID)
-        return {**result, "context": context}
+    @property
+    def of_documents(self) -> RecordParser:
+        """The same parser for ELWC without any feature or id of the query."""
+        specs = self.example_spec, self.extra_spec
+        return RecordParser({}, *specs, document_id=self.document_id)
+
+    def contexts(self, serialized: Any) -> dict[str, Any]:
+        """Returns the query features of serialized Examples, string `[n]`."""
+        return self.queries(serialized)["context"]
+
+    def queries(self, serialized: Any) -> dict[str, Any]:
+        """Parses what belongs to queries out of serialized Examples, string `[n]`.
+
+        Returns:
+          `context`, `loose_context` and `query_ids` of the dict that `__call__`
+          returns.
+        """
+        spec = self.context_with_id
+        return self._of_queries(tf.io.parse_example(serialized, spec) if spec else {})
 
     def examples(self, serialized: Any) -> dict[str, Any]:
         """Parses serialized `tf.train.Example`s, string `[documents]`."""
+        return self._of_documents(
+            tf.io.parse_example(serialized, self.documents_with_id)
+        )
+
+    def _sequences(self, serialized: Any) -> dict[str, Any]:
+        context, documents, lengths = parse_sequences(
+            serialized, self.context_with_id, self.documents_with_id
+        )
+        return {
+            **self._of_documents(documents),
+            **self._of_queries(context),
+            "lengths": lengths,
+        }
+
+    def _lists(self, lengths: Any, contexts: Any) -> dict[str, Any]:
+        return {"lengths": lengths, **self.queries(contexts)}
+
+    @property
+    def documents_with_id(self) -> dict[str, Any]:
+        """Specs of all that is parsed of a document."""
         spec = {**self.example_spec, **self.extra_spec}
         if self.document_id:
-            spec[self.document_id] = tf.io.FixedLenFeature((), tf.string, "")
-        parsed = tf.io.parse_example(serialized, spec)
+            # The id may also be a feature; then the feature's spec is as good.
+            spec.setdefault(self.document_id, _ID_SPEC)
+        return spec
+
+    @property
+    def context_with_id(self) -> dict[str, Any]:
+        """Specs of all that is parsed of a query."""
+        spec = dict(self.context_spec)
+        if self.query_id:
+            spec.setdefault(self.query_id, _ID_SPEC)
+        return spec
+
+    def _of_documents(self, parsed: Mapping[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {
             "values": {
                 dtype: tf.concat([_columns(parsed, slot) for slot in slots], axis=1)
                 for dtype, slots in self.layout.slots.items()
             },
             "extra": {name: parsed[name] for name in self.extra_spec},
+            "loose": {name: _flat(parsed[name]) for name in self.loose_spec},
         }
         if self.document_id:
-            result["document_ids"] = parsed[self.document_id]
+            result["document_ids"] = tf.reshape(parsed[self.document_id], [-1])
         return result
 
-    def contexts(self, serialized: Any) -> dict[str, Any]:
-        """Parses the query features out of serialized Examples, string `[n]`."""
-        context = self._parse_context(serialized)
-        context.pop(_ID, None)
-        return context
-
-    def _parse_context(self, serialized: Any) -> dict[str, Any]:
-        spec = dict(self.context_spec)
-        if self.query_id:
-            # The id may also be a feature; then the feature's spec is as good.
-            spec.setdefault(self.query_id, tf.io.FixedLenFeature((), tf.string, ""))
-        if not spec:
-            return {}
-        parsed = tf.io.parse_example(serialized, spec)
+    def _of_queries(self, parsed: Mapping[str, Any]) -> dict[str, Any]:
         context = {name: parsed[name] for name in self.context_spec}
+        fixed = {
+            name: value
+            for name, value in context.items()
+            if isinstance(self.context_spec[name], tf.io.FixedLenFeature)
+        }
+        result: dict[str, Any] = {
+            "context": fixed,
+            "loose_context": {
+                name: _flat(value)
+                for name, value in context.items()
+                if name not in fixed
+            },
+        }
         if self.query_id:
-            context[_ID] = tf.reshape(parsed[self.query_id], [-1])
-        return context
+            result["query_ids"] = tf.reshape(parsed[self.query_id], [-1])
+        return result
 
     def _packed(self, serialized: Any) -> dict[str, Any]:
         raw = tf.io.FixedLenFeature((), tf.string)
@@ -210,21 +273,23 @@ class RecordParser:
         ]
         with tf.control_dependencies(checks):
             lengths = tf.cast(lengths, tf.int64)
-        context = self._parse_context(serialized)
         result: dict[str, Any] = {
+            **self.queries(serialized),
             "values": values,
             "lengths": lengths,
+            "loose": {},
             "extra": {
                 name: _decode(parsed[key], "float32")[:, tf.newaxis]
                 for name, key in keys.items()
             },
         }
-        if self.query_id:
-            result["query_ids"] = context.pop(_ID)
         if self.document_id:
             result["document_ids"] = parsed[PACKED_IDS].values
-        result["context"] = context
         return result
+
+
+def _flat(value: Any) -> loose.Flat:
+    return value if isinstance(value, dict) else loose.flatten(value)
 
 
 def _columns(parsed: Mapping[str, Any], slot: Slot) -> Any:

@@ -16,6 +16,7 @@ from tfr_pipeline.data.batches import packed_gather, plain
 from tfr_pipeline.data.builders import BaseDatasetBuilder, Specs
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.record_formats import PACKED
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import DEFAULT_MASK, Feature, Features
@@ -140,16 +141,16 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
     def layouts(self) -> tuple[str, ...]:
         """See `BaseDatasetBuilder`; packed comes first where it is possible."""
         base, mine = type(self)._features_and_labels, SimpleDatasetBuilder
-        if base is not mine._features_and_labels or not super().layouts:
+        own = base is not mine._features_and_labels
+        if own or not self._packs or not super().layouts:
             return super().layouts
         return ("packed", "padded")
 
     def _read(self, pattern: str, layout: str = "packed") -> Lists:
         """Reads files for packed batches: labels and weights stand apart."""
         paths = files.expand(pattern, "data")
-        make = self._hparams.dataset_reader
-        data_format = reader.sniff_format(paths[0], make)
-        if layout == "padded" and data_format == "elwc":
+        data_format = self._format(paths)
+        if layout == "padded" and data_format != PACKED:
             return super()._read(pattern, layout)
         parser = RecordParser(
             self._context_feature_spec,
@@ -164,7 +165,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             parser,
             self._label_spec[0],
             weight[0] if weight else None,
-            make,
+            self._reader,
             self._cache_folder,
             self._with_labels_among_features if layout == "padded" else None,
         )

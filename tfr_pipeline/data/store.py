@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.lists import Lists, Ragged
 
 _STEP = 1 << 24  # bytes by which a block grows at least
 _ALIGNMENT = 64  # what TensorFlow asks of the memory of a tensor
@@ -37,6 +37,10 @@ def columns(part: Lists, document_ids: bool = False) -> dict[str, np.ndarray]:
     for name in ("values", "context"):
         for key, array in getattr(part, name).items():
             found[f"{name}/{key}"] = array
+    for name in ("loose", "loose_context"):
+        for key, column in getattr(part, name).items():
+            found[f"{name}/{key}"] = column.values
+            found[f"lengths_of_{name}/{key}"] = column.lengths
     return found
 
 
@@ -50,7 +54,14 @@ def from_columns(found: Mapping[str, np.ndarray]) -> Lists:
             if key.startswith(f"{name}/")
         }
 
-    splits = np.concatenate([[0], np.cumsum(found["lengths"])]).astype(np.int64)
+    def ragged(name: str) -> dict[str, Ragged]:
+        lengths = group(f"lengths_of_{name}")
+        return {
+            key: Ragged(values, _splits(lengths[key]))
+            for key, values in group(name).items()
+        }
+
+    splits = _splits(found["lengths"])
     ids = found.get("document_ids")
     return Lists(
         values=group("values"),
@@ -60,7 +71,13 @@ def from_columns(found: Mapping[str, np.ndarray]) -> Lists:
         document_ids=no_ids(splits[-1]) if ids is None else ids,
         weights=found.get("weights"),
         context=group("context"),
+        loose=ragged("loose"),
+        loose_context=ragged("loose_context"),
     )
+
+
+def _splits(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def map_values(
@@ -175,4 +192,4 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
             with contextlib.suppress(BufferError, tf.errors.OpError):
                 capsule = np.asarray(array).__dlpack__()
                 return tf.experimental.dlpack.from_dlpack(capsule)
-        return tf.constant(array)
+        return tf.constant(array, tf.string if array.dtype == object else None)

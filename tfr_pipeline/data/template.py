@@ -13,47 +13,15 @@ import dataclasses
 
 import numpy as np
 
-# Tags of length-delimited fields 1, 2 and 3.
-_FIRST, _SECOND, _THIRD = b"\x0a\x12\x1a"
-
-
-class _NoTemplateError(Exception):
-    """The bytes are not of the one form that templates know."""
-
-
-def _length(data: bytes, position: int) -> tuple[int, int]:
-    """Returns a length in its shortest form, and the position after it."""
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    if shift > 28 or (byte == 0 and shift > 7):
-        raise _NoTemplateError
-    return value, position
-
-
-def _fields(data: bytes, start: int, stop: int) -> list[tuple[int, int, int]]:
-    """Returns tag, start and stop of fields, which must be length-delimited."""
-    fields = []
-    while start < stop:
-        size, begin = _length(data, start + 1)
-        fields.append((data[start], begin, begin + size))
-        start = begin + size
-    if start != stop or any(tag & 7 != 2 for tag, _, _ in fields):
-        raise _NoTemplateError
-    return fields
-
-
-def _only(data: bytes, start: int, stop: int, *tags: int) -> list[tuple[int, int]]:
-    """Returns where the fields stand of a message that has just these, in order."""
-    fields = _fields(data, start, stop)
-    if tuple(tag for tag, _, _ in fields) != tags:
-        raise _NoTemplateError
-    return [(begin, end) for _, begin, end in fields]
+from tfr_pipeline.data.wire import (
+    FIRST,
+    SECOND,
+    THIRD,
+    WireError,
+    read_fields,
+    read_length,
+    read_only,
+)
 
 
 def find_documents(data: bytes) -> tuple[np.ndarray, int]:
@@ -66,13 +34,13 @@ def find_documents(data: bytes) -> tuple[np.ndarray, int]:
     places: list[int] = []
     position = 0
     try:
-        while position < len(data) and data[position] == _FIRST:
-            length, begin = _length(data, position + 1)
+        while position < len(data) and data[position] == FIRST:
+            length, begin = read_length(data, position + 1)
             if begin + length > len(data):
                 break
             places += (position, begin, begin + length)
             position = begin + length
-    except (_NoTemplateError, IndexError):
+    except (WireError, IndexError):
         pass
     return np.array(places, np.int64).reshape(-1, 3), position
 
@@ -122,14 +90,14 @@ class Template:
         mask = np.full(len(data), 0xFF, np.uint8)
         found: dict[str, tuple[str, np.ndarray]] = {}
         try:
-            ((start, stop),) = _only(data, 0, len(data), _FIRST)
-            for tag, begin, end in _fields(data, start, stop):
-                key, feature = _only(data, begin, end, _FIRST, _SECOND)
+            ((start, stop),) = read_only(data, 0, len(data), FIRST)
+            for tag, begin, end in read_fields(data, start, stop):
+                key, feature = read_only(data, begin, end, FIRST, SECOND)
                 name = data[slice(*key)].decode()
-                if tag != _FIRST or name in found:
-                    raise _NoTemplateError
+                if tag != FIRST or name in found:
+                    raise WireError
                 found[name] = _values(data, *feature, mask)
-        except (_NoTemplateError, IndexError, UnicodeDecodeError):
+        except (WireError, IndexError, UnicodeDecodeError):
             return None
         offsets = []
         for output in outputs:
@@ -168,19 +136,19 @@ def _values(
     Every value that the freed bits can take leaves the structure of the message as it
     is: four bytes of a float, the bytes of a text, seven bits of an integer below 128.
     """
-    kinds = _fields(data, start, stop)
-    lists = [_fields(data, begin, end) for _, begin, end in kinds]
-    if any(tag != _FIRST for fields in lists for tag, _, _ in fields):
-        raise _NoTemplateError
+    kinds = read_fields(data, start, stop)
+    lists = [read_fields(data, begin, end) for _, begin, end in kinds]
+    if any(tag != FIRST for fields in lists for tag, _, _ in fields):
+        raise WireError
     if len(kinds) == 1 and len(lists[0]) == 1:
         kind, ((_, begin, end),) = kinds[0][0], lists[0]
-        if kind == _FIRST:
+        if kind == FIRST:
             mask[begin:end] = 0
             return "string", np.array([begin, end])
-        if kind == _SECOND and (end - begin) % 4 == 0:
+        if kind == SECOND and (end - begin) % 4 == 0:
             mask[begin:end] = 0
             return "float32", np.arange(begin, end, 4)
-        if kind == _THIRD and max(data[begin:end], default=0x80) < 0x80:
+        if kind == THIRD and max(data[begin:end], default=0x80) < 0x80:
             mask[begin:end] = 0x80
             return "int64", np.arange(begin, end)
     return "", np.zeros(0, np.int64)
