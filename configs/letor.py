@@ -53,6 +53,13 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.data.valid_batch_size = 64
     config.data.documents_per_batch = placeholder(int)
     config.data.list_size = placeholder(int)
+    # What is left of training lists longer than list_size: "first", "sample", or the
+    # name of a feature whose highest values are kept.
+    config.data.truncation = "first"
+    config.data.shuffle_examples = False
+    # Of the files: "auto" looks at them.
+    config.data.input_format = "auto"
+    config.data.compression = "auto"
     config.data.shuffle = True
     config.data.cache = ""  # a folder keeps parsed data there, for the next run
 

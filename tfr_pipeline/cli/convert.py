@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from tfr_pipeline.cli.quiet import load_tensorflow
+
 if TYPE_CHECKING:
     from tfr_pipeline.data.options import Options
 
@@ -27,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("--input", required=True, help="path, glob, or comma-separated globs; .gz too")
-    add("--input_format", default="libsvm", help="libsvm, csv, tsv or parquet")
+    add(
+        "--input_format",
+        default="libsvm",
+        help="libsvm, csv, tsv or parquet; of TFRecord files elwc, eie, seq or example "
+        "(default: libsvm)",
+    )
     add("--output", required=True, help="folder to write into")
     add("--split", default="train", help="name of the split (default: train)")
     add("--num_shards", type=int, default=1, help="number of files (default: 1)")
@@ -44,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "splits already in OUTPUT)",
     )
     add("--workers", type=int, help="processes (default: one for each core)")
+    add(
+        "--features",
+        help="TFRecord: features.json of the input (default: what its first records "
+        "have)",
+    )
     add_reading_arguments(parser)
 
 
@@ -65,15 +77,21 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="NaN and infinite features: error, keep or zero (default: error)",
     )
-    add("--label_column", help="tables: column of the grade (default: label)")
-    add("--qid_column", help="tables: column of the query id (default: qid)")
-    add("--docid_column", help="tables: column of the document id (default: line)")
-    add("--weight_column", help="tables: column of the document weight")
+    columns = "tables and TFRecord: column (feature)"
+    add("--label_column", help=f"{columns} of the grade (default: label)")
+    add("--qid_column", help=f"{columns} of the query id (default: qid)")
+    add("--docid_column", help=f"{columns} of the document id (default: line)")
+    add("--weight_column", help=f"{columns} of the document weight")
     add(
         "--feature_columns",
-        help="tables: comma-separated features (default: all other numeric columns)",
+        help="comma-separated features (default: all other numeric columns; TFRecord: "
+        "all other features)",
     )
-    add("--context_columns", help="tables: comma-separated columns of the query")
+    add(
+        "--context_columns",
+        help="comma-separated columns of the query (default: none; TFRecord: all "
+        "features of the query)",
+    )
 
 
 def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> Options:
@@ -81,12 +99,17 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
 
     Warns on standard error of flags that the input format makes useless.
     """
-    from tfr_pipeline.data.options import Options
+    from tfr_pipeline.data.options import RECORD_FORMATS, Options
 
-    is_table = args.input_format != "libsvm"
-    useless = ["query_file"] if is_table else list(_TABLE_FLAGS)
+    useless = ["query_file", "features"]
+    if args.input_format == "libsvm":
+        useless = [*_TABLE_FLAGS, "features"]
+    elif args.input_format in RECORD_FORMATS:
+        useless = ["query_file", "num_features"]
+        if getattr(args, "scalar_features", False):
+            useless.append("scalar_features")  # features stay as they are
     for name in useless:
-        if getattr(args, name) is not None:
+        if getattr(args, name, None) is not None:
             print(
                 f"warning: --{name} has no effect with --input_format="
                 f"{args.input_format}",
@@ -107,6 +130,7 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
         weight_column=args.weight_column or "",
         feature_columns=names(args.feature_columns),
         context_columns=names(args.context_columns),
+        features=getattr(args, "features", None) or "",
         require_label=require_label,
     )
 
@@ -114,7 +138,10 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline.data.convert import convert
+    from tfr_pipeline.data.options import RECORD_FORMATS
 
+    if args.input_format in RECORD_FORMATS:
+        load_tensorflow()
     stats = convert(
         args.input,
         args.output,

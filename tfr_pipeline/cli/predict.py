@@ -10,7 +10,7 @@ from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 _TEXT = ("libsvm", "csv", "tsv", "parquet")
-_RECORDS = ("elwc", "packed")
+_RECORDS = ("elwc", "eie", "seq", "example", "packed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--input_format",
         default="libsvm",
-        help="libsvm, csv, tsv, parquet, elwc or packed (default: libsvm)",
+        help="libsvm, csv, tsv, parquet; of TFRecord files elwc, eie, seq, example or "
+        "packed (default: libsvm)",
     )
     add("--output", required=True, help="TSV file to write")
     add_reading_arguments(parser)
@@ -87,7 +88,7 @@ def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
             features.example_spec,
             query_id=features.query_id,
             document_id=features.document_id,
-            data_format=args.input_format,
+            data_format=reader.sniff_format(paths, wanted=args.input_format),
         )
         yield from reader.iterate(paths, parser, None)
         return

@@ -75,7 +75,7 @@ def check_present(
         return
     found: set[str] = set()
     for record in reader([path]).take(5):
-        for document in _documents(record.numpy(), parser.data_format):
+        for document in documents_of(record.numpy(), parser.data_format):
             found.update(document)
     missing = sorted(set(parser.example_spec) - found)
     if missing and len(missing) == len(parser.example_spec):
@@ -86,7 +86,7 @@ def check_present(
         )
 
 
-def _documents(serialized: bytes, data_format: str) -> list[Any]:
+def documents_of(serialized: bytes, data_format: str) -> list[Any]:
     """Returns the documents of a record: maps from names to `tf.train.Feature`."""
     if data_format == SEQ:
         lists = tf.train.SequenceExample.FromString(serialized).feature_lists
@@ -102,7 +102,7 @@ def _documents(serialized: bytes, data_format: str) -> list[Any]:
     return [example.features.feature for example in elwc.examples]
 
 
-def _context(serialized: bytes, data_format: str) -> Any:
+def context_of(serialized: bytes, data_format: str) -> Any:
     """Returns the features of the query of a record."""
     if data_format == SEQ:
         return tf.train.SequenceExample.FromString(serialized).context.feature
@@ -153,8 +153,8 @@ def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
     try:
         if data_format == PACKED:
             return _packed_mismatch(serialized, parser)
-        documents = _documents(serialized, data_format)
-        context = _context(serialized, data_format)
+        documents = documents_of(serialized, data_format)
+        context = context_of(serialized, data_format)
     except DecodeError as error:
         return f"expected {MESSAGES[data_format]} ({error})."
     except NotAListError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import re
 import sys
@@ -82,7 +83,8 @@ def convert(
     Args:
       paths: A path, a glob, comma-separated globs, or a list of those.
       output: Folder to write into.
-      input_format: `libsvm`, `csv`, `tsv` or `parquet`.
+      input_format: `libsvm`, `csv`, `tsv` or `parquet`; or, for TFRecord files, `elwc`,
+        `eie`, `seq` or `example`.
       split: Name of the split, such as `train`.
       num_shards: Number of files.
       output_format: `elwc` (a serialized `ExampleListWithContext` a list) or `packed`
@@ -132,7 +134,10 @@ def convert(
         write = functools.partial(
             _write, source, staging, num_shards, num_workers, split, size
         )
-        if not source.is_text:
+        if source.is_records:
+            features = _of_records(source, output_format)
+            statistics = write(Target(features, 0, options.nan))
+        elif not source.is_text:
             if ignored := source.columns().ignored:
                 report(f"columns left out, not numeric: {', '.join(ignored)}")
             features = describe(0)
@@ -153,7 +158,12 @@ def convert(
                 statistics = write(Target(features, width, options.nan))
         if before is not None:
             output_folder.check_same(before, features, os.path.join(output, FILE_NAME))
-        names = [name for f in features.example for name in _column_names(f, features)]
+        names = [
+            name
+            for key, feature in features.example.items()
+            if (feature.dtype, feature.kind) == ("float32", "fixed")
+            for name in _column_names(key, features)
+        ]
         stats = {
             "split": split,
             "num_shards": num_shards,
@@ -172,7 +182,27 @@ def _print_line(line: str) -> None:
 
 
 def _column_names(name: str, features: Features) -> tuple[str, ...]:
-    return features.example[name].columns or (name,)
+    feature = features.example[name]
+    size = math.prod(feature.shape)
+    numbered = tuple(f"{name}[{i}]" for i in range(size)) if size > 1 else (name,)
+    return feature.columns or numbered
+
+
+def _of_records(source: sources.Source, output_format: str) -> Features:
+    """Returns the description of what will be written of TFRecord files."""
+    features = source.records().output
+    loose = [
+        name
+        for name, feature in features.example.items()
+        if feature.kind != "fixed" or feature.dtype == "string"
+    ]
+    if loose and output_format == "packed":
+        raise ConfigError(
+            "--output_format=packed holds numbers, as many in each document; found "
+            f"{', '.join(loose[:8])}. Use --output_format=elwc, or choose others with "
+            "--feature_columns."
+        )
+    return dataclasses.replace(features, data_format=output_format)
 
 
 def _first_width(source: sources.Source, before: Features | None) -> tuple[int, bool]:
@@ -235,7 +265,9 @@ def _convert_part(target: Target, part: sources.Part) -> Converted:
         else:
             result.statistics.add(statistics)
         # Only ids go back to the parent.
-        lists = dataclasses.replace(parsed.lists, values={}, labels=None, weights=None)
+        lists = dataclasses.replace(
+            parsed.lists, values={}, loose={}, labels=None, weights=None
+        )
         lists.document_ids = lists.document_ids[:0]
         result.parsed.append(dataclasses.replace(parsed, lists=lists))
     return result
@@ -267,7 +299,9 @@ def _write(
         stack.callback(results.close)  # type: ignore[attr-defined]
         for result in results:
             for parsed in result.parsed:
-                order.add(parsed)
+                # Lists that come as lists may have the id of another.
+                if not source.is_records:
+                    order.add(parsed)
             for record in result.records:
                 shards[number % num_shards].write(record)
                 number += 1

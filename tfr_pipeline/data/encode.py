@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.lists import Lists, Ragged
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Features
 
@@ -73,12 +73,25 @@ def _context_entries(lists: Lists, features: Features, number: int) -> list[byte
     for name, values in lists.context.items():
         value = np.atleast_1d(values[number])
         if value.dtype.kind in "OUS":
-            entries.append(bytes_entry(name, [str(item).encode() for item in value]))
-        elif value.dtype.kind in "iu":
-            entries.append(int64_entry(name, value))
+            entries.append(bytes_entry(name, [_raw(item) for item in value]))
         else:
-            entries.append(float_entry(name, value))
+            entries.append(_entry_of(name, value))
+    for name, column in lists.loose_context.items():
+        entries.append(_entry_of(name, column.row(number)))
     return entries
+
+
+def _raw(text: object) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()
+
+
+def _entry_of(name: str, values: np.ndarray) -> bytes:
+    """Returns the map entry of a feature by the dtype of its values."""
+    if values.dtype == object:
+        return bytes_entry(name, values.tolist())
+    if values.dtype.kind in "iu":
+        return int64_entry(name, values)
+    return float_entry(name, values)
 
 
 def _fixed_bytes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -103,19 +116,34 @@ def _fixed_bytes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     return result
 
 
-def _document_columns(lists: Lists, features: Features) -> dict[str, np.ndarray]:
-    """Returns the float features of the documents by name, label and weight last."""
-    matrix = lists.values["float32"]
+def _columns(lists: Lists, features: Features, dtype: str) -> dict[str, np.ndarray]:
+    """Returns the columns of a matrix by the features that they belong to."""
     columns: dict[str, np.ndarray] = {}
     position = 0
-    for name in features.example:
-        size = int(np.prod(features.example[name].shape))
-        columns[name] = matrix[:, position : position + size]
+    for name, feature in features.example.items():
+        if feature.dtype != dtype or feature.kind != "fixed":
+            continue
+        size = int(np.prod(feature.shape))
+        columns[name] = lists.values[dtype][:, position : position + size]
         position += size
-    if position != matrix.shape[1]:
-        raise DataError(
-            f"expected {position} feature columns, found {matrix.shape[1]}."
-        )
+    found = lists.values[dtype].shape[1] if dtype in lists.values else 0
+    if position != found:
+        raise DataError(f"expected {position} {dtype} columns, found {found}.")
+    return columns
+
+
+def _other_entries(
+    row: int, integers: Mapping[str, np.ndarray], others: Mapping[str, Ragged]
+) -> bytes:
+    """Returns the map entries of a document's features that are no fixed floats."""
+    entries = [int64_entry(name, values[row]) for name, values in integers.items()]
+    entries += [_entry_of(name, column.row(row)) for name, column in others.items()]
+    return b"".join(entries)
+
+
+def _document_columns(lists: Lists, features: Features) -> dict[str, np.ndarray]:
+    """Returns the float features of the documents by name, label and weight last."""
+    columns = _columns(lists, features, "float32")
     if lists.labels is not None:
         columns[features.label[0]] = lists.labels[:, np.newaxis]
     if features.weight is not None and lists.weights is not None:
@@ -127,25 +155,28 @@ def elwc(lists: Lists, features: Features) -> list[bytes]:
     """Returns one serialized `ExampleListWithContext` a list.
 
     Args:
-      lists: Lists whose `float32` columns are the features of `features.example` in
-        its order.
+      lists: Lists whose columns are the features of `features.example` in its order,
+        those of each type in the matrix of that type.
       features: Description to write by.
     """
     fixed = _fixed_bytes(_document_columns(lists, features))
     width = fixed.shape[1]
     raw = fixed.tobytes()
-    # The bytes around a document depend only on the length of its id.
-    around: dict[int, tuple[bytes, bytes]] = {}
+    # The bytes around a document depend only on the lengths of what is in it.
+    around: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+    integers = _columns(lists, features, "int64")
     records = []
     for number in range(lists.num_lists):
         first, last = int(lists.row_splits[number]), int(lists.row_splits[number + 1])
         parts: list[bytes] = []
         for row in range(first, last):
             name = str(lists.document_ids[row]).encode()
-            if len(name) not in around:
-                around[len(name)] = _around(features.document_id, name, width)
-            before, after = around[len(name)]
-            parts += (before, raw[row * width : (row + 1) * width], after, name)
+            rest = _other_entries(row, integers, lists.loose)
+            size = len(name), len(rest)
+            if size not in around:
+                around[size] = _around(features.document_id, name, width + size[1])
+            before, after = around[size]
+            parts += (before, raw[row * width : (row + 1) * width], rest, after, name)
         context = example(*_context_entries(lists, features, number))
         records.append(b"".join(parts) + field(_SECOND, context))
     return records
@@ -166,31 +197,33 @@ def packed(lists: Lists, features: Features) -> list[bytes]:
     """Returns one serialized `tf.train.Example` a list, with raw matrices.
 
     `packed/float32` holds the row-major little-endian matrix `[documents, columns]`,
-    its columns being the example features sorted by name; `packed/labels` and
-    `packed/weights` hold float32 `[documents]`; `packed/document_ids` has one value a
-    document. The query id and the context are ordinary features.
+    its columns being the example features of that type sorted by name, `packed/int64`
+    the same; `packed/labels` and `packed/weights` hold float32 `[documents]`;
+    `packed/document_ids` has one value a document. The query id and the context are
+    ordinary features.
     """
-    columns = _document_columns(lists, features)
-    blocks = [columns[name] for name in sorted(features.example)]
-    matrix = np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
+    matrices = {}
+    for dtype in lists.values:
+        columns = _columns(lists, features, dtype)
+        blocks = [columns[name] for name in sorted(columns)]
+        if blocks:
+            little_endian = np.dtype(dtype).newbyteorder("<")
+            matrix = np.concatenate(blocks, axis=1)
+            matrices[f"packed/{dtype}"] = matrix.astype(little_endian, copy=False)
+    if lists.labels is not None:
+        matrices["packed/labels"] = lists.labels.astype("<f4")
+    if lists.weights is not None and features.weight is not None:
+        matrices["packed/weights"] = lists.weights.astype("<f4")
     records = []
     for number in range(lists.num_lists):
         rows = slice(int(lists.row_splits[number]), int(lists.row_splits[number + 1]))
-
-        def raw(values: np.ndarray, rows: slice = rows) -> list[bytes]:
-            return [np.ascontiguousarray(values[rows], "<f4").tobytes()]
-
         entries = [
             *_context_entries(lists, features, number),
-            bytes_entry("packed/float32", raw(matrix)),
+            *(bytes_entry(key, [m[rows].tobytes()]) for key, m in matrices.items()),
             bytes_entry(
                 "packed/document_ids",
                 [str(name).encode() for name in lists.document_ids[rows]],
             ),
         ]
-        if lists.labels is not None:
-            entries.append(bytes_entry("packed/labels", raw(lists.labels)))
-        if lists.weights is not None and features.weight is not None:
-            entries.append(bytes_entry("packed/weights", raw(lists.weights)))
         records.append(example(*entries))
     return records

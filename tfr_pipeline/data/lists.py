@@ -29,10 +29,21 @@ class Ragged:
         """int64 `[rows]`, values a row."""
         return np.diff(self.row_splits)
 
+    def row(self, number: int) -> np.ndarray:
+        """Returns the values of a row."""
+        return self.values[self.row_splits[number] : self.row_splits[number + 1]]
+
     def slice(self, start: int, stop: int) -> Ragged:
         """Returns rows `start:stop` as views."""
         splits = self.row_splits[start : stop + 1]
         return Ragged(self.values[splits[0] : splits[-1]], splits - splits[0])
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """Returns some rows in another order."""
+        lengths = self.lengths[rows]
+        splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        offsets = np.repeat(self.row_splits[rows] - splits[:-1], lengths)
+        return Ragged(self.values[np.arange(splits[-1]) + offsets], splits)
 
     @staticmethod
     def concatenate(parts: list[Ragged]) -> Ragged:
@@ -108,6 +119,36 @@ class Lists:
                 name: value.slice(start, stop)
                 for name, value in self.loose_context.items()
             },
+        )
+
+    def regrouped(self, queries: np.ndarray, row_splits: np.ndarray) -> Lists:
+        """Returns the same documents in other lists.
+
+        Args:
+          queries: For each new list the number of a list of the same query.
+          row_splits: int64 `[new lists + 1]`.
+        """
+        return dataclasses.replace(
+            self,
+            row_splits=row_splits,
+            query_ids=self.query_ids[queries],
+            context={name: value[queries] for name, value in self.context.items()},
+            loose_context={n: v.take(queries) for n, v in self.loose_context.items()},
+        )
+
+    def take_documents(self, rows: np.ndarray) -> Lists:
+        """Returns the lists with their documents in another order."""
+
+        def some(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[rows]
+
+        return dataclasses.replace(
+            self,
+            values={dtype: block[rows] for dtype, block in self.values.items()},
+            labels=some(self.labels),
+            weights=some(self.weights),
+            document_ids=self.document_ids[rows],
+            loose={name: value.take(rows) for name, value in self.loose.items()},
         )
 
     @staticmethod

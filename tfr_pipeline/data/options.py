@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-FORMATS = ("libsvm", "csv", "tsv", "parquet")
+TEXT_FORMATS = ("libsvm", "csv", "tsv", "parquet")
+RECORD_FORMATS = ("elwc", "eie", "seq", "example")  # TFRecord files
+FORMATS = (*TEXT_FORMATS, *RECORD_FORMATS)
 NAN = ("error", "keep", "zero")
 
 
@@ -19,15 +21,19 @@ class Options:
       query_file: LibSVM without `qid:`: files with the list lengths, one a line, as a
         path, a glob or comma-separated globs; one for each input file.
       group_by_query: Whether to bring rows of one query together.
-      label_column: Tables: the column of the grade.
-      qid_column: Tables: the column of the query id.
-      docid_column: Tables: the column of the document id; by default the line (CSV,
-        TSV) or row (Parquet) number is the id.
-      weight_column: Tables: the column of the document weight, if any.
+      label_column: Tables and TFRecord: the column (the feature) of the grade.
+      qid_column: The same for the query id. In TFRecord files it may be missing.
+      docid_column: The same for the document id; by default the line (CSV, TSV) or row
+        (Parquet) number is the id, in TFRecord files the feature `docid` or a number.
+      weight_column: The same for the document weight, if any.
       feature_columns: Tables: the features in order; by default every numeric column
-        that has no other role.
+        that has no other role. TFRecord: which document features to take; all by
+        default.
       context_columns: Tables: columns that belong to the query; the value in its
-        first row is taken.
+        first row is taken. TFRecord: which query features to take; all by default,
+        with `example` none.
+      features: TFRecord: path of a `features.json` that describes the input, instead of
+        what the first records tell.
       require_label: Whether a table without `label_column` is an error.
       work_dir: Folder for temporary files of `group_by_query`; the system's by
         default.
@@ -43,5 +49,6 @@ class Options:
     weight_column: str = ""
     feature_columns: tuple[str, ...] = ()
     context_columns: tuple[str, ...] = ()
+    features: str = ""
     require_label: bool = True
     work_dir: str | None = None

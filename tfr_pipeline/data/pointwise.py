@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
-from tfr_pipeline.data.lists import Lists, Ragged
+from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import DataError
 
 
@@ -31,13 +30,7 @@ def group(parts: Iterable[Lists], query_id: str, paths: list[str]) -> Iterator[L
     for part in parts:
         if not part.num_lists:
             continue
-        missing = np.flatnonzero(part.query_ids == "")
-        if len(missing):
-            raise DataError(
-                f"{', '.join(paths)}: document {documents + missing[0]} (counted from "
-                f"0) has no {query_id!r}, by which documents are grouped into lists. "
-                "Write it, or take lists of one document: query_id=None."
-            )
+        check_ids(part, documents, query_id, paths)
         documents += part.num_documents
         if held is not None:
             part = Lists.concatenate([held, part])
@@ -50,30 +43,36 @@ def group(parts: Iterable[Lists], query_id: str, paths: list[str]) -> Iterator[L
         yield _checked(held, seen, paths)
 
 
+def check_ids(part: Lists, first: int, query_id: str, paths: list[str]) -> None:
+    """Refuses documents without a query id; `first` is the number of the first."""
+    missing = np.flatnonzero(part.query_ids == "")
+    if len(missing):
+        raise DataError(
+            f"{', '.join(paths)}: document {first + missing[0]} (counted from 0) has "
+            f"no {query_id!r}, by which documents are grouped into lists. Write it, or "
+            "take lists of one document: query_id=None."
+        )
+
+
 def _merged(part: Lists) -> Lists:
     """Returns the lists with neighbours of one query joined."""
     ids = part.query_ids
-    first = np.concatenate([[True], ids[1:] != ids[:-1]])
-    starts = np.flatnonzero(first)
-
-    def some(column: Any) -> Any:
-        if not isinstance(column, Ragged):
-            return column[starts]
-        rows = [column.slice(row, row + 1) for row in starts.tolist()]
-        return Ragged.concatenate(rows)
-
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     splits = np.append(part.row_splits[starts], part.row_splits[-1])
-    return Lists(
-        values=part.values,
-        row_splits=splits,
-        labels=part.labels,
-        query_ids=ids[starts],
-        document_ids=part.document_ids,
-        weights=part.weights,
-        context={name: some(value) for name, value in part.context.items()},
-        loose=part.loose,
-        loose_context={name: some(value) for name, value in part.loose_context.items()},
-    )
+    return part.regrouped(starts, splits)
+
+
+def bring_together(singles: Lists) -> Lists:
+    """Returns the documents of each query in one list, wherever they are.
+
+    Args:
+      singles: Lists of one document; queries come in the order of their first.
+    """
+    ids = singles.query_ids.astype(str)
+    _, first, query = np.unique(ids, return_index=True, return_inverse=True)
+    order = np.argsort(first[query], kind="stable")
+    ordered = singles.regrouped(order, np.arange(len(order) + 1))
+    return _merged(ordered.take_documents(order))
 
 
 def _checked(lists: Lists, seen: set[str], paths: list[str]) -> Lists:

@@ -80,19 +80,20 @@ def iterate(
       DataError: A file is corrupt or does not match the specs; the message names the
         file, the record and the feature.
     """
-    parts = _iterate(paths, parser, label, weight, reader)
+    parts = iterate_records(paths, parser, label, weight, reader)
     if parser.data_format == EXAMPLE and parser.query_id:
         parts = pointwise.group(parts, parser.query_id, paths)
     return parts
 
 
-def _iterate(
+def iterate_records(
     paths: list[str],
     parser: RecordParser,
     label: str | None,
-    weight: str | None,
-    reader: Reader,
+    weight: str | None = None,
+    reader: Reader = _PLAIN,
 ) -> Iterator[Lists]:
+    """Does what `iterate` does, but groups nothing: a list a record."""
     examples = parser.data_format == EXAMPLE
     size = _EXAMPLES_PER_PARSE if examples else _RECORDS_PER_PARSE
     dataset = reader(paths).batch(size).prefetch(2)

@@ -66,7 +66,7 @@ class Selection:
         if self._scores is None:
             keys = tf.random.stateless_uniform([tf.size(lengths), longest], seeds[0])
         else:
-            keys = self._keys(starts, lengths, longest)
+            keys = self._keys(starts, lengths)
         order = _largest(keys, lengths, size)
         real = tf.sequence_mask(kept, size)
         if not self._shuffle:
@@ -78,7 +78,7 @@ class Selection:
         chosen = tf.boolean_mask(rows, real)
         return index, tf.RaggedTensor.from_row_lengths(chosen, kept, validate=False)
 
-    def _keys(self, starts: Any, lengths: Any, longest: Any) -> Any:
+    def _keys(self, starts: Any, lengths: Any) -> Any:
         assert self._scores is not None
         matrix, column = self._scores
         rows = tf.ragged.range(starts, starts + lengths)
@@ -87,7 +87,7 @@ class Selection:
         keys = rows.with_values(tf.gather_nd(matrix, places))
         # Integers keep their order: float64 tells those below 2 ** 53 apart.
         keys = tf.cast(keys, tf.float64) if matrix.dtype.is_integer else keys
-        return keys.to_tensor(0, shape=[None, longest])
+        return keys.to_tensor(0)
 
 
 def _largest(keys: Any, lengths: Any, size: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import tfr_pipeline.data.chunks as chunks
 import tfr_pipeline.data.grouping as grouping
@@ -12,9 +13,12 @@ import tfr_pipeline.files as files
 from tfr_pipeline.data.chunks import Chunk
 from tfr_pipeline.data.libsvm import Parsed
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.options import FORMATS, NAN, Options
+from tfr_pipeline.data.options import FORMATS, NAN, RECORD_FORMATS, Options
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Feature
+
+if TYPE_CHECKING:
+    from tfr_pipeline.data.record_source import RecordSource
 
 # A part of the input: text still to be parsed, or lists.
 Part = Chunk | Parsed
@@ -27,7 +31,8 @@ def read_lists(
 
     Args:
       paths: A path, a glob, comma-separated globs, or a list of those.
-      input_format: `libsvm`, `csv`, `tsv` or `parquet`.
+      input_format: `libsvm`, `csv`, `tsv` or `parquet`; or, for TFRecord files, `elwc`,
+        `eie`, `seq` or `example`.
       options: How to read. Without `num_features`, LibSVM files are read twice: once
         for the largest feature index.
 
@@ -47,7 +52,8 @@ def read_lists(
     documents = 0
     for part in source.parts():
         for parsed in parse(part, width, source.options.nan):
-            order.add(parsed)
+            if not source.is_records:
+                order.add(parsed)
             documents += parsed.lists.num_documents
             yield parsed.lists
     if not documents:
@@ -68,6 +74,7 @@ class Source:
       paths: The files, in order.
       options: How to read them.
       is_text: Whether the parts are text still to be parsed.
+      is_records: Whether the files are TFRecord files of lists.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Source:
         self.paths = files.expand(paths, "--input")
         self.options = options
         self.is_text = input_format == "libsvm"
+        self.is_records = input_format in RECORD_FORMATS
         self._format = input_format
         self._query_files: list[str] | None = None
         if options.query_file and self.is_text:
@@ -102,7 +110,16 @@ class Source:
         """Yields the input in parts of whole lists."""
         if self.is_text:
             return self.texts()
+        if self.is_records:
+            return self.records().parts()
         return tabular.read(self.paths, self._format, self.options)
+
+    def records(self) -> RecordSource:
+        """Returns the lists of TFRecord files."""
+        # Imported late: TensorFlow takes seconds to load.
+        from tfr_pipeline.data.record_source import RecordSource
+
+        return RecordSource(self.paths, self._format, self.options)
 
     def columns(self) -> tabular.Columns:
         """Returns the columns of a table."""

@@ -69,7 +69,22 @@ class Feed:
         layout = wanted or both[0]
         if layout == "packed":
             self._check_same_features()
+        else:
+            self._check_same_mask()
         return layout
+
+    def _check_same_mask(self) -> None:
+        """Padded batches must have the mask that the model takes."""
+        expected = getattr(self._model_builder, "_mask_feature_name", None)
+        found = self._dataset_builder._mask_feature_name
+        make = type(self._dataset_builder)._features_and_labels
+        # A function of the user's own may make another.
+        ours = make.__module__.startswith("tfr_pipeline.")
+        if expected is not None and expected != found and ours:
+            raise ConfigError(
+                f"mask_feature_name: the model builder expects {expected!r}, the "
+                f"dataset builder makes {found!r}. Give both the same name."
+            )
 
     def _check_same_features(self) -> None:
         """The packed matrices of data and model must have the same columns."""

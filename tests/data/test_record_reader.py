@@ -1,0 +1,177 @@
+"""Compressed files, readers of one's own, and files that end too early."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import pathlib
+import zlib
+
+import numpy as np
+import pytest
+
+from tests.ranking_data import (
+    CONTEXT_SPEC,
+    EXAMPLE_SPEC,
+    LABEL_SPEC,
+    MASK,
+    elwc,
+    random_lists,
+    write,
+)
+from tfr_pipeline.compat import tf
+from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.record_reader import RecordReader, detect
+from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.data.tfrecord import frame
+from tfr_pipeline.errors import ConfigError, DataError
+
+COMPRESSIONS = ("", "GZIP", "ZLIB")
+LISTS = random_lists(0, [3, 2, 4] * 4)
+RECORDS = [elwc(ranked) for ranked in LISTS]
+
+
+def read(*paths, **kwargs):
+    pattern = ",".join(map(str, paths))
+    builder = SimpleDatasetBuilder(
+        CONTEXT_SPEC,
+        EXAMPLE_SPEC,
+        MASK,
+        LABEL_SPEC,
+        DatasetHparams(pattern, pattern, 4, 4, **kwargs),
+        query_id="qid",
+    )
+    return builder.lists("valid", "packed")
+
+
+def assert_has(lists, times=1):
+    wanted = [ranked.context["qid"][0] for ranked in LISTS] * times
+    assert lists.query_ids.tolist() == wanted
+    labels = [d["relevance"][0] for ranked in LISTS for d in ranked.documents] * times
+    np.testing.assert_array_equal(lists.labels, labels)
+
+
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_compression_is_found_in_the_file(tmp_path, kind):
+    path = write(tmp_path / "f", RECORDS, kind)
+    assert detect(path) == kind
+    assert_has(read(path))
+    assert_has(read(path, compression=kind.lower() or "none"))
+
+
+def test_files_of_one_split_may_be_compressed_in_different_ways(tmp_path):
+    paths = [
+        write(tmp_path / f"{i}", RECORDS, kind)
+        for i, kind in enumerate([*COMPRESSIONS, "GZIP"])
+    ]
+    assert_has(read(*paths), times=4)
+
+
+# Sizes whose first bytes are those of a gzip and of a zlib file.
+@pytest.mark.parametrize("size", [0x088B1F, 0x9C78, 0x0178])
+def test_plain_files_are_not_taken_for_compressed_ones(tmp_path, size):
+    path = write(tmp_path / "f", [b"x" * size])
+    assert detect(path) == ""
+    assert len(list(RecordReader()([path]))) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f", b"1 qid:1 1:0.5\n" * 9])
+def test_other_files_are_not_taken_for_compressed_ones(tmp_path, content):
+    (tmp_path / "f").write_bytes(content)
+    assert detect(str(tmp_path / "f")) == ""
+
+
+@pytest.mark.parametrize("found", COMPRESSIONS)
+@pytest.mark.parametrize("wanted", COMPRESSIONS)
+def test_another_compression_than_was_said_is_named(tmp_path, found, wanted):
+    if found == wanted:
+        return
+    path = write(tmp_path / "f", RECORDS, found)
+    found, wanted = found.lower() or "none", wanted.lower() or "none"
+    words = f"f: expected compression '{wanted}', found '{found}'.*'auto'"
+    with pytest.raises(DataError, match=words):
+        read(path, compression=wanted)
+
+
+def compressed_with_cut(kind):
+    """Returns a file, and where its data so far is three whole records."""
+    bits = zlib.MAX_WBITS + (16 if kind == "GZIP" else 0)
+    stream = zlib.compressobj(wbits=bits)
+    framed = frame(RECORDS)
+    first = stream.compress(b"".join(framed[:3])) + stream.flush(zlib.Z_FULL_FLUSH)
+    return first + stream.compress(b"".join(framed[3:])) + stream.flush(), len(first)
+
+
+@pytest.mark.parametrize("kind", ["GZIP", "ZLIB"])
+@pytest.mark.parametrize("cut", ["record", "middle", "stub", "trailer", "byte"])
+def test_compressed_files_that_were_cut_off_are_named(tmp_path, kind, cut):
+    content, boundary = compressed_with_cut(kind)
+    size = {
+        "record": boundary,
+        "middle": len(content) // 2,
+        "stub": 30,
+        "trailer": len(content) - (8 if kind == "GZIP" else 4),
+        "byte": len(content) - 1,
+    }[cut]
+    (tmp_path / "whole").write_bytes(content)
+    (tmp_path / "cut").write_bytes(content[:size])
+    assert_has(read(tmp_path / "whole"))
+    with pytest.raises(DataError, match=r"cut: (record \d+ is corrupt|.*was cut off)"):
+        read(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_damaged_compressed_file_is_named(tmp_path):
+    content = bytearray(gzip.compress(b"".join(frame(RECORDS))))
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "f").write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"f: record \d+ is corrupt"):
+        read(tmp_path / "f")
+
+
+def test_gzip_files_that_were_joined_are_whole(tmp_path):
+    part = pathlib.Path(write(tmp_path / "part", RECORDS, "GZIP")).read_bytes()
+    (tmp_path / "f").write_bytes(part + part)
+    assert_has(read(tmp_path / "f"), times=2)
+
+
+def test_readers_are_called_as_tf_ranking_calls_them(tmp_path):
+    path = write(tmp_path / "f", RECORDS, "GZIP")
+    assert_has(read(path, reader_args=["GZIP"]))
+    assert_has(read(path, reader_args=("GZIP", 1 << 20)))
+
+    def keyed(name, compression):
+        records = tf.data.TFRecordDataset(name, compression)
+        return records.map(lambda record: (tf.strings.length(record), record))
+
+    assert_has(read(path, dataset_reader=keyed, reader_args=["GZIP"]))
+    partial = functools.partial(tf.data.TFRecordDataset, compression_type="GZIP")
+    assert_has(read(path, dataset_reader=partial))
+
+
+def test_a_compression_beside_reader_args_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="compression: 'GZIP' stands beside reader_"):
+        read(tmp_path / "f", reader_args=["GZIP"], compression="gzip")
+
+
+def test_a_compression_beside_a_reader_of_ones_own_warns(tmp_path):
+    path = write(tmp_path / "f", RECORDS)
+    with pytest.warns(UserWarning, match="compression='GZIP' has no effect"):
+        assert_has(
+            read(
+                path,
+                dataset_reader=lambda name: tf.data.TFRecordDataset(name),
+                compression="gzip",
+            )
+        )
+
+
+def test_an_unknown_compression_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown compression 'gzp'.*'gzip'"):
+        read("f", compression="gzp")
+
+
+@pytest.mark.parametrize("kind", ["GZIP", "ZLIB"])
+def test_a_cache_of_compressed_files_is_used(tmp_path, kind):
+    path = write(tmp_path / "f", RECORDS, kind)
+    for _ in range(2):
+        assert_has(read(path, cache=str(tmp_path / "cache")))
