@@ -232,10 +232,12 @@ def test_no_folder_means_memory(data, cache):
     assert DatasetHparams("a", "b", 1, 1, cache=cache).cache_folder == ""
 
 
-def test_a_cache_of_features_that_do_not_pack_warns(data, tmp_path):
+def test_a_cache_of_features_that_are_not_kept_warns(data, tmp_path):
     builder = make_builder(data, tmp_path / "cache")
     name = next(iter(builder._example_feature_spec))
-    builder._example_feature_spec[name] = tf.io.RaggedFeature(tf.float32)
-    with pytest.warns(UserWarning, match="cache=.* has no effect: ragged"):
+    builder._example_feature_spec[name] = tf.io.RaggedFeature(
+        tf.float32, name, [tf.io.RaggedFeature.UniformRowLength(1)]
+    )
+    with pytest.warns(UserWarning, match="cache=.* has no effect: only features"):
         builder.build_train_dataset()
     assert not (tmp_path / "cache").exists()
