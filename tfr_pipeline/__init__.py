@@ -13,6 +13,7 @@ import importlib.util
 from typing import Any
 
 from tfr_pipeline import compat as _compat  # first: it selects Keras 2
+from tfr_pipeline import registration as _registration  # noqa: F401
 
 __version__ = "0.1.0"
 

@@ -15,6 +15,10 @@ from collections.abc import Iterable
 class PipelineError(Exception):
     """Base class of the errors raised on purpose by `tfr_pipeline`."""
 
+    # TensorFlow raises what traced code raises anew, with its own class if that has
+    # this very constructor.
+    __init__ = Exception.__init__
+
     exit_code = 1
 
 

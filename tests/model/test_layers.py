@@ -138,9 +138,12 @@ def test_document_interaction_gives_tf_rankings_vectors():
     wanted = other((documents, tf.constant(MASK)), training=False).numpy()
     mine((documents, tf.constant(MASK)), training=False)
     randomize(other)
-    for weight, value in zip(
-        mine.trainable_weights, other.trainable_weights, strict=True
-    ):
+    parts = [mine._input_projection]
+    for attention_and_norm in zip(mine._attentions, mine._norms, strict=True):
+        parts += attention_and_norm
+    weights = [weight for part in parts for weight in part.trainable_weights]
+    assert len(weights) == len(mine.trainable_weights)
+    for weight, value in zip(weights, other.trainable_weights, strict=True):
         weight.assign(tf.reshape(value, weight.shape))
     wanted = other((documents, tf.constant(MASK)), training=False).numpy()
     found = mine((documents, tf.constant(MASK)), training=False).numpy()

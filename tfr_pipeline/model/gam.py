@@ -109,7 +109,9 @@ class GAMLayer(tfr.keras.layers.GAMLayer):
             towers = StackedTowers(
                 self._example_hidden_layer_dims, **self._tower_kwargs
             )
-            towers.build(tf.TensorShape([None, len(group), width]))
+            # HDF5 files want weights of different names.
+            with tf.name_scope(f"width_{width}"):
+                towers.build(tf.TensorShape([None, len(group), width]))
             self._example_towers.append(towers)
         super().build(input_shape)
 

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 
 class SeededLayer(tf.keras.layers.Layer):
-    """A layer whose random numbers are a function of a seed and a step counter.
+    """A layer whose random numbers are a function of a counter.
 
-    The counter is a weight and so part of every checkpoint: a resumed run draws the
-    numbers that it would have drawn.
+    The counter begins at the seed and is a weight, and so part of every checkpoint and
+    every saved model: a resumed run draws the numbers that it would have drawn.
 
     Args:
       seed: Seed of the numbers; drawn from `random` when None, so that
@@ -32,7 +32,8 @@ class SeededLayer(tf.keras.layers.Layer):
             shape=(),
             dtype=tf.int64,
             trainable=False,
-            initializer="zeros",
+            # Steps of one layer do not come to the seed of another.
+            initializer=tf.keras.initializers.Constant(self.seed * 2**32),
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
@@ -42,10 +43,8 @@ class SeededLayer(tf.keras.layers.Layer):
         """Returns int64 `[2]`, another one at each call."""
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group if context else 0
-        step = self._step.assign_add(1)
-        # Replicas draw from streams far apart.
-        stream = tf.convert_to_tensor(step) + tf.cast(replica, tf.int64) * 2**40
-        return tf.stack([tf.constant(self.seed, tf.int64), stream])
+        step = tf.convert_to_tensor(self._step.assign_add(1))
+        return tf.stack([step, tf.cast(replica, tf.int64)])
 
     def when_training(
         self, training: Any, function: Callable[[Any], Any], inputs: Any
@@ -192,17 +191,18 @@ class BatchNormalization(tf.keras.layers.BatchNormalization):
         )
         # The kernel returns the variance with Bessel's correction.
         count = tf.cast(tf.shape(inputs)[0], variance.dtype)
-        self.update_moving(mean, variance * (count - 1.0) / count)
+        self.update_moving(mean, variance * (count - 1.0) / count, count)
         return tf.reshape(outputs, tf.shape(inputs))
 
-    def update_moving(self, mean: Any, variance: Any) -> None:
-        """Moves the moving statistics towards those of a batch."""
+    def update_moving(self, mean: Any, variance: Any, count: Any) -> None:
+        """Moves the moving statistics towards those of a batch of `count` rows."""
         rate = 1.0 - self.momentum
         for moving, value in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            value = tf.cast(value, moving.dtype)
+            # The mean of no rows is NaN.
+            value = tf.where(count > 0, tf.cast(value, moving.dtype), moving)
             moving.assign_sub((tf.convert_to_tensor(moving) - value) * rate)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.errors import DataError
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
 NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"
@@ -117,3 +118,61 @@ class RankingModel(tf.keras.Model):
 
     def _loss_metrics(self) -> list[Any]:
         return self.compiled_loss.metrics
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """See `tf.keras.Model`.
+
+        Raises:
+          DataError: An input is missing from a dict of features.
+        """
+        if isinstance(inputs, Mapping):
+            missing = [name for name in self.input_names if name not in inputs]
+            if missing:
+                raise DataError(
+                    f"model {self.name!r}: expected the features "
+                    f"{', '.join(self.input_names)}, found none of the name "
+                    f"{missing[0]!r} among {', '.join(sorted(inputs))}. Model builder "
+                    "and dataset builder need the same specs and the same "
+                    "mask_feature_name."
+                )
+        return super().__call__(inputs, *args, **kwargs)
+
+    # Saving and loading
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """See `tf.keras.Model`.
+
+        Keras makes a new optimizer when it loads a SavedModel, although what the old
+        one had learnt is in it. Here the new one takes it over.
+        """
+        restored = self.optimizer if kwargs.get("from_serialized") else None
+        super().compile(*args, **kwargs)
+        if restored is None or self.optimizer is None:
+            return
+        self.optimizer.build(self.trainable_variables)
+        old, new = restored.variables, self.optimizer.variables
+        if [value.shape for value in old] == [value.shape for value in new]:
+            for value, variable in zip(old, new, strict=True):
+                variable.assign(value)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """See `tf.keras.Model`, which leaves out models with an own `compile`."""
+        self.compile(**tf.keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `tf.keras.Model`."""
+        return {
+            **super().get_config(),
+            "training_metrics": self.training_metrics,
+            "check_loss": self.check_loss,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """See `tf.keras.Model`."""
+        model = super().from_config(config, custom_objects)
+        for name in ("training_metrics", "check_loss"):
+            setattr(model, name, config.get(name, getattr(cls, name)))
+        return model

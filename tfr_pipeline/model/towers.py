@@ -130,10 +130,15 @@ class StackedTowers(tf.keras.layers.Layer):
             )
             if hidden and self.use_batch_norm:
                 norm = BatchNormalization(momentum=self.batch_norm_moment)
-                norm.build([None, self._features * units])
+                # HDF5 files want weights of different names.
+                with tf.name_scope(f"norm_{len(self._norms)}"):
+                    norm.build([None, self._features * units])
                 self._norms.append(norm)
             if hidden and self.dropout:
-                self._dropouts.append(Dropout(self.dropout))
+                dropout = Dropout(self.dropout)
+                with tf.name_scope(f"dropout_{len(self._dropouts)}"):
+                    dropout.build([None, self._features * units])
+                self._dropouts.append(dropout)
         super().build(input_shape)
 
     def call(self, inputs: Any, training: Any = None) -> Any:
@@ -220,6 +225,7 @@ class StackedTowers(tf.keras.layers.Layer):
             norm.update_moving(
                 tf.reshape(kernel * mean[:, tf.newaxis], [-1]),
                 tf.reshape(variances, [-1]),
+                tf.shape(columns)[0],
             )
             shift = beta
         else:
