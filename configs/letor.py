@@ -4,8 +4,10 @@
         --config.data.dir=DIR --config.model_dir=OUT
 
 Arguments: `dnn`, a feed-forward network over all features; `gam`, one small network a
-feature, whose scores can be read off feature by feature; `builder`, a model builder of
-your own, named by `--config.model.builder=module:callable`.
+feature, whose scores can be read off feature by feature; `dasalc`, which looks at a
+document beside the others of its list, with the settings of its paper, for data of the
+size of MSLR-WEB30K; `builder`, a model builder of your own, named by
+`--config.model.builder=module:callable`.
 
 Test NDCG@10 of `dnn`, queries without relevant documents skipped, mean of three seeds,
 about 20 s a run on two cores (`tests/bench/quality.py`): see docs/quality.md.
@@ -31,13 +33,23 @@ SCORERS = {
         # A LETOR vector is many features, each with a network of its own.
         "per_column": True,
     },
+    # Qin et al., ICLR 2021, on MSLR-WEB30K.
+    "dasalc": {
+        "hidden_layer_dims": (512, 512),
+        "num_heads": 2,
+        "head_size": 100,
+        "num_layers": 4,
+        "dropout": 0.4,
+        "input_noise_stddev": 1.5,
+        "batch_norm_moment": 0.9,
+    },
 }
 
 
 def get_config(model: str = "dnn") -> ConfigDict:
-    """Returns the config of an experiment with the model `dnn`, `gam` or `builder`."""
+    """Returns the config of an experiment with one of `SCORERS`, or with `builder`."""
     if model not in (*SCORERS, "builder"):
-        raise ValueError(f"expected dnn, gam or builder, found {model!r}")
+        raise ValueError(f"expected dnn, gam, dasalc or builder, found {model!r}")
     config = ConfigDict()
     config.model_dir = placeholder(str, required=False)
     config.seed = 42
@@ -94,4 +106,10 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.pipeline.early_stopping_patience = 15
     config.pipeline.checkpoint_every_steps = placeholder(int)
     config.pipeline.strategy = "MirroredStrategy"
+    if model == "dasalc":
+        config.data.train_batch_size = 128
+        # Attention takes memory with the square of the longest list.
+        config.data.list_size = 200
+        config.pipeline.loss = "softmax_loss"
+        config.pipeline.learning_rate = 0.001
     return config

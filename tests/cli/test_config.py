@@ -61,7 +61,9 @@ def test_the_argument_after_the_colon_chooses_the_model():
 def test_an_unknown_argument_is_refused_with_the_cause_of_the_config(capsys):
     assert main(["train", f"--config={LETOR}:gma"]) == 2
     error = capsys.readouterr().err
-    assert error.endswith("ValueError: expected dnn, gam or builder, found 'gma'\n")
+    assert error.endswith(
+        "ValueError: expected dnn, gam, dasalc or builder, found 'gma'\n"
+    )
     assert "Traceback" not in error
 
 

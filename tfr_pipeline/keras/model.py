@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import (
     AbstractModelBuilder,
     ModelBuilder,
@@ -13,15 +14,20 @@ from tfr_pipeline.model.inputs import (
     InputCreator,
     TypeSpecInputCreator,
 )
+from tfr_pipeline.model.keras_models import KerasModelBuilder, KerasScorer
 from tfr_pipeline.model.preprocess import Preprocessor, PreprocessorWithSpec
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, Scorer, UnivariateScorer
 
 __all__ = [
     "AbstractModelBuilder",
+    "AttentionScorer",
+    "DASALCScorer",
     "DNNScorer",
     "FeatureSpecInputCreator",
     "GAMScorer",
     "InputCreator",
+    "KerasModelBuilder",
+    "KerasScorer",
     "ModelBuilder",
     "ModelBuilderWithMask",
     "Preprocessor",

@@ -75,10 +75,13 @@ class SelfAttention(tf.keras.layers.Layer):
         self._parts = []
         for name in ("query", "key", "value"):
             part = tf.keras.layers.Dense(units, name=name)
-            part.build(shape)
+            # HDF5 files want weights of different names.
+            with tf.name_scope(name):
+                part.build(shape)
             self._parts.append(part)
         self._output = tf.keras.layers.Dense(shape[-1], name="output")
-        self._output.build([*shape[:-1], units])
+        with tf.name_scope("output"):
+            self._output.build([*shape[:-1], units])
         self._dropout = Dropout(self.dropout)
         self._dropout.build(shape)
         super().build(input_shape)
@@ -191,18 +194,25 @@ class DocumentInteractionAttention(tfr.keras.layers.DocumentInteractionAttention
             else None
         )
         if self._input_noise is not None:
-            self._input_noise.build(hidden)
-        self._attention_layers = []
-        for _ in range(self._num_layers):
-            attention = SelfAttention(
-                self._num_heads, self._head_size, self._dropout or 0.0
-            )
-            attention.build([hidden, hidden[:2]])
+            with tf.name_scope("noise"):
+                self._input_noise.build(hidden)
+        # Lists of layers: the Keras format leaves out layers in lists of tuples.
+        self._attentions: list[Any] = []
+        self._dropouts: list[Any] = []
+        self._norms: list[Any] = []
+        rate = self._dropout or 0.0
+        for i in range(self._num_layers):
+            attention = SelfAttention(self._num_heads, self._head_size, rate)
+            dropout = Dropout(rate)
             norm = tf.keras.layers.LayerNormalization(epsilon=1e-12, dtype=tf.float32)
-            norm.build(hidden)
-            dropout = Dropout(self._dropout or 0.0)
-            dropout.build(hidden)
-            self._attention_layers.append((attention, dropout, norm))
+            with tf.name_scope(f"attention_{i}"):
+                attention.build([hidden, hidden[:2]])
+            with tf.name_scope(f"output_{i}"):
+                dropout.build(hidden)
+                norm.build(hidden)
+            self._attentions.append(attention)
+            self._dropouts.append(dropout)
+            self._norms.append(norm)
         # TF-Ranking's would make the layers of its own.
         tf.keras.layers.Layer.build(self, input_shape)
 
@@ -228,7 +238,9 @@ class DocumentInteractionAttention(tfr.keras.layers.DocumentInteractionAttention
         x = self._input_projection(tf.where(real, documents, 0))
         if self._input_noise is not None:
             x = self._input_noise(x, training=training)
-        for attention, dropout, norm in self._attention_layers:
+        for attention, dropout, norm in zip(
+            self._attentions, self._dropouts, self._norms, strict=True
+        ):
             output = dropout(attention((x, mask), training=training), training=training)
             x = tf.cast(norm(output + x), x.dtype)
         return tf.where(real, x, 0)

@@ -70,6 +70,11 @@ class FeatureBlock(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._where)
 
+    @property
+    def dtypes(self) -> set[tf.DType]:
+        """The dtypes of the features."""
+        return {tf.as_dtype(matrix.dtype) for _, matrix in self._pieces}
+
     def slots(self) -> list[Slot]:
         """Returns the slots in the order of the names."""
         return [self._where[name][1] for name in sorted(self)]

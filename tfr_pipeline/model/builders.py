@@ -143,7 +143,9 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         )
         if own_steps or not (
             _calls_as(self._input_creator, _theirs.FeatureSpecInputCreator)
-            and _calls_as(self._preprocessor, _theirs.PreprocessorWithSpec)
+            and _calls_as(
+                self._preprocessor, _theirs.PreprocessorWithSpec, PreprocessorWithSpec
+            )
             and _calls_as(self._scorer, _theirs.UnivariateScorer, UnivariateScorer)
         ):
             return ("padded",)

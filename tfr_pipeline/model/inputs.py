@@ -5,7 +5,10 @@ from __future__ import annotations
 import abc
 from typing import Any
 
+import tensorflow as tf
+
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError, unknown_name
 
 
 class InputCreator(tfr.keras.model.InputCreator):
@@ -45,12 +48,23 @@ class FeatureSpecInputCreator(InputCreator, tfr.keras.model.FeatureSpecInputCrea
 
 
 class TypeSpecInputCreator(InputCreator, tfr.keras.model.TypeSpecInputCreator):
-    """Makes inputs from `tf.TensorSpec`s and `tf.RaggedTensorSpec`s.
+    """Makes inputs from `tf.TensorSpec`s, `tf.RaggedTensorSpec`s and sparse ones.
 
     Args:
-      type_spec: Maps features to specs with the batch dimension.
+      type_spec: Maps features to specs with the batch dimension, for example those of
+        `dataset.element_spec[0]`; what is in neither list below is left out.
       context_feature_names: Which of them are query features.
       example_feature_names: Which of them are document features.
+
+    Raises:
+      ConfigError: A name has no spec, or is in both lists.
+
+    Example:
+      >>> from tfr_pipeline.compat import tf
+      >>> spec = {"tokens": tf.RaggedTensorSpec([None, None, None], tf.string)}
+      >>> _, example = TypeSpecInputCreator(spec, example_feature_names=["tokens"])()
+      >>> example["tokens"].shape
+      TensorShape([None, None, None])
     """
 
     def __init__(
@@ -59,8 +73,36 @@ class TypeSpecInputCreator(InputCreator, tfr.keras.model.TypeSpecInputCreator):
         context_feature_names: list[str] | None = None,
         example_feature_names: list[str] | None = None,
     ):
-        tfr.keras.model.TypeSpecInputCreator.__init__(
-            self, type_spec, context_feature_names, example_feature_names
-        )
+        self._type_spec = type_spec
+        self._context_feature_names = context_feature_names or []
+        self._example_feature_names = example_feature_names or []
+        for name in [*self._context_feature_names, *self._example_feature_names]:
+            if name not in type_spec:
+                raise ConfigError(unknown_name("feature", name, type_spec, "type_spec"))
+        both = {*self._context_feature_names} & {*self._example_feature_names}
+        if both:
+            raise ConfigError(
+                f"feature {min(both)!r}: expected it to be of the query or of the "
+                "document, found it in context_feature_names and in "
+                "example_feature_names."
+            )
 
-    __call__ = tfr.keras.model.TypeSpecInputCreator.__call__
+    def __call__(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `InputCreator`."""
+
+        def inputs(names: list[str]) -> dict[str, Any]:
+            # In the order of the specs, as TF-Ranking has them.
+            wanted = [name for name in self._type_spec if name in names]
+            return {name: _input(name, self._type_spec[name]) for name in wanted}
+
+        return inputs(self._context_feature_names), inputs(self._example_feature_names)
+
+
+def _input(name: str, spec: Any) -> Any:
+    return tf.keras.Input(
+        shape=spec.shape[1:],
+        name=name,
+        dtype=spec.dtype,
+        ragged=isinstance(spec, tf.RaggedTensorSpec),
+        sparse=isinstance(spec, tf.SparseTensorSpec),
+    )

@@ -290,6 +290,19 @@ class ConcatFeatures(tfr.keras.layers.ConcatFeatures):
         return tf.reshape(columns, [batch, size, columns.shape[1] or -1])
 
 
+def check_number(name: str, tensor: Any) -> None:
+    """Checks that a feature can stand among the columns of a matrix.
+
+    Raises:
+      ConfigError: It is text.
+    """
+    if tensor.dtype == tf.string:
+        raise ConfigError(
+            f"feature {name!r} is text: expected numbers. Preprocess it, for example "
+            "with StringLookup and Embedding, or leave it out."
+        )
+
+
 def concat_columns(
     context_features: Mapping[str, Any], example_features: Mapping[str, Any], dtype: Any
 ) -> Any:
@@ -304,11 +317,7 @@ def concat_columns(
     for features in (context_features, example_features):
         for name in sorted(features):
             tensor = tf.convert_to_tensor(features[name])
-            if tensor.dtype == tf.string:
-                raise ConfigError(
-                    f"feature {name!r} is text: expected numbers. Preprocess it, for "
-                    "example with StringLookup and Embedding, or leave it out."
-                )
+            check_number(name, tensor)
             known = tensor.shape.rank is not None and None not in tensor.shape[1:]
             columns = math.prod(tensor.shape[1:]) if known else -1
             flat = tf.reshape(tensor, [tf.shape(tensor)[0], columns])

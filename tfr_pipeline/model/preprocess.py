@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.blocks import FeatureBlock
+from tfr_pipeline.model.ragged import Densify, is_dense
 
 
 class Preprocessor(tfr.keras.model.Preprocessor):
@@ -32,10 +33,13 @@ class Preprocessor(tfr.keras.model.Preprocessor):
 class PreprocessorWithSpec(Preprocessor, tfr.keras.model.PreprocessorWithSpec):
     """Applies a function, or a Keras layer, to each feature that is named.
 
+    What is ragged or sparse after that becomes dense.
+
     Args:
       preprocess_spec: Maps a feature to a function of its tensor,
         `[batch, list_size, ...]` for document features.
-      default_value_spec: Maps a ragged feature to the value of its padding.
+      default_value_spec: Maps a ragged or sparse feature to the value of its padding,
+        0 or "" by default.
 
     Example:
       >>> preprocessor = PreprocessorWithSpec({"bm25": tf.math.log1p})
@@ -52,7 +56,23 @@ class PreprocessorWithSpec(Preprocessor, tfr.keras.model.PreprocessorWithSpec):
         self._preprocess_spec = preprocess_spec or {}
         self._default_value_spec = default_value_spec or {}
 
-    __call__ = tfr.keras.model.PreprocessorWithSpec.__call__
+    def __call__(
+        self, context_inputs: dict[str, Any], example_inputs: dict[str, Any], mask: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Preprocessor`."""
+
+        def features(inputs: dict[str, Any], *lists: Any) -> dict[str, Any]:
+            return {name: self._feature(name, x, *lists) for name, x in inputs.items()}
+
+        return features(context_inputs), features(example_inputs, mask)
+
+    def _feature(self, name: str, value: Any, *mask: Any) -> Any:
+        if name in self._preprocess_spec:
+            value = self._preprocess_spec[name](value)
+        if is_dense(value):
+            return value
+        densify = Densify(self._default_value_spec.get(name, 0.0))
+        return densify((value, *mask) if mask else value)
 
 
 def preprocess_packed(

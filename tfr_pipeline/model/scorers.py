@@ -13,7 +13,7 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.blocks import FeatureBlock
 from tfr_pipeline.model.layers import Repack
-from tfr_pipeline.model.list_layers import FlattenList, RestoreList
+from tfr_pipeline.model.list_layers import FlattenList, RestoreList, check_number
 from tfr_pipeline.model.towers import StackedTowers, create_tower
 
 _TOWER_KEYS = ("activation", "use_batch_norm", "batch_norm_moment", "dropout")
@@ -131,15 +131,31 @@ def _flat(tensor: Any) -> Any:
     return tf.keras.layers.Flatten()(tensor)
 
 
-def _concat(
+def concat(
     context_features: Mapping[str, Any], example_features: Mapping[str, Any]
 ) -> Any:
-    """Returns all features side by side: context, then document, each by name."""
-    parts = [_flat(context_features[name]) for name in sorted(context_features)]
-    if isinstance(example_features, FeatureBlock):
-        parts.append(example_features.concat())
-    else:
-        parts += [_flat(example_features[name]) for name in sorted(example_features)]
+    """Returns all features side by side: context, then document, each by name.
+
+    Args:
+      context_features: Maps query features to `[documents, ...]`.
+      example_features: Maps document features to `[documents, ...]`.
+
+    Raises:
+      ConfigError: A feature is text.
+    """
+    groups, block = [context_features, example_features], None
+    if isinstance(example_features, FeatureBlock) and all(
+        dtype.is_floating for dtype in example_features.dtypes
+    ):
+        groups, block = [context_features], example_features
+    parts = []
+    for features in groups:
+        for name in sorted(features):
+            check_number(name, features[name])
+            part = _flat(features[name])
+            parts.append(part if part.dtype.is_floating else tf.cast(part, tf.float32))
+    if block is not None:
+        parts.append(block.concat())
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
 
 
@@ -180,7 +196,7 @@ class DNNScorer(UnivariateScorer, tfr.keras.model.DNNScorer):
     ) -> Any:
         """See `UnivariateScorer`."""
         return create_tower(**self._dnn_kwargs)(
-            _concat(context_features, example_features)
+            concat(context_features, example_features)
         )
 
 
@@ -266,7 +282,7 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
         if self._per_column:
             widths = [1] * sum(widths)
         if len(set(widths)) == 1:
-            matrix = _concat({}, example_features)
+            matrix = concat({}, example_features)
             groups = [tf.reshape(matrix, [-1, len(widths), widths[0]])]
         else:
             by_width: dict[int, list[Any]] = {}

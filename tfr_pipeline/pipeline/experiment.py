@@ -15,6 +15,7 @@ from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.losses.keys import parse_losses
+from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.preprocess import signed_log1p
@@ -22,7 +23,12 @@ from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
-SCORERS = {"dnn": DNNScorer, "gam": GAMScorer}
+SCORERS = {
+    "dnn": DNNScorer,
+    "gam": GAMScorer,
+    "attention": AttentionScorer,
+    "dasalc": DASALCScorer,
+}
 PREPROCESSING = {"none": None, "log1p": signed_log1p}
 _DATA_KEYS = ("dir", "train", "valid", "test", "features")
 _MODEL_KEYS = (
