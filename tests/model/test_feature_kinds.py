@@ -80,6 +80,15 @@ def test_a_network_on_ragged_tokens_scores_documents_without_tokens(kind):
         assert np.isfinite(scores).all()
 
 
+def test_a_network_on_ragged_tokens_is_saved_with_its_vocabulary(tmp_path):
+    embed = token_mean()
+    model = build(RAGGED["feature specs"](), {"query": embed, "tokens": embed})
+    model.save(tmp_path / "model.keras")
+    loaded = tf.keras.models.load_model(tmp_path / "model.keras")
+    features = ragged_features()
+    np.testing.assert_array_equal(loaded(features), model(features))
+
+
 def test_the_mean_of_tokens_is_that_of_numpy():
     random = np.random.default_rng(0)
     flat = random.normal(size=[5, 3]).astype(np.float32)

@@ -292,6 +292,35 @@ def test_padding_has_no_part_in_batch_statistics():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_padded_models_compile_with_xla():
+    model = make(SCORERS["dnn"](), CONTEXT, MIXED).build()
+    model.compile("sgd", "mse", jit_compile=True)
+    model.check_loss = False
+    _, padded = batch(CONTEXT, MIXED)
+    wanted = model(padded, training=False).numpy()
+    np.testing.assert_allclose(model.predict_on_batch(padded), wanted, 1e-5)
+    before = model.get_weights()
+    model.train_on_batch(padded, tf.ones([4, 4]))
+    assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_padded_features_keep_their_precision_under_mixed_precision():
+    seen = {}
+
+    class Look(scorers.UnivariateScorer):
+        def _score_flattened(self, context_features, example_features):
+            seen.update(example_features)
+            return example_features["x0"]
+
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = make(Look(), {}, EVEN, {}).build()
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert {tensor.dtype for tensor in seen.values()} == {tf.float32}
+    assert model.output.dtype == tf.float32
+
+
 class OwnPreprocess(builders.ModelBuilder):
     def preprocess(self, context_inputs, example_inputs, mask):
         return super().preprocess(context_inputs, example_inputs, mask)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -73,8 +75,22 @@ def _real_positions(mask: Any) -> Any:
     return tf.where(mask | ~tf.reduce_any(mask))
 
 
+_compiling = contextvars.ContextVar("compiling", default=False)
+
+
+@contextlib.contextmanager
+def fixed_shapes() -> Iterator[None]:
+    """Within it, layers make tensors of fixed shapes only, as XLA wants them."""
+    token = _compiling.set(True)
+    try:
+        yield
+    finally:
+        _compiling.reset(token)
+
+
 def _needs_fixed_shapes() -> bool:
-    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+    strategy = tf.distribute.get_strategy()
+    return _compiling.get() or isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -87,8 +103,9 @@ class FlattenList(tfr.keras.layers.FlattenList):
         several times.
       name: Name of the layer.
       real_only: Leaves padding out instead, so that there are as many rows as real
-        documents, and statistics over rows are those of the data. On TPUs, whose
-        programs need fixed shapes, it means circular padding (keyword only).
+        documents, and statistics over rows are those of the data. On TPUs and in
+        models compiled with `jit_compile`, which need fixed shapes, it means circular
+        padding (keyword only).
 
     Example:
       >>> context, example = FlattenList()((
@@ -107,7 +124,12 @@ class FlattenList(tfr.keras.layers.FlattenList):
         real_only: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(circular_padding=circular_padding, name=name, **kwargs)
+        # Features keep their dtype, whatever the layers behind compute in.
+        super().__init__(
+            circular_padding=circular_padding,
+            name=name,
+            **{"autocast": False, **kwargs},
+        )
         self._real_only = real_only
 
     def call(
@@ -261,8 +283,8 @@ def _mean_of_copies(scores: Any, mask: Any) -> Any:
 class ConcatFeatures(tfr.keras.layers.ConcatFeatures):
     """Sets all features of a document and its query side by side.
 
-    Query features come first, each kind in the order of their names. Numbers of other
-    types become those that the layer computes in.
+    Query features come first, each kind in the order of their names. Integers become
+    float32.
 
     Args:
       circular_padding: As of `FlattenList`.
@@ -279,13 +301,19 @@ class ConcatFeatures(tfr.keras.layers.ConcatFeatures):
     def __init__(
         self, circular_padding: bool = True, name: str | None = None, **kwargs: Any
     ):
-        super().__init__(circular_padding=circular_padding, name=name, **kwargs)
+        super().__init__(
+            circular_padding=circular_padding,
+            name=name,
+            **{"autocast": False, **kwargs},
+        )
         self._flatten_list = FlattenList(circular_padding=circular_padding)
 
     def call(self, inputs: tuple[dict[str, Any], dict[str, Any], Any]) -> Any:
         """Returns `[batch, list_size, columns]`; see `FlattenList` for the inputs."""
         context_features, example_features = self._flatten_list(inputs)
-        columns = concat_columns(context_features, example_features, self.compute_dtype)
+        columns = concat_columns(
+            context_features, example_features, self.variable_dtype
+        )
         batch, size = tf.unstack(tf.shape(inputs[2]))
         return tf.reshape(columns, [batch, size, columns.shape[1] or -1])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.model.list_layers import fixed_shapes
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
 NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"
@@ -135,7 +137,8 @@ class RankingModel(tf.keras.Model):
                     "and dataset builder need the same specs and the same "
                     "mask_feature_name."
                 )
-        return super().__call__(inputs, *args, **kwargs)
+        with fixed_shapes() if self.jit_compile else contextlib.nullcontext():
+            return super().__call__(inputs, *args, **kwargs)
 
     # Saving and loading
 
