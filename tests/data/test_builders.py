@@ -278,10 +278,12 @@ def test_an_overridden_build_dataset_is_called_as_tf_ranking_calls_it(folder):
             calls.append((file_pattern, batch_size))
             return super()._build_dataset(file_pattern, batch_size, *args, **kwargs)
 
-    builder = Own(**arguments(hparams(folder, train_batch_size=2)))
+    options = hparams(folder, train_batch_size=2, shuffle_examples=True)
+    builder = Own(**arguments(options))
     assert builder.layouts == ()
-    assert next(iter(builder.build_train_dataset()))[1].shape[0] == 2
-    assert next(iter(builder.build_valid_dataset()))[1].shape[0] == 7
+    with pytest.warns(UserWarning, match="shuffle_examples=True has no effect: the"):
+        assert next(iter(builder.build_train_dataset()))[1].shape[0] == 2
+        assert next(iter(builder.build_valid_dataset()))[1].shape[0] == 7
     assert [size for _, size in calls] == [2, 7]
 
 
@@ -342,7 +344,7 @@ def test_streamed_validation_ends_and_keeps_order(folder, compression):
 
 def test_streamed_lists_cannot_be_cut_by_a_score(folder):
     keywords = nested_arguments(folder, list_size=2, truncation="bm25")
-    with pytest.raises(ConfigError, match="truncation='bm25': not possible with"):
+    with pytest.raises(ConfigError, match=r"truncation='bm25' .*not possible"):
         SimpleDatasetBuilder(**keywords).build_train_dataset()
 
 

@@ -19,72 +19,40 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data import reader, record_formats
+from tfr_pipeline.data.abstract import AbstractDatasetBuilder, NullDatasetBuilder
 from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.loose import KEPT, can_keep, separate
-from tfr_pipeline.data.record_formats import AUTO, EIE, ELWC, PACKED, SEQ
+from tfr_pipeline.data.record_formats import AUTO, PACKED
 from tfr_pipeline.data.record_reader import RecordReader
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.data.selection import FIRST, SAMPLE, Selection, score_column
 from tfr_pipeline.data.store import as_tensor, map_values
+from tfr_pipeline.data.streamed import streamed
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 
+__all__ = [
+    "AbstractDatasetBuilder",
+    "BaseDatasetBuilder",
+    "NullDatasetBuilder",
+]
+
 Specs = dict[str, Any]
-_THEIR_FORMATS = {ELWC: tfr.data.ELWC, EIE: tfr.data.EIE, SEQ: tfr.data.SEQ}
+# Hyperparameters that TF-Ranking's own way to build datasets does not know.
+_OF_OUR_READING = (
+    "input_format",
+    "reader_args",
+    "compression",
+    "truncation",
+    "shuffle_examples",
+)
 # Maps the matrices of documents by dtype to others.
 Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Prepared features stand in memory beside the raw ones.
 PREPARED_BYTES = 1 << 31
-
-
-class AbstractDatasetBuilder(tfr.keras.pipeline.AbstractDatasetBuilder):
-    """Interface: training data, validation data, signatures.
-
-    A pipeline calls the three methods below; see `NullDatasetBuilder` for the
-    simplest implementation and `SimpleDatasetBuilder` for the usual one.
-    """
-
-    @abc.abstractmethod
-    def build_train_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
-        """Returns the training `tf.data.Dataset` of `(features, labels[, weights])`."""
-
-    @abc.abstractmethod
-    def build_valid_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
-        """Returns the validation `tf.data.Dataset`, of the same structure."""
-
-    @abc.abstractmethod
-    def build_signatures(self, *arg: Any, **kwargs: Any) -> Any:
-        """Returns the serving signatures of a model: names to functions, or None."""
-
-
-class NullDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.NullDatasetBuilder):
-    """Passes datasets and signatures on that were made elsewhere.
-
-    Args:
-      train_dataset: `tf.data.Dataset` for training.
-      valid_dataset: `tf.data.Dataset` for validation.
-      signatures: Dict of serving functions, or None.
-    """
-
-    def __init__(self, train_dataset: Any, valid_dataset: Any, signatures: Any = None):
-        self._train_dataset = train_dataset
-        self._valid_dataset = valid_dataset
-        self._signatures = signatures
-
-    def build_train_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
-        """See `AbstractDatasetBuilder`."""
-        return self._train_dataset
-
-    def build_valid_dataset(self, *arg: Any, **kwargs: Any) -> tf.data.Dataset:
-        """See `AbstractDatasetBuilder`."""
-        return self._valid_dataset
-
-    def build_signatures(self, *arg: Any, **kwargs: Any) -> Any:
-        """See `AbstractDatasetBuilder`."""
-        return self._signatures
 
 
 class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
@@ -359,36 +327,17 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         return Selection(lists, hparams.list_size, scores, shuffle, seed)
 
     def _streamed(self, split: str) -> tf.data.Dataset:
-        """Features with other specs go through TF-Ranking's parser, step by step."""
-        hparams, train = self._hparams, split == "train"
-        truncation = getattr(hparams, "truncation", FIRST)
-        shuffle_examples = getattr(hparams, "shuffle_examples", False)
+        """Features that cannot be kept go through TF-Ranking's parser, step by step."""
         paths = files.expand(self._pattern(split), "data")
-        data_format = self._format(paths)
-        if data_format not in _THEIR_FORMATS or truncation not in (FIRST, SAMPLE):
-            raise ConfigError(
-                f"input_format={data_format!r} with truncation={truncation!r}: not "
-                "possible with ragged features of several dimensions and other specs "
-                f"than {', '.join(KEPT)}. Use those, or one of "
-                f"{', '.join(_THEIR_FORMATS)} with 'first' or 'sample'."
-            )
-        dataset = tfr.data.build_ranking_dataset(
-            file_pattern=paths,
-            data_format=_THEIR_FORMATS[data_format],
-            batch_size=hparams.train_batch_size if train else hparams.valid_batch_size,
-            list_size=hparams.list_size if train else hparams.valid_list_size,
+        dataset = streamed(
+            self._hparams,
+            split == "train",
+            paths,
+            self._format(paths),
+            self._reader,
             context_feature_spec=self._all_context_specs,
             example_feature_spec=self._all_example_specs,
             mask_feature_name=self._mask_feature_name,
-            shuffle_examples=train and (shuffle_examples or truncation == SAMPLE),
-            seed=getattr(hparams, "seed", 0),
-            reader=self._reader.one_file(paths),
-            num_epochs=None if train else 1,
-            shuffle=train and getattr(hparams, "shuffle", True),
-            shuffle_buffer_size=1000,
-            shuffle_seed=getattr(hparams, "seed", 0),
-            sloppy_ordering=False,
-            drop_final_batch=False,
         )
         return dataset.map(
             self._features_and_labels, num_parallel_calls=tf.data.AUTOTUNE
@@ -397,16 +346,18 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
     def _build(self, split: str) -> tf.data.Dataset:
         theirs = tfr.keras.pipeline.BaseDatasetBuilder
         own = type(self)._build_dataset is not theirs._build_dataset
-        if self._cache_folder and (own or not self._in_memory):
-            warnings.warn(
-                f"cache={self._cache_folder!r} has no effect: "
-                + (
+        useless = ["cache"] if own or not self._in_memory else []
+        if own:
+            useless += _OF_OUR_READING
+        for name in useless:
+            value = getattr(self._hparams, name, None)
+            if value and value != getattr(DatasetHparams, name):
+                why = (
                     "the dataset builder reads its files in its own way."
                     if own
                     else f"only features with the specs {', '.join(KEPT)} are kept."
-                ),
-                stacklevel=3,
-            )
+                )
+                warnings.warn(f"{name}={value!r} has no effect: {why}", stacklevel=3)
         if own:
             # A subclass has TF-Ranking's step of building in its own way.
             if split == "train":

@@ -135,7 +135,7 @@ def convert(
             _write, source, staging, num_shards, num_workers, split, size
         )
         if source.is_records:
-            features = _of_records(source, output_format)
+            features = source.records().output_as(output_format)
             statistics = write(Target(features, 0, options.nan))
         elif not source.is_text:
             if ignored := source.columns().ignored:
@@ -186,23 +186,6 @@ def _column_names(name: str, features: Features) -> tuple[str, ...]:
     size = math.prod(feature.shape)
     numbered = tuple(f"{name}[{i}]" for i in range(size)) if size > 1 else (name,)
     return feature.columns or numbered
-
-
-def _of_records(source: sources.Source, output_format: str) -> Features:
-    """Returns the description of what will be written of TFRecord files."""
-    features = source.records().output
-    loose = [
-        name
-        for name, feature in features.example.items()
-        if feature.kind != "fixed" or feature.dtype == "string"
-    ]
-    if loose and output_format == "packed":
-        raise ConfigError(
-            "--output_format=packed holds numbers, as many in each document; found "
-            f"{', '.join(loose[:8])}. Use --output_format=elwc, or choose others with "
-            "--feature_columns."
-        )
-    return dataclasses.replace(features, data_format=output_format)
 
 
 def _first_width(source: sources.Source, before: Features | None) -> tuple[int, bool]:

@@ -86,6 +86,25 @@ class RecordSource:
                     "--qid_column or --docid_column which feature has them."
                 )
 
+    def output_as(self, output_format: str) -> Features:
+        """Returns the description of what will be written in a format.
+
+        Raises:
+          ConfigError: The format cannot hold a feature.
+        """
+        loose = [
+            name
+            for name, feature in self.output.example.items()
+            if feature.kind != "fixed" or feature.dtype == "string"
+        ]
+        if loose and output_format == PACKED:
+            raise ConfigError(
+                "--output_format=packed holds numbers, as many in each document; found "
+                f"{', '.join(loose[:8])}. Use --output_format=elwc, or choose others "
+                "with --feature_columns."
+            )
+        return dataclasses.replace(self.output, data_format=output_format)
+
     def parts(self) -> Iterator[Parsed]:
         """Yields the lists, some at a time."""
         features = self.features
