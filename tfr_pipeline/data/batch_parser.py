@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data import record_formats
-from tfr_pipeline.data.record_formats import EIE, ELWC, EXAMPLE
+from tfr_pipeline.data.record_formats import EIE, ELWC, EXAMPLE, SEQ
 from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.sequences import SequenceParser
 from tfr_pipeline.data.template import Output, Template, find_documents
 
 _ROWS = 256  # documents compared at once, so that they stay in the CPU's cache
@@ -32,6 +33,8 @@ def batch_parser(parser: RecordParser) -> Callable[[Any], dict[str, Any]]:
     """
     if parser.data_format == EXAMPLE:
         return PointwiseParser(parser)
+    if parser.data_format == SEQ:
+        return SequenceParser(parser, _traced_once)
     if parser.data_format not in (ELWC, EIE):
         return _traced_once(parser)
     lists = BatchParser(parser)

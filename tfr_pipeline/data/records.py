@@ -13,8 +13,7 @@ import tensorflow as tf
 
 from tfr_pipeline.data import loose
 from tfr_pipeline.data.elwc import split_elwc
-from tfr_pipeline.data.record_formats import ELWC, PACKED, SEQ
-from tfr_pipeline.data.sequences import parse_sequences
+from tfr_pipeline.data.record_formats import ELWC, PACKED
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout, Slot
 
@@ -41,8 +40,8 @@ class RecordParser:
         their own names: label, weight.
       query_id: Name of the string context feature with the query id, or None.
       document_id: Name of the string example feature with the document id, or None.
-      data_format: One of `RECORD_FORMATS`. What is called takes ELWC for `eie` and
-        `example`, into which `BatchParser` turns them.
+      data_format: One of `RECORD_FORMATS`. The parser itself knows `elwc` and
+        `packed`; see `batch_parser` for the others.
     """
 
     def __init__(
@@ -85,8 +84,6 @@ class RecordParser:
         """
         if self.data_format == PACKED:
             return self._packed(serialized)
-        if self.data_format == SEQ:
-            return self._sequences(serialized)
         examples, lengths, contexts = split_elwc(serialized)
         return {**self.examples(examples), **self._lists(lengths, contexts)}
 
@@ -117,23 +114,13 @@ class RecordParser:
           returns.
         """
         spec = self.context_with_id
-        return self._of_queries(tf.io.parse_example(serialized, spec) if spec else {})
+        return self.of_queries(tf.io.parse_example(serialized, spec) if spec else {})
 
     def examples(self, serialized: Any) -> dict[str, Any]:
         """Parses serialized `tf.train.Example`s, string `[documents]`."""
         return self._of_documents(
             tf.io.parse_example(serialized, self.documents_with_id)
         )
-
-    def _sequences(self, serialized: Any) -> dict[str, Any]:
-        context, documents, lengths = parse_sequences(
-            serialized, self.context_with_id, self.documents_with_id
-        )
-        return {
-            **self._of_documents(documents),
-            **self._of_queries(context),
-            "lengths": lengths,
-        }
 
     def _lists(self, lengths: Any, contexts: Any) -> dict[str, Any]:
         return {"lengths": lengths, **self.queries(contexts)}
@@ -162,13 +149,14 @@ class RecordParser:
                 for dtype, slots in self.layout.slots.items()
             },
             "extra": {name: parsed[name] for name in self.extra_spec},
-            "loose": {name: _flat(parsed[name]) for name in self.loose_spec},
+            "loose": {name: loose.flatten(parsed[name]) for name in self.loose_spec},
         }
         if self.document_id:
             result["document_ids"] = tf.reshape(parsed[self.document_id], [-1])
         return result
 
-    def _of_queries(self, parsed: Mapping[str, Any]) -> dict[str, Any]:
+    def of_queries(self, parsed: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what `queries` returns, of parsed features."""
         context = {name: parsed[name] for name in self.context_spec}
         fixed = {
             name: value
@@ -178,7 +166,7 @@ class RecordParser:
         result: dict[str, Any] = {
             "context": fixed,
             "loose_context": {
-                name: _flat(value)
+                name: loose.flatten(value)
                 for name, value in context.items()
                 if name not in fixed
             },
@@ -231,10 +219,6 @@ class RecordParser:
         if self.document_id:
             result["document_ids"] = parsed[PACKED_IDS].values
         return result
-
-
-def _flat(value: Any) -> loose.Flat:
-    return value if isinstance(value, dict) else loose.flatten(value)
 
 
 def _columns(parsed: Mapping[str, Any], slot: Slot) -> Any:

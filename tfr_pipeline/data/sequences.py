@@ -2,112 +2,190 @@
 
 As TF-Ranking reads them: each document feature is a `feature_list` with an entry for
 each document, and the end of a list that is shorter than the others of its record is
-made of the feature's default.
+made of the feature's default. TensorFlow parses; what follows is done by NumPy, since
+graphs with several operations for each of many features take long to build.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data import loose
+from tfr_pipeline.data.record_formats import NotAListError
+from tfr_pipeline.data.records import RecordParser
+
+Arrays = dict[str, Any]
 
 
-def parse_sequences(
-    serialized: Any, context_spec: Mapping[str, Any], example_spec: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """Parses string `[lists]`.
+class SequenceParser:
+    """Parses batches of SequenceExamples.
 
     Args:
-      serialized: The records.
-      context_spec: Maps query features to `tf.io` specs.
-      example_spec: Maps document features to `tf.io` specs.
-
-    Returns:
-      Query features as parsed; document features, `[documents, ...]` for those of fixed
-      length and `loose.flatten`'s for the others; and the lengths of the lists, int64
-      `[lists]`.
-
-    Raises:
-      tf.errors.InvalidArgumentError: At run time, for a feature without default that
-        has fewer entries than the list has documents.
+      parser: Says what to parse.
+      traced: Makes a graph of a function of string `[n]` that returns NumPy arrays.
     """
-    specs = {
-        name: tf.io.FixedLenSequenceFeature(spec.shape, spec.dtype, allow_missing=True)
-        if isinstance(spec, tf.io.FixedLenFeature)
-        else spec
-        for name, spec in example_spec.items()
-    }
-    context, parsed, sizes = tf.io.parse_sequence_example(
-        serialized, dict(context_spec), specs
-    )
-    lengths = _list_lengths(parsed, sizes, tf.shape(serialized)[0])
-    size = tf.reduce_max(tf.concat([lengths, [0]], axis=0))
-    real = tf.sequence_mask(lengths, size)
-    documents = {}
-    for name, value in parsed.items():
-        spec = example_spec[name]
-        if isinstance(spec, tf.io.FixedLenFeature):
-            dense = _filled(value, tf.cast(sizes[name], tf.int64), spec, lengths, size)
-            documents[name] = tf.boolean_mask(dense, real)
-        else:
-            documents[name] = _flat(value, real, size)
-    return context, documents, lengths
 
+    def __init__(
+        self,
+        parser: RecordParser,
+        traced: Callable[[Callable[[Any], Any]], Callable[[Any], Any]],
+    ):
+        self._parser = parser
+        self._specs = parser.documents_with_id
+        self._parse = traced(self._graph)
 
-def _list_lengths(parsed: Any, sizes: Any, count: Any) -> Any:
-    """Returns the longest of the lists of features that say how long they are."""
-    if sizes:
-        found = [tf.cast(size, tf.int64) for size in sizes.values()]
-    else:
-        found = [_ragged_lengths(value, count) for value in parsed.values()]
-    return tf.reduce_max(tf.stack(found), axis=0)
-
-
-def _ragged_lengths(value: Any, count: Any) -> Any:
-    if isinstance(value, tf.RaggedTensor):
-        return tf.cast(value.row_lengths(), tf.int64)
-    ends = tf.math.unsorted_segment_max(
-        value.indices[:, 1] + 1, value.indices[:, 0], tf.cast(count, tf.int64)
-    )
-    return tf.maximum(ends, 0)  # records without any value
-
-
-def _filled(value: Any, own: Any, spec: Any, lengths: Any, size: Any) -> Any:
-    """Returns `[lists, size, ...]` with the default where a feature has no entry."""
-    missing = tf.cast(size, tf.int32) - tf.shape(value)[1]
-    rank = len(value.shape)
-    value = tf.pad(value, [[0, 0], [0, tf.maximum(missing, 0)]] + [[0, 0]] * (rank - 2))
-    if spec.default_value is None:
-        with tf.control_dependencies([tf.debugging.assert_equal(own, lengths)]):
-            return tf.identity(value)
-    shape = tf.TensorShape(spec.shape).as_list()
-    default = np.array(spec.default_value, object).ravel().tolist()
-    default = default * (1 if len(default) > 1 else int(np.prod(shape, dtype=int)))
-    default = tf.reshape(tf.constant(default, value.dtype), shape)
-    present = tf.sequence_mask(own, tf.shape(value)[1])
-    present = tf.reshape(present, tf.concat([tf.shape(present), [1] * (rank - 2)], 0))
-    return tf.where(present, value, default)
-
-
-def _flat(value: Any, real: Any, size: Any) -> loose.Flat:
-    """Returns values and their numbers by document, of a feature `[lists, ...]`."""
-    if isinstance(value, tf.RaggedTensor):
-        counts = tf.cast(value.row_lengths(axis=2), tf.int64)
-        counts, values = loose.to_width(counts, size), value.flat_values
-    else:
-        count = tf.shape(real, tf.int64)[0]
-        places = value.indices[:, 0] * size + value.indices[:, 1]
-        counts = tf.math.unsorted_segment_sum(
-            tf.ones_like(places), places, count * size
+    def _graph(self, serialized: Any) -> Arrays:
+        specs = {
+            name: tf.io.FixedLenSequenceFeature(
+                spec.shape, spec.dtype, allow_missing=True
+            )
+            if _is_fixed(spec)
+            else spec
+            for name, spec in self._specs.items()
+        }
+        context, parsed, sizes = tf.io.parse_sequence_example(
+            serialized, self._parser.context_with_id, specs
         )
-        counts, values = tf.reshape(counts, [count, size]), value.values
-    lengths = tf.boolean_mask(counts, real)
-    # Values of more documents than the list has would shift those of later lists.
-    total = tf.reduce_sum(lengths)
-    check = tf.debugging.assert_equal(total, tf.size(values, out_type=tf.int64))
-    with tf.control_dependencies([check]):
-        return {"values": tf.identity(values), "lengths": lengths}
+        return {
+            **self._parser.of_queries(context),
+            "documents": {name: _parts(value) for name, value in parsed.items()},
+            "sizes": sizes,
+        }
+
+    def __call__(self, serialized: Any) -> Arrays:
+        """Parses string `[lists]`; returns what `RecordParser` returns, as arrays.
+
+        Raises:
+          NotAListError: Features of one record have different numbers of documents,
+            and there is no default to make up for it.
+        """
+        found = self._parse(serialized)
+        documents, sizes = found.pop("documents"), found.pop("sizes")
+        count = len(serialized)
+        lengths = _list_lengths(documents, sizes, count)
+        columns: Arrays = {
+            name: _fixed(name, documents[name], sizes[name], spec, lengths)
+            if _is_fixed(spec)
+            else _loose(name, documents[name], lengths)
+            for name, spec in self._specs.items()
+        }
+        total = int(lengths.sum())
+        parser = self._parser
+        result = {
+            **found,
+            "lengths": lengths,
+            "values": {
+                dtype: np.concatenate(
+                    [columns[slot.name].reshape(total, slot.width) for slot in slots],
+                    axis=1,
+                )
+                for dtype, slots in parser.layout.slots.items()
+            },
+            "extra": {name: columns[name] for name in parser.extra_spec},
+            "loose": {name: _as_loose(columns[name]) for name in parser.loose_spec},
+        }
+        if parser.document_id:
+            result["document_ids"] = columns[parser.document_id].reshape(-1)
+        return result
+
+
+def _is_fixed(spec: Any) -> bool:
+    return isinstance(spec, tf.io.FixedLenFeature)
+
+
+def _parts(value: Any) -> Any:
+    """Returns the tensors that a ragged or sparse tensor is made of."""
+    if isinstance(value, tf.RaggedTensor):
+        counts = value.values.row_lengths()
+        return {"values": value.flat_values, "counts": counts, "rows": value.row_splits}
+    if isinstance(value, tf.SparseTensor):
+        return {"values": value.values, "indices": value.indices}
+    return value
+
+
+def _list_lengths(
+    documents: Mapping[str, Any], sizes: Mapping[str, np.ndarray], count: int
+) -> np.ndarray:
+    """Returns the longest of the lists of features that say how long they are."""
+    found = list(sizes.values()) or [
+        _loose_lengths(part, count) for part in documents.values()
+    ]
+    return np.max(found, axis=0).astype(np.int64)
+
+
+def _loose_lengths(part: Arrays, count: int) -> np.ndarray:
+    if "rows" in part:
+        return np.diff(part["rows"])
+    lengths = np.zeros(count, np.int64)  # of records without any value
+    np.maximum.at(lengths, part["indices"][:, 0], part["indices"][:, 1] + 1)
+    return lengths
+
+
+def _fixed(
+    name: str, dense: np.ndarray, own: np.ndarray, spec: Any, lengths: np.ndarray
+) -> np.ndarray:
+    """Returns `[documents, ...]` of `[lists, entries, ...]`."""
+    present = np.arange(dense.shape[1]) < own[:, np.newaxis]
+    values = dense[present]
+    if len(values) == lengths.sum():
+        return values
+    if spec.default_value is None:
+        raise NotAListError(
+            f"feature {name!r}: expected an entry for each document, found "
+            f"{len(values)} for {lengths.sum()} documents, and it has no default."
+        )
+    shape = tf.TensorShape(spec.shape).as_list()
+    default = np.array(spec.default_value, dense.dtype)
+    if default.dtype == object:
+        default = np.array([_encoded(v) for v in default.ravel()], object)
+    if default.size == np.prod(shape, dtype=int):
+        default = default.reshape(shape)
+    result = np.empty((lengths.sum(), *shape), dense.dtype)
+    result[:] = default
+    result[_places(own, lengths)] = values
+    return result
+
+
+def _encoded(text: Any) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()
+
+
+def _places(own: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns bool `[documents]`: true for the first `own` ones of each list."""
+    starts = np.cumsum(lengths) - lengths
+    number = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    return number < np.repeat(own, lengths)
+
+
+def _loose(name: str, part: Arrays, lengths: np.ndarray) -> loose.Flat:
+    """Returns values and their numbers by document."""
+    counts = np.zeros(lengths.sum(), np.int64)
+    starts = np.cumsum(lengths) - lengths
+    if "rows" in part:
+        own = np.diff(part["rows"])
+        if (own <= lengths).all():
+            counts[_places(own, lengths)] = part["counts"]
+            return {"values": part["values"], "lengths": counts}
+    else:
+        lists, entries = part["indices"][:, 0], part["indices"][:, 1]
+        if (entries < lengths[lists]).all():
+            np.add.at(counts, starts[lists] + entries, 1)
+            return {"values": part["values"], "lengths": counts}
+    raise NotAListError(
+        f"feature {name!r} has entries for more documents than the other features of "
+        "its record."
+    )
+
+
+def _as_loose(column: Any) -> loose.Flat:
+    if isinstance(column, dict):
+        return column
+    size = int(np.prod(column.shape[1:], dtype=int))
+    return {
+        "values": column.reshape(-1),
+        "lengths": np.full(len(column), size, np.int64),
+    }
