@@ -26,16 +26,21 @@ class RandomBatch:
         return tf.RaggedTensor.from_row_lengths(values, LENGTHS)
 
 
-def make_batch(seed: int, masked: bool = False, outputs: int | None = None):
+def make_batch(
+    seed: int, masked: bool = False, outputs: int | None = None, ties: bool = False
+):
     rng = np.random.default_rng(seed)
     documents = sum(LENGTHS)
     labels = rng.integers(-1 if masked else 0, 4, documents).astype(np.float32)
     shape = (documents,) if outputs is None else (documents, outputs)
+    logits = rng.normal(size=shape).astype(np.float32)
+    if ties:
+        logits = np.round(2.0 * logits) / 2.0
     ragged = tf.RaggedTensor.from_row_lengths
     per_document = rng.uniform(0.1, 2.0, documents).astype(np.float32)
     return RandomBatch(
         labels=ragged(labels, LENGTHS),
-        logits=rng.normal(size=shape).astype(np.float32),
+        logits=logits,
         weights={
             "none": None,
             "scalar": 0.5,

@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -189,6 +190,59 @@ def test_an_unknown_argument_is_a_config_error_that_names_the_nearest():
 def test_a_lambda_weight_without_effect_is_a_warning():
     with pytest.warns(UserWarning, match="does not use `lambda_weight`"):
         losses.get("mean_squared_loss", lambda_weight=losses.NDCGLambdaWeight())
+
+
+@pytest.mark.parametrize(
+    ("key", "weight"),
+    [
+        ("softmax_loss", losses.PrecisionLambdaWeight(topn=1)),
+        ("calibrated_softmax_loss", losses.NDCGLambdaWeightV2()),
+        ("list_mle_loss", losses.NDCGLambdaWeight()),
+    ],
+)
+def test_a_lambda_weight_of_the_wrong_kind_is_a_warning(key, weight):
+    with pytest.warns(
+        UserWarning, match=f"{key} does not use a {type(weight).__name__}"
+    ):
+        losses.get(key, lambda_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("key", "weight"),
+    [
+        ("softmax_loss", losses.NDCGLambdaWeight()),
+        ("list_mle_loss", losses.ListMLELambdaWeight()),
+        ("pairwise_logistic_loss", losses.NDCGLambdaWeightV2()),
+    ],
+)
+def test_a_lambda_weight_of_the_right_kind_is_no_warning(key, weight):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        losses.get(key, lambda_weight=weight)
+
+
+def test_a_weight_of_positions_in_a_loss_of_pairs_is_a_config_error():
+    with pytest.raises(ConfigError, match="a lambda weight for pairs of documents"):
+        losses.get("pairwise_hinge_loss", lambda_weight=losses.ListMLELambdaWeight())
+
+
+@pytest.mark.parametrize(
+    "key", ["unique_softmax_loss", "circle_loss", "neural_ndcg_loss", "list_mle_loss"]
+)
+def test_padded_losses_compile_with_xla(key):
+    labels = tf.constant([[1.0, 0.0, 2.0, -1.0], [3.0, 1.0, 0.0, 2.0]])
+    scores = tf.constant([[0.1, 0.5, 0.3, 0.2], [0.4, 0.3, 0.1, 0.9]])
+    loss = losses.get(key)
+
+    def step(scores):
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            value = loss(labels, scores)
+        return value, tape.gradient(value, scores)
+
+    compiled = tf.function(step, jit_compile=True)(scores)
+    for found, expected in zip(compiled, step(scores), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_negative_virtual_label_is_a_config_error():

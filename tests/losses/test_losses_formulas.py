@@ -162,6 +162,18 @@ def test_unique_softmax_loss_is_exact_for_scores_of_any_size():
     assert float(losses.UniqueSoftmaxLoss()(labels, scores)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("make", [tf.ragged.constant, tf.constant])
+def test_a_tie_has_half_the_gradient_of_a_wrong_pair(make):
+    labels, scores = make([[1.0, 0.0]]), make([[0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        flat = scores if make is tf.constant else scores.values
+        tape.watch(flat)
+        scores = flat if make is tf.constant else scores.with_values(flat)
+        value = losses.PairwiseLogisticLoss(reduction="sum")(labels, scores)
+    gradient = tf.reshape(tape.gradient(value, flat), [-1])
+    np.testing.assert_allclose(gradient, [-0.5, 0.5], rtol=1e-6)
+
+
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize(
     "key",

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.losses import (
     approx,
@@ -61,6 +62,16 @@ _WITHOUT_LAMBDA_WEIGHT = (
     RankingLossKey.MIXTURE_EM_LOSS,
     RankingLossKey.UNIQUE_SOFTMAX_LOSS,
 )
+
+
+# The lambda weights that a loss uses, if not all that weigh pairs.
+_SOFTMAX = ("DCGLambdaWeight", "NDCGLambdaWeight")
+_USED: dict[str, tuple[str, ...]] = {
+    RankingLossKey.SOFTMAX_LOSS: _SOFTMAX,
+    RankingLossKey.CALIBRATED_SOFTMAX_LOSS: _SOFTMAX,
+    RankingLossKey.POLY_ONE_SOFTMAX_LOSS: _SOFTMAX,
+    RankingLossKey.LIST_MLE_LOSS: ("ListMLELambdaWeight",),
+}
 
 
 def get(
@@ -131,4 +142,24 @@ def _parameters(key: str) -> set[str]:
 def _make(key: str, arguments: dict[str, Any]) -> Any:
     """Makes a loss of those arguments that it takes."""
     known = _parameters(key)
+    weight = arguments.get("lambda_weight")
+    if weight is not None and "lambda_weight" in known:
+        _check_lambda_weight(key, weight)
     return _CLASSES[key](**{k: v for k, v in arguments.items() if k in known})
+
+
+def _check_lambda_weight(key: str, weight: Any) -> None:
+    """Warns of a lambda weight that a loss ignores; refuses one that it cannot use."""
+    name = type(weight).__name__
+    if key in _USED:
+        # `losses_impl.DCGLambdaWeight` is a base of NDCGLambdaWeight too.
+        if not isinstance(weight, getattr(tfr.losses_impl, _USED[key][0])):
+            warnings.warn(
+                f"{key} does not use a {name}, only {' or '.join(_USED[key])}.",
+                stacklevel=4,
+            )
+    elif isinstance(weight, tfr.losses_impl.ListMLELambdaWeight):
+        raise ConfigError(
+            f"expected a lambda weight for pairs of documents in loss {key}. "
+            f"Received: {name}, which weighs positions, for list_mle_loss."
+        )

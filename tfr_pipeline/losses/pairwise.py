@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
@@ -33,6 +34,8 @@ class PairwiseTwoLayouts(TwoLayouts):
     """
 
     pair_loss: PairLoss | None = None
+    # Replaces TF-Ranking's loss of the worse minus the better score on padded batches.
+    padded_loss: Callable[[Any], Any] | None = None
     _lambda_weight: Any
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
@@ -49,9 +52,12 @@ class PairwiseTwoLayouts(TwoLayouts):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns losses summed over the worse documents, `[batch, list_size]`."""
+        logits = self._loss.get_logits(y_pred)
         losses, weights = self._loss.compute_unreduced_loss(
-            labels=y_true, logits=self._loss.get_logits(y_pred)
+            labels=y_true, logits=logits
         )
+        if self.padded_loss is not None:
+            losses = self.padded_loss(logits[:, tf.newaxis] - logits[:, :, tf.newaxis])
         return tf.reduce_sum(losses * weights, axis=2)
 
 
@@ -61,7 +67,8 @@ class PairwiseLogisticLoss(PairwiseTwoLayouts, _theirs.PairwiseLogisticLoss):
 
     Burges et al., "Learning to Rank using Gradient Descent", ICML 2005; with a
     lambda weight it is LambdaLoss (Wang et al., CIKM 2018). Ranks for the lambda
-    weight break ties by document order on packed batches, by chance on padded ones.
+    weight break ties by document order on packed batches, by chance on padded ones. A
+    pair with equal scores has the gradient 1/2; TF-Ranking's has none.
 
     `NDCGLambdaWeight(topn=10)` truncates as LightGBM's `lambdarank_truncation_level=10`
     does: pairs of two documents below rank 10 weigh nothing, and on packed batches they
@@ -73,6 +80,7 @@ class PairwiseLogisticLoss(PairwiseTwoLayouts, _theirs.PairwiseLogisticLoss):
     """
 
     pair_loss = staticmethod(logistic)
+    padded_loss = staticmethod(tf.math.softplus)
 
 
 @register
@@ -192,6 +200,7 @@ class YetiLogisticLoss(PairwiseTwoLayouts, _theirs.YetiLogisticLoss):
     """
 
     pair_loss = staticmethod(logistic)
+    padded_loss = staticmethod(tf.math.softplus)
 
     def __init__(
         self,
