@@ -166,6 +166,17 @@ def test_lambda_weights_are_tf_rankings_on_longer_lists(name, continuous_and_wei
     assert_close(value_and_gradient(ours, labels, logits, weights, packed), expected)
 
 
+@pytest.mark.parametrize("name", ["ndcg_smooth", "ndcg_at_1", "precision"])
+def test_squared_losses_take_lambda_weights_as_tf_rankings_do(name):
+    labels, logits, weights = batch(5)
+    make = LAMBDA_WEIGHTS[name]
+    expected = value_and_gradient(
+        theirs.PairwiseMSELoss(lambda_weight=make()), labels, logits, weights, padded
+    )
+    ours = losses.get("pairwise_mse_loss", lambda_weight=make())
+    assert_close(value_and_gradient(ours, labels, logits, weights, packed), expected)
+
+
 @pytest.mark.parametrize("key", PAIRWISE)
 @pytest.mark.parametrize("make", [SquaredLabelDifference, FixedGain])
 def test_users_lambda_weights_are_asked_for_their_own_formula(make, key):

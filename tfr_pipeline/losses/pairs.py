@@ -42,6 +42,12 @@ def soft_zero_one(difference: Any) -> tuple[Any, Any]:
     return loss, loss * (1.0 - loss)
 
 
+def square(difference: Any) -> tuple[Any, Any]:
+    """`d^2` and its derivative."""
+    difference = tf.where(tf.math.is_inf(difference), 0.0, difference)
+    return tf.square(difference), 2.0 * difference
+
+
 def pair_losses(loss: PairLoss, lambda_weight: Any, batch: Packed) -> ClosedForm:
     """Returns `sum_j w_ij [y_i > y_j] loss(s_j - s_i)` of each document.
 
@@ -75,6 +81,36 @@ def pair_losses(loss: PairLoss, lambda_weight: Any, batch: Packed) -> ClosedForm
         )
         losses, gradient = sums.all(ordered.partition)
         return ordered.put(losses), ordered.put(gradient)
+
+    return compute
+
+
+def squared_pair_losses(lambda_weight: Any, batch: Packed) -> ClosedForm:
+    """Returns `sum_j w_ij ((y_i - y_j) - (s_i - s_j))^2` of each document.
+
+    The sum is over all other documents, better and worse; `w_ij`, the lambda weight, is
+    0 for equal labels. Cost as `pair_losses`.
+
+    Args:
+      lambda_weight: One for which `has_block_form` is true.
+      batch: Labels and mask; the logits are the closed form's argument.
+
+    Returns:
+      Closed form with losses and weights `[documents]`.
+    """
+
+    def compute(logits: Any, weights: Any) -> tuple[Any, Any]:
+        ordered = Ordered.of(batch).by_score(logits)
+        labels = ordered.take(batch.labels)
+        residuals = labels - ordered.take(logits)
+        pairs = pair_weights(lambda_weight, ordered, labels)
+        weights = None if weights is None else ordered.take(weights)
+        # A pair counts for its better and for its worse document.
+        better, worse = (
+            _Sums(square, order, residuals, pairs, weights).all(ordered.partition)
+            for order in (labels, -labels)
+        )
+        return ordered.put(better[0] + worse[0]), -ordered.put(better[1] + worse[1])
 
     return compute
 

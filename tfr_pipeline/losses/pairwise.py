@@ -16,6 +16,7 @@ from tfr_pipeline.losses.pairs import (
     logistic,
     pair_losses,
     soft_zero_one,
+    squared_pair_losses,
 )
 
 _theirs: Any = tfr.keras.losses
@@ -169,9 +170,12 @@ class PairwiseMSELoss(PairwiseTwoLayouts, _theirs.PairwiseMSELoss):
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class; O(documents) without a lambda weight."""
-        if self._lambda_weight is not None:
+        if not self._known():
             return super().call_packed(y_true, y_pred, sample_weight)
         batch = self.pack(y_true, y_pred)
+        if self._lambda_weight is not None:
+            form = squared_pair_losses(self._lambda_weight, batch)
+            return self.reduce_form(form, batch, sample_weight)
         # With t = y - s and its mean m, sum_j (t_i - t_j)^2 is
         # n (t_i - m)^2 + sum_j (t_j - m)^2.
         valid = tf.cast(batch.mask, tf.float32)
