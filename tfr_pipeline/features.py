@@ -148,6 +148,10 @@ def _as_lists(value: Any) -> Any:
     return [_as_lists(v) for v in value] if isinstance(value, tuple) else value
 
 
+def _pair_spec(pair: tuple[str, Feature] | None) -> tuple[str, Any] | None:
+    return None if pair is None else (pair[0], pair[1].to_spec())
+
+
 def _flat(value: Any) -> list[Any]:
     if isinstance(value, tuple):
         return [element for part in value for element in _flat(part)]
@@ -163,6 +167,9 @@ class Features:
       example: Maps names of document features to descriptions.
       label: Name and description of the relevance label.
       weight: The same for the document weight, or None.
+      list_weight: The same for the list weight, a query feature, or None.
+      labels: Maps each task to name and description of its label, in data with
+        several; `label` then is the first of them.
       query_id: Name of the string context feature that holds the query id, or None.
       document_id: Name of the string example feature with the document id, or None.
       data_format: `elwc` or `packed`: how the files beside it are written.
@@ -180,6 +187,12 @@ class Features:
     query_id: str | None = "qid"
     document_id: str | None = "docid"
     data_format: str = "elwc"
+    list_weight: tuple[str, Feature] | None = None
+    labels: dict[str, tuple[str, Feature]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.labels:
+            object.__setattr__(self, "label", next(iter(self.labels.values())))
 
     @property
     def context_spec(self) -> dict[str, Any]:
@@ -199,9 +212,17 @@ class Features:
     @property
     def weight_spec(self) -> tuple[str, Any] | None:
         """Name and `tf.io` spec of the weight, or None."""
-        return (
-            None if self.weight is None else (self.weight[0], self.weight[1].to_spec())
-        )
+        return _pair_spec(self.weight)
+
+    @property
+    def list_weight_spec(self) -> tuple[str, Any] | None:
+        """Name and `tf.io` spec of the list weight, or None."""
+        return _pair_spec(self.list_weight)
+
+    @property
+    def labels_spec(self) -> dict[str, Any]:
+        """Label specs by task, as `MultiLabelDatasetBuilder` takes them."""
+        return {task: _pair_spec(pair) for task, pair in self.labels.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `features.json`."""
@@ -209,6 +230,11 @@ class Features:
         def named(pair: tuple[str, Feature] | None) -> dict[str, Any] | None:
             return None if pair is None else {"name": pair[0], **pair[1].to_json()}
 
+        more: dict[str, Any] = {}
+        if self.list_weight is not None:
+            more["list_weight"] = named(self.list_weight)
+        if self.labels:
+            more["labels"] = {task: named(pair) for task, pair in self.labels.items()}
         return {
             "version": VERSION,
             "data_format": self.data_format,
@@ -218,6 +244,7 @@ class Features:
             "weight": named(self.weight),
             "query_id": self.query_id,
             "document_id": self.document_id,
+            **more,
         }
 
     @classmethod
@@ -241,8 +268,16 @@ class Features:
                     f"{where}: expected {key} to be a name or null, found "
                     f"{value[key]!r}."
                 )
+
+        def named(key: str, pair: Any) -> tuple[str, Feature]:
+            return pair["name"], Feature.from_json(pair, f"{where}: {key}")
+
         try:
-            label, weight = value["label"], value.get("weight")
+            weights = {
+                key: named(key, value[key])
+                for key in ("weight", "list_weight")
+                if value.get(key) is not None
+            }
             return cls(
                 context={
                     name: Feature.from_json(f, f"{where}: context feature {name!r}")
@@ -252,10 +287,12 @@ class Features:
                     name: Feature.from_json(f, f"{where}: example feature {name!r}")
                     for name, f in value["example"].items()
                 },
-                label=(label["name"], Feature.from_json(label, f"{where}: label")),
-                weight=None
-                if weight is None
-                else (weight["name"], Feature.from_json(weight, f"{where}: weight")),
+                label=named("label", value["label"]),
+                labels={
+                    task: named(f"label of {task!r}", label)
+                    for task, label in value.get("labels", {}).items()
+                },
+                **weights,
                 query_id=value.get("query_id"),
                 document_id=value.get("document_id"),
                 data_format=data_format,

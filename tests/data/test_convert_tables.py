@@ -16,7 +16,9 @@ from tfr_pipeline.cli import convert as command
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data import table_files
 from tfr_pipeline.data.convert import convert
+from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.data.options import Options
 from tfr_pipeline.data.sources import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
@@ -221,3 +223,50 @@ def test_files_with_other_columns_are_an_error(tmp_path: pathlib.Path) -> None:
         DataError, match=r"b.csv: expected the columns of .*a.csv.*x, y"
     ):
         read(str(tmp_path / "*.csv"))
+
+
+def test_several_labels_become_tasks_and_an_empty_cell_no_label(
+    tmp_path: pathlib.Path,
+) -> None:
+    text = "qid,grade,clicked,x\nq,2,,0.5\nq,0,1,1.5\nr,,0,2\n"
+    path = write(tmp_path / "a.csv", text)
+    options = Options(label_columns=("grade", "clicked"))
+    stats = convert(path, str(tmp_path / "out"), input_format="csv", options=options)
+    assert stats["grades"] == {"-1": 1, "0": 1, "2": 1}
+    features = Features.load(str(tmp_path / "out"))
+    assert list(features.example["features"].columns) == ["x"]
+    pattern = f"{tmp_path}/out/train-*"
+    builder = MultiLabelDatasetBuilder.from_features(
+        features, DatasetHparams(pattern, pattern, 2, 2)
+    )
+    assert builder.tasks == ("grade", "clicked")
+    lists = builder.lists("train")
+    assert lists.labels is not None
+    assert lists.labels.tolist() == [[2, -1], [0, 1], [-1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "output_format", "error", "message"),
+    [
+        (("grade", "clickd"), "elwc", ConfigError, "did you mean 'clicked'"),
+        (("grade", "clicked"), "packed", ConfigError, "one label"),
+        (("grade", "minus"), "elwc", DataError, "'minus': expected a grade"),
+    ],
+)
+def test_label_columns_that_cannot_be_are_errors(
+    tmp_path: pathlib.Path,
+    columns: tuple[str, ...],
+    output_format: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    path = write(tmp_path / "a.csv", "qid,grade,clicked,minus,x\nq,2,1,-3,0.5\n")
+    with pytest.raises(error, match=message):
+        convert(
+            path,
+            str(tmp_path / "out"),
+            input_format="csv",
+            output_format=output_format,
+            options=Options(label_columns=columns),
+        )
+    assert not (tmp_path / "out").exists()

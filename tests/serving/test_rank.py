@@ -14,6 +14,7 @@ from tests.serving.serving_helpers import (
 )
 from tfr_pipeline.compat import tf
 from tfr_pipeline.model.scorers import UnivariateScorer
+from tfr_pipeline.serving.export import export_saved_model
 from tfr_pipeline.serving.signatures import RANK, input_name, input_names
 
 LISTS = random_lists(3, [3, 1, 5, 2], missing=0.2)
@@ -70,18 +71,58 @@ def test_equal_scores_keep_their_order():
     assert found["ranks"].numpy().tolist() == wanted
 
 
-def test_each_task_is_an_output():
-    class TwoTasks(UnivariateScorer):
-        def _score_flattened(self, context_features, example_features):
-            return {"buy": -example_features["x"], "click": example_features["x"]}
+class TwoTasks(UnivariateScorer):
+    """Scores by two tasks that want opposite orders."""
 
+    def _score_flattened(self, context_features, example_features):
+        x = next(iter(example_features.values()))
+        return {"buy": -x, "click": x}
+
+
+TWO_LISTS = [RankedList({}, [{"x": np.float32([v])} for v in (1, 3, 2)])] * 2
+
+
+def test_each_task_is_an_output():
     spec, rank = rank_of(TwoTasks())
-    lists = [RankedList({}, [{"x": np.float32([v])} for v in (1, 3, 2)])] * 2
-    found = rank(**rank_inputs(lists, {}, spec))
+    found = rank(**rank_inputs(TWO_LISTS, {}, spec))
     assert set(found) == {"click", "buy", "ranks", "ids"}
     assert found["click"].numpy().tolist() == [1, 3, 2] * 2
     assert found["buy"].numpy().tolist() == [-1, -3, -2] * 2
     assert found["ranks"].numpy().tolist() == [1, 3, 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("task", "ranks"),
+    [("", [1, 3, 2]), ("buy", [1, 3, 2]), ("click", [3, 1, 2])],
+)
+def test_a_loaded_model_ranks_by_the_task_that_is_asked_for(tmp_path, task, ranks):
+    spec = {"x": FLOAT}
+    model = make_builder({}, spec, {}, TwoTasks()).build_packed()
+    export_saved_model(model, make_signatures(model, {}, spec)(), str(tmp_path / "1"))
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    inputs = rank_inputs(TWO_LISTS, {}, spec)
+    found = loaded.signatures[RANK](**inputs, task=tf.constant(task))
+    assert found["ranks"].numpy().tolist() == ranks * 2
+    assert found["click"].numpy().tolist() == [1, 3, 2] * 2
+
+
+def test_an_unknown_task_is_an_error_that_names_the_known_ones():
+    spec, rank = rank_of(TwoTasks())
+    inputs = rank_inputs(TWO_LISTS, {}, spec)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one of buy, click"):
+        rank(**inputs, task=tf.constant("clik"))
+
+
+def test_a_feature_may_be_called_task():
+    _, rank = rank_of(TwoTasks(), ("task",))
+    assert input_names(["task"]) == {"task": "task"}
+    assert input_names(["task"], tasks=True) == {"task": "task_"}
+    found = rank(
+        row_splits=tf.constant([0, 2], tf.int64),
+        task_=tf.constant([[1.0], [2.0]]),
+        task=tf.constant("click"),
+    )
+    assert found["ranks"].numpy().tolist() == [2, 1]
 
 
 ODD = [

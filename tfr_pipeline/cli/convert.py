@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _TABLE_FLAGS = (
     "label_column",
+    "label_columns",
     "qid_column",
     "docid_column",
     "weight_column",
@@ -79,6 +80,11 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     columns = "tables and TFRecord: column (feature)"
     add("--label_column", help=f"{columns} of the grade (default: label)")
+    add(
+        "--label_columns",
+        help="tables: instead, comma-separated labels of several tasks; an empty cell "
+        "is no label",
+    )
     add("--qid_column", help=f"{columns} of the query id (default: qid)")
     add("--docid_column", help=f"{columns} of the document id (default: line)")
     add("--weight_column", help=f"{columns} of the document weight")
@@ -100,14 +106,17 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
     Warns on standard error of flags that the input format makes useless.
     """
     from tfr_pipeline.data.options import RECORD_FORMATS, Options
+    from tfr_pipeline.errors import ConfigError
 
     useless = ["query_file", "features"]
     if args.input_format == "libsvm":
         useless = [*_TABLE_FLAGS, "features"]
     elif args.input_format in RECORD_FORMATS:
-        useless = ["query_file", "num_features"]
+        useless = ["query_file", "num_features", "label_columns"]
         if getattr(args, "scalar_features", False):
             useless.append("scalar_features")  # features stay as they are
+    if args.label_columns and args.label_column:
+        raise ConfigError("expected --label_column or --label_columns, found both.")
     for name in useless:
         if getattr(args, name, None) is not None:
             print(
@@ -132,6 +141,7 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
         context_columns=names(args.context_columns),
         features=getattr(args, "features", None) or "",
         require_label=require_label,
+        label_columns=names(args.label_columns),
     )
 
 

@@ -40,35 +40,44 @@ def run(args: argparse.Namespace) -> int:
     files.expand(args.data, "--data")
     load_tensorflow()
     from tfr_pipeline.data.hparams import DatasetHparams
-    from tfr_pipeline.data.simple import SimpleDatasetBuilder
+    from tfr_pipeline.data.multi_label import builder_from_features
     from tfr_pipeline.serving.finish import evaluate
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)
     hparams = DatasetHparams("", args.data, 1, 1)
-    builder = SimpleDatasetBuilder.from_features(predictor.features, hparams)
+    builder = builder_from_features(predictor.features, hparams)
     lists = builder.lists("valid", "packed")
-    rows = {"model": evaluate(predictor, lists)}
-    if args.baselines:
-        rows.update(_baselines(lists))
-    print(table(rows))
-    result = rows["model"]
-    low, high = map(number, result["ndcg@10"]["skip_ci"] or (None, None))
-    print(
-        f"{result['queries']} queries ({result['queries_without_relevant']} without a "
-        f"relevant document), {result['documents']} documents; "
-        f"ndcg@10 95% interval {low} to {high}"
-    )
+    result = evaluate(predictor, lists)
+    assert lists.labels is not None
+    labels = {"": lists.labels}
+    if predictor.features.labels:
+        labels = dict(zip(predictor.features.labels, lists.labels.T, strict=True))
+    baselines = {}
+    for task, measured in result.items() if "" not in labels else [("", result)]:
+        rows = {"model": measured}
+        if args.baselines:
+            baselines[task] = _baselines(lists, labels[task])
+            rows.update(baselines[task])
+        if task:
+            print(f"task {task}")
+        print(table(rows))
+        low, high = map(number, measured["ndcg@10"]["skip_ci"] or (None, None))
+        print(
+            f"{measured['queries']} queries ({measured['queries_without_relevant']} "
+            f"without a relevant document), {measured['documents']} documents; "
+            f"ndcg@10 95% interval {low} to {high}"
+        )
     if args.output:
         content: dict[str, Any] = dict(result)
         if args.baselines:
-            content["baselines"] = {k: v for k, v in rows.items() if k != "model"}
+            content["baselines"] = baselines.get("", baselines)
         files.write_text(args.output, json.dumps(content, indent=1) + "\n")
         print(f"all numbers: {args.output}")
     return 0
 
 
-def _baselines(lists: Any) -> dict[str, Any]:
+def _baselines(lists: Any, labels: Any) -> dict[str, Any]:
     """Measures what needs no model: one feature, and no order at all.
 
     The feature, and whether more or less of it is better, are chosen on these very
@@ -78,7 +87,7 @@ def _baselines(lists: Any) -> dict[str, Any]:
 
     from tfr_pipeline.metrics.evaluation import evaluate_lists
 
-    labels, splits = lists.labels, lists.row_splits
+    splits = lists.row_splits
 
     def quality(scores: Any) -> float:
         result = evaluate_lists(labels, scores, splits, bootstrap=0)

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "packed (default: libsvm)",
     )
     add("--output", required=True, help="TSV file to write")
+    add("--task", help="the task to rank by, for a model that scores several")
     add_reading_arguments(parser)
 
 
@@ -52,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)
+    task = predictor.task(args.task)  # known before anything is read
     queries = documents = 0
     with (
         files.replacing(args.output) as temporary,
         open(temporary, "w", encoding="utf-8", newline="\n") as out,
     ):
         for lists in _read(args, predictor):
-            scores = predictor.score(lists)
+            scores = predictor.score(lists, task=task)
             # By list, then by falling score; equal scores keep their order.
             order = np.lexsort((-scores, lists.row_ids))
             rank = np.arange(lists.num_documents) - lists.row_splits[lists.row_ids] + 1

@@ -56,7 +56,13 @@ def _report(model_dir: str) -> None:
 
     with open(os.path.join(model_dir, "metrics.json"), encoding="utf-8") as file:
         metrics = json.load(file)
-    rows = {split: metrics[split] for split in ("valid", "test") if split in metrics}
+    rows = {}
+    for split in ("valid", "test"):
+        found = metrics.get(split, {})
+        if "queries" in found:
+            rows[split] = found
+        else:
+            rows.update({f"{split} {task}": result for task, result in found.items()})
     if rows:
         print(table(rows))
     if metrics["stopped"]:

@@ -22,7 +22,7 @@ from tfr_pipeline.data.options import Options
 from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.statistics import Statistics
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.features import FILE_NAME, Feature, Features
+from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
@@ -223,14 +223,27 @@ def _describe(
         example = {
             "features": Feature("float32", (len(columns),), 0.0, columns=columns)
         }
-    taken = {"label", "docid", "qid"} | ({"weight"} if weight else set())
+    labels = {
+        name: (name, Feature("float32", (1,), PADDING_LABEL))
+        for name in ([] if source.is_text else source.options.label_columns)
+    }
+    if labels and output_format == "packed":
+        raise ConfigError(
+            "--label_columns: the packed format holds one label; several tasks need "
+            "--output_format=elwc."
+        )
+    taken = {"docid", "qid", *(labels or ["label"]), *(["weight"] if weight else [])}
     if clash := sorted(taken & ({*example, *context})):
         raise ConfigError(
             f"expected other names than {', '.join(sorted(taken))} for features and "
             f"context columns, found {', '.join(clash)}. Rename the columns."
         )
     return Features(
-        context=context, example=example, weight=weight, data_format=output_format
+        context=context,
+        example=example,
+        weight=weight,
+        data_format=output_format,
+        labels=labels,
     )
 
 

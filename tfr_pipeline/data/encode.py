@@ -145,7 +145,9 @@ def _document_columns(lists: Lists, features: Features) -> dict[str, np.ndarray]
     """Returns the float features of the documents by name, label and weight last."""
     columns = _columns(lists, features, "float32")
     if lists.labels is not None:
-        columns[features.label[0]] = lists.labels[:, np.newaxis]
+        names = [name for name, _ in features.labels.values()] or [features.label[0]]
+        labels = lists.labels.reshape(len(lists.labels), -1)
+        columns.update(zip(names, np.split(labels, len(names), axis=1), strict=True))
     if features.weight is not None and lists.weights is not None:
         columns[features.weight[0]] = lists.weights[:, np.newaxis]
     return columns

@@ -63,7 +63,8 @@ class Lists:
       values: Maps a dtype name (`float32`, `int64`) to a matrix `[documents, columns]`
         that holds all document features of that dtype side by side.
       row_splits: int64 `[lists + 1]`, from 0 to the number of documents.
-      labels: float32 `[documents]`, or None when the source has none.
+      labels: float32 `[documents]`, `[documents, tasks]` for several tasks, or None
+        when the source has none.
       query_ids: Object array of `str`, `[lists]`.
       document_ids: Object array of `str`, `[documents]`.
       weights: float32 `[documents]`, or None.
@@ -191,3 +192,22 @@ class Lists:
                 for name in first.loose_context
             },
         )
+
+
+def weigh_lists(lists: Lists, name: str, is_feature: bool) -> Lists:
+    """Multiplies the weights of documents by the weight of their list.
+
+    Args:
+      lists: Lists with the query feature `name`, one number a list.
+      name: Name of the list weight.
+      is_feature: Whether the model gets it as a feature too.
+    """
+    weights = np.repeat(lists.context[name].reshape(-1), lists.lengths)
+    if lists.weights is not None:
+        weights = weights * lists.weights
+    context = {
+        key: value for key, value in lists.context.items() if is_feature or key != name
+    }
+    return dataclasses.replace(
+        lists, weights=weights.astype(np.float32), context=context
+    )

@@ -22,6 +22,8 @@ class Options:
         path, a glob or comma-separated globs; one for each input file.
       group_by_query: Whether to bring rows of one query together.
       label_column: Tables and TFRecord: the column (the feature) of the grade.
+      label_columns: Tables: in place of `label_column`, the columns of the labels of
+        several tasks, which are called after them. An empty cell is no label.
       qid_column: The same for the query id. In TFRecord files it may be missing.
       docid_column: The same for the document id; by default the line (CSV, TSV) or row
         (Parquet) number is the id, in TFRecord files the feature `docid` or a number.
@@ -51,4 +53,5 @@ class Options:
     context_columns: tuple[str, ...] = ()
     features: str = ""
     require_label: bool = True
+    label_columns: tuple[str, ...] = ()
     work_dir: str | None = None

@@ -106,7 +106,10 @@ def check_same(before: Features, now: Features, path: str) -> None:
                     f"{_in_words(old.get(name))}, found {_in_words(new.get(name))}. "
                     f"{advice}"
                 )
-    for kind in ("label", "weight", "query_id", "document_id", "data_format"):
+    for kind in (
+        *("label", "labels", "weight", "list_weight"),
+        *("query_id", "document_id", "data_format"),
+    ):
         if getattr(before, kind) != getattr(now, kind):
             raise DataError(
                 f"{path}: {kind}: expected {getattr(before, kind)!r}, found "

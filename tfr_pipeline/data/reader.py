@@ -63,7 +63,7 @@ def sniff_format(
 def iterate(
     paths: list[str],
     parser: RecordParser,
-    label: str | None,
+    label: str | tuple[str, ...] | None,
     weight: str | None = None,
     reader: Reader = _PLAIN,
 ) -> Iterator[Lists]:
@@ -72,7 +72,8 @@ def iterate(
     Args:
       paths: TFRecord files.
       parser: Parser for their records; label and weight are among its `extra_spec`.
-      label: Name of the label, or None when there is none to be had.
+      label: Name of the label, names of the labels of several tasks, or None when
+        there is none to be had.
       weight: Name of the document weight, or None.
       reader: Makes a dataset of serialized records from file names.
 
@@ -89,7 +90,7 @@ def iterate(
 def iterate_records(
     paths: list[str],
     parser: RecordParser,
-    label: str | None,
+    label: str | tuple[str, ...] | None,
     weight: str | None = None,
     reader: Reader = _PLAIN,
 ) -> Iterator[Lists]:
@@ -138,7 +139,7 @@ def _in_threads(function: Callable[[Any], Any], dataset: Any) -> Iterator[Any]:
 def load(
     paths: list[str],
     parser: RecordParser,
-    label: str | None,
+    label: str | tuple[str, ...] | None,
     weight: str | None = None,
     reader: Reader = _PLAIN,
     cache_folder: str = "",
@@ -182,13 +183,18 @@ def load(
 
 
 def _to_lists(
-    batch: dict[str, Any], first: int, label: str | None, weight: str | None
+    batch: dict[str, Any],
+    first: int,
+    label: str | tuple[str, ...] | None,
+    weight: str | None,
 ) -> Lists:
     lengths = batch["lengths"]
 
-    def flat(name: str | None) -> np.ndarray | None:
+    def flat(name: str | tuple[str, ...] | None) -> Any:
         if name is None:
             return None
+        if isinstance(name, tuple):
+            return np.stack([flat(task) for task in name], axis=1)
         return batch["extra"][name].reshape(-1).astype(np.float32)
 
     def texts(key: str, count: int, start: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from tfr_pipeline.data import reader
 from tfr_pipeline.data.batches import packed_gather, plain
 from tfr_pipeline.data.builders import BaseDatasetBuilder, Specs
 from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.lists import Lists, weigh_lists
 from tfr_pipeline.data.record_formats import PACKED
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import ConfigError
@@ -31,6 +32,39 @@ def _convert_label(label: Any, convert_labels_to_binary: bool = False) -> Any:
     return label
 
 
+def pop_weights(
+    features: dict[str, Any],
+    sample_weight_spec: tuple[str, Any] | None,
+    list_weight_spec: tuple[str, Any] | None,
+    context_spec: Specs,
+) -> list[Any]:
+    """Takes the weights out of padded features; a list weight may be a feature too.
+
+    Returns:
+      No or one tensor: float32 `[batch, list_size]`, or `[batch, 1]` if there is only
+      a list weight.
+    """
+    weights = []
+    if sample_weight_spec is not None:
+        weights.append(tf.squeeze(features.pop(sample_weight_spec[0]), axis=2))
+    if list_weight_spec is not None:
+        name = list_weight_spec[0]
+        weight = features[name] if name in context_spec else features.pop(name)
+        weights.append(tf.reshape(weight, [-1, 1]))
+    weights = [tf.cast(weight, tf.float32) for weight in weights]
+    return [weights[0] * weights[1]] if len(weights) == 2 else weights
+
+
+def list_weight_transform(
+    list_weight_spec: tuple[str, Any] | None, context_spec: Specs
+) -> Callable[[Lists], Lists] | None:
+    """Returns what the reader applies to lists that have a list weight."""
+    if list_weight_spec is None:
+        return None
+    name = list_weight_spec[0]
+    return functools.partial(weigh_lists, name=name, is_feature=name in context_spec)
+
+
 class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetBuilder):
     """Datasets with one label and optional document weights.
 
@@ -44,6 +78,8 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
       query_id: See `BaseDatasetBuilder`.
       document_id: Name of the string document feature with the document id, if any;
         part of the description of the data, which prediction reads it by.
+      list_weight_spec: Name and spec of a weight for each list, a query feature, or
+        None. A document weighs its own weight times that of its list.
 
     Example:
       >>> feature = tf.io.FixedLenFeature((1,), tf.float32, 0.0)
@@ -66,6 +102,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
         *,
         query_id: str | None = None,
         document_id: str | None = None,
+        list_weight_spec: tuple[str, Any] | None = None,
     ):
         if not isinstance(label_spec, list | tuple) or len(label_spec) != 2:
             raise ConfigError(
@@ -79,10 +116,14 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             training_only_example_spec=dict(pairs),
             mask_feature_name=mask_feature_name,
             hparams=hparams,
+            training_only_context_spec=dict([list_weight_spec])
+            if list_weight_spec
+            else None,
             query_id=query_id,
         )
         self._label_spec = label_spec
         self._sample_weight_spec = sample_weight_spec
+        self._list_weight_spec = list_weight_spec
         self._document_id = document_id
         self._features: Features | None = None
 
@@ -103,6 +144,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             features.weight_spec,
             query_id=features.query_id,
             document_id=features.document_id,
+            list_weight_spec=features.list_weight_spec,
         )
         builder._features = features
         return builder
@@ -117,11 +159,13 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             return {name: Feature.from_spec(spec) for name, spec in specs.items()}
 
         label, *weight = described(self._training_only_example_spec).items()
+        list_weight = list(described(self._training_only_context_spec).items())
         return Features(
             context=described(self._context_feature_spec),
             example=described(self._example_feature_spec),
             label=label,
             weight=weight[0] if weight else None,
+            list_weight=list_weight[0] if list_weight else None,
             query_id=self._query_id,
             document_id=self._document_id,
         )
@@ -132,10 +176,13 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
         label = _convert_label(
             features.pop(self._label_spec[0]), self._hparams.convert_labels_to_binary
         )
-        if self._sample_weight_spec is None:
-            return features, label
-        weight = tf.squeeze(features.pop(self._sample_weight_spec[0]), axis=2)
-        return features, label, tf.cast(weight, tf.float32)
+        weights = pop_weights(
+            features,
+            self._sample_weight_spec,
+            self._list_weight_spec,
+            self._context_feature_spec,
+        )
+        return features, label, *weights
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -153,7 +200,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
         if layout == "padded" and data_format != PACKED:
             return super()._read(pattern, layout)
         parser = RecordParser(
-            self._context_feature_spec,
+            self._all_context_specs,
             self._example_feature_spec,
             self._training_only_example_spec,
             query_id=self._query_id,
@@ -167,7 +214,11 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             weight[0] if weight else None,
             self._reader,
             self._cache_folder,
-            self._with_labels_among_features if layout == "padded" else None,
+            self._with_labels_among_features
+            if layout == "padded"
+            else list_weight_transform(
+                self._list_weight_spec, self._context_feature_spec
+            ),
         )
         if layout == "padded":
             return lists

@@ -54,11 +54,14 @@ class Statistics:
         grades: collections.Counter[float] = collections.Counter()
         irrelevant = np.zeros(0, np.int64)
         if lists.labels is not None:
+            labels = lists.labels
+            if labels.ndim > 1:  # of several tasks, the first
+                labels = labels[:, 0]
             for grade, count in zip(
-                *np.unique(lists.labels, return_counts=True), strict=True
+                *np.unique(labels, return_counts=True), strict=True
             ):
                 grades[float(grade)] = int(count)
-            best = np.maximum.reduceat(lists.labels, lists.row_splits[:-1])
+            best = np.maximum.reduceat(labels, lists.row_splits[:-1])
             irrelevant = np.flatnonzero(best <= 0)
         single = np.flatnonzero(lists.lengths == 1)
         return cls(

@@ -31,7 +31,7 @@ class Columns:
     `ignored` are columns without a role that are not numeric.
     """
 
-    label: str | None
+    labels: tuple[str, ...]
     query: str
     document: str | None
     weight: str | None
@@ -42,8 +42,8 @@ class Columns:
     @property
     def used(self) -> list[str]:
         """All columns that are read."""
-        optional = (self.label, self.document, self.weight)
-        names = [self.query, *(name for name in optional if name)]
+        optional = (self.document, self.weight)
+        names = [self.query, *self.labels, *(name for name in optional if name)]
         return [*names, *self.context, *self.features]
 
 
@@ -181,7 +181,7 @@ def _csv_batches(
 
 def _find_bad_row(path: str, input_format: str, roles: Columns) -> str | None:
     """Returns where a CSV file has a wrong number of cells or a bad number."""
-    numeric = [*roles.features, *filter(None, (roles.label, roles.weight))]
+    numeric = [*roles.features, *roles.labels, *filter(None, [roles.weight])]
     with open_binary(path) as (content, _):
         text = io.TextIOWrapper(content, "utf-8", "replace", newline="")  # type: ignore[arg-type,type-var]
         reader = csv.reader(text, delimiter="\t" if input_format == "tsv" else ",")

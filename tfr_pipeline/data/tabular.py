@@ -45,11 +45,12 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
             raise ConfigError(unknown_name("column", name, known, f"{path} ({flag})"))
         return name
 
-    label: str | None = options.label_column
-    if options.require_label or label in known:
-        label = checked(options.label_column, "--label_column")
-    else:
-        label = None
+    labels = tuple(
+        checked(name, "--label_columns")
+        for name in dict.fromkeys(options.label_columns)
+    )
+    if not labels and (options.require_label or options.label_column in known):
+        labels = (checked(options.label_column, "--label_column"),)
     query = checked(options.qid_column, "--qid_column")
     document = options.docid_column or None
     weight = options.weight_column or None
@@ -61,7 +62,7 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
         checked(name, "--context_columns"): _context_feature(schema.field(name).type)
         for name in options.context_columns
     }
-    taken = {label, query, document, weight, *context}
+    taken = {*labels, query, document, weight, *context}
     features = tuple(
         checked(name, "--feature_columns") for name in options.feature_columns
     ) or tuple(
@@ -86,7 +87,7 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
         for name in known
         if not options.feature_columns and name not in {*taken, *features}
     )
-    return Columns(label, query, document, weight, features, context, ignored)
+    return Columns(labels, query, document, weight, features, context, ignored)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -178,12 +179,11 @@ def _to_lists(
             )
         matrix[~finite] = 0
     labels = weights = None
-    if roles.label:
-        labels = _numbers(table, roles.label)
-        if not options.require_label:
-            labels = np.where(np.isnan(labels), np.float32(-1), labels)
-        bad = ~(np.isfinite(labels) & (labels >= (0 if options.require_label else -1)))
-        _refuse(bad, labels, roles.label, "a grade of 0 or more", where)
+    if roles.labels:
+        # A document may be labelled for some of several tasks only.
+        required = options.require_label and not options.label_columns
+        columns = [_labels(table, name, required, where) for name in roles.labels]
+        labels = np.stack(columns, axis=1) if options.label_columns else columns[0]
     if roles.weight:
         weights = _numbers(table, roles.weight)
         bad = ~(np.isfinite(weights) & (weights >= 0))
@@ -215,6 +215,16 @@ def _to_lists(
     )
     places = [(paths[files[row]], int(lines[row])) for row in firsts]
     return Parsed(lists, places)
+
+
+def _labels(table: pa.Table, name: str, required: bool, where: Any) -> np.ndarray:
+    """Returns float32 `[documents]`, -1 for empty cells unless there must be none."""
+    labels = _numbers(table, name)
+    if not required:
+        labels = np.where(np.isnan(labels), np.float32(-1), labels)
+    bad = ~(np.isfinite(labels) & (labels >= (0 if required else -1)))
+    _refuse(bad, labels, name, "a grade of 0 or more", where)
+    return labels
 
 
 def _context_values(table: pa.Table, name: str, feature: Feature) -> np.ndarray:

@@ -9,10 +9,12 @@ from tfr_pipeline.data.builders import (
     NullDatasetBuilder,
 )
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "BaseDatasetBuilder",
     "DatasetHparams",
     "ModelFitPipeline",
+    "MultiLabelDatasetBuilder",
+    "MultiTaskPipeline",
     "NullDatasetBuilder",
     "PipelineHparams",
     "SimpleDatasetBuilder",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.data.multi_label import builder_from_features
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.losses.keys import parse_losses
@@ -21,6 +21,7 @@ from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.preprocess import signed_log1p
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 SCORERS = {
@@ -81,8 +82,8 @@ def _required(config: Mapping[str, Any], section: str, key: str) -> Any:
     return value
 
 
-def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline:
-    """Returns the pipeline that a config describes.
+def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline | MultiTaskPipeline:
+    """Returns the pipeline that a config describes, for as many tasks as the data has.
 
     Args:
       config: `data` (`dir`, or `train`, `valid`, `test` and `features`; and the
@@ -101,26 +102,34 @@ def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline:
     pipeline = _known("pipeline", config.get("pipeline", {}), _PIPELINE_FIELDS)
     seed = config.get("seed")
     model_dir = _required(config, "", "model_dir")
-    parse_losses(_required(pipeline, "pipeline", "loss"), "pipeline.loss")
+    _required(pipeline, "pipeline", "loss")
     features, patterns = _data(data)
+    for loss in _each_task(pipeline["loss"], features):
+        parse_losses(loss, "pipeline.loss")
     settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
     dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
     pipeline.setdefault("steps_per_epoch", None)
     pipeline.setdefault("validation_steps", None)
     for key in ("num_epochs", "learning_rate"):
         _required(pipeline, "pipeline", key)
-    metrics = pipeline.get("metrics") or PipelineHparams.metrics
-    if isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics):
-        raise ConfigError(
-            f"config.pipeline.metrics: expected a tuple of names, found {metrics!r}."
-        )
-    pipeline["metrics"] = tuple(metrics)
-    return SimplePipeline(
+    metrics = pipeline["metrics"] = pipeline.get("metrics") or PipelineHparams.metrics
+    for names in _each_task(metrics, features):
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(
+                f"config.pipeline.metrics: expected a tuple of names, found {names!r}."
+            )
+    return (MultiTaskPipeline if features.labels else SimplePipeline)(
         _model_builder(model, features),
-        SimpleDatasetBuilder.from_features(features, dataset_hparams),
+        builder_from_features(features, dataset_hparams),
         PipelineHparams(model_dir=model_dir, seed=seed, **pipeline),
         config=config,
     )
+
+
+def _each_task(value: Any, features: Features) -> list[Any]:
+    """Returns the values of a setting that may be by task."""
+    by_task = features.labels and isinstance(value, Mapping)
+    return list(value.values()) if by_task else [value]
 
 
 def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:

@@ -13,7 +13,7 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
-from tfr_pipeline.pipeline import settings, strategies
+from tfr_pipeline.pipeline import settings, strategies, tasks
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.feed import Feed
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
@@ -63,6 +63,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._feed = Feed(model_builder, dataset_builder, self._hparams, self._strategy)
         self._run = RunDirectory(self._hparams.model_dir)
         self._checkpoints: callbacks_lib.Checkpoints | None = None
+        self._outputs: tuple[str, ...] = ()
 
     def _validate_parameters(self, model_builder: Any, dataset_builder: Any) -> None:
         for name, value, kind in (
@@ -78,12 +79,30 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                     f"{name}: expected a subclass of {kind.__name__}, found {value!r}."
                 )
 
+    def _metrics(self) -> dict[str, list[Any]]:
+        return tasks.by_task(self.build_metrics(), tasks.of_data(self._dataset_builder))
+
     def _monitor(self) -> str:
-        return settings.monitor(self._hparams, self.build_metrics())
+        return settings.monitor(
+            self._hparams, self._metrics(), prefixed=len(self._outputs) > 1
+        )
+
+    def _check_model(self, model: tf.keras.Model) -> None:
+        """Raises a `ConfigError` if the model does not score what there are labels for.
+
+        Keras would take the labels of another task.
+        """
+        for task in tasks.of_data(self._dataset_builder) if self._outputs else ():
+            if task not in self._outputs:
+                raise ConfigError(
+                    f"label_spec: the model has no scores for the task {task!r}, only "
+                    f"for {', '.join(self._outputs)}. Leave the task out, or let the "
+                    "scorer return it."
+                )
 
     def _layout(self) -> str | None:
         """Checks the settings; returns the batch layout, None for foreign datasets."""
-        metrics = self.build_metrics()
+        metrics = self._metrics()
         settings.check(self._hparams, metrics)
         items = [self.build_loss(), metrics]
         if self._hparams.use_weighted_metrics:
@@ -135,6 +154,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             model = builder.build_packed() if packed else builder.build()
         finally:
             tf.keras.mixed_precision.set_global_policy(policy)
+        self._outputs = tasks.name_outputs(model)
+        self._check_model(model)
         # TensorFlow variables must be made within the scope of the strategy, which
         # is why everything is built here and nothing is passed in.
         model.compile(

@@ -42,7 +42,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       validation_steps: At most so many batches of validation data; None for all.
         Lists are never seen twice.
       learning_rate: Learning rate, the highest one where a schedule changes it.
-      loss: Name of a loss, or a dict of them by task.
+      loss: Name of a loss; for `MultiTaskPipeline` also a dict of them by task.
       loss_reduction: A `tf.losses.Reduction`.
       optimizer: Name of a Keras optimizer, such as `adam`.
       loss_weights: Weight of each loss by task.
@@ -65,8 +65,9 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         `global_clipnorm`, `clipnorm`, `clipvalue`, `beta_1`, ...
       schedule: Name of a schedule or a dict with its `name` and arguments; see
         `pipeline.schedules`. None for a constant rate.
-      loss_args: Further arguments of the loss, such as `temperature`.
-      metrics: Names of the metrics to report.
+      loss_args: Further arguments of the loss, such as `temperature`; or dicts of them
+        by task.
+      metrics: Names of the metrics to report, or a dict of them by task.
       training_metrics: Computes the metrics in training steps too, which costs a
         sort of every list a metric.
       layout: `packed` or `padded`; None takes the best that model, data and strategy
@@ -104,7 +105,12 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     optimizer_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedule: str | dict[str, Any] | None = None
     loss_args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    metrics: tuple[str, ...] = ("ndcg_1", "ndcg_5", "ndcg_10", "ndcg")
+    metrics: tuple[str, ...] | dict[str, tuple[str, ...]] = (
+        "ndcg_1",
+        "ndcg_5",
+        "ndcg_10",
+        "ndcg",
+    )
     training_metrics: bool = False
     layout: str | None = None
     precision: str | None = None

@@ -6,15 +6,11 @@ import dataclasses
 import warnings
 from typing import Any
 
-import tensorflow as tf
-
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.schedules import PLATEAU, build_optimizer, split_schedule
-
-# Prefix of the names of metrics, after TF-Ranking; monitors of callbacks rely on it.
-METRIC = "metric/"
+from tfr_pipeline.pipeline.tasks import monitors
 
 
 def with_our_fields(hparams: Any) -> PipelineHparams:
@@ -54,18 +50,18 @@ def plateau_arguments(hparams: PipelineHparams) -> dict[str, Any] | None:
     return args
 
 
-def check(hparams: PipelineHparams, metrics: Any) -> None:
+def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
     """Checks names and settings, and warns of those without effect.
 
     Args:
       hparams: Hyperparameters.
-      metrics: What `build_metrics` returns.
+      metrics: Metrics by task; see `tasks.by_task`.
 
     Raises:
       ConfigError: A name is unknown, or two settings exclude each other.
     """
     if selects(hparams):
-        monitor(hparams, metrics)
+        monitor(hparams, metrics, len(metrics) > 1)
     elif hparams.best_exporter_metric != "loss":
         warnings.warn(
             f"best_exporter_metric={hparams.best_exporter_metric!r} has no effect "
@@ -96,32 +92,35 @@ def check(hparams: PipelineHparams, metrics: Any) -> None:
     )
 
 
-def monitor(hparams: PipelineHparams, metrics: Any) -> str:
-    """Returns the log key of `best_exporter_metric`, after checking it."""
+def monitor(
+    hparams: PipelineHparams, metrics: dict[str, list[Any]], prefixed: bool
+) -> str:
+    """Returns the log key of `best_exporter_metric`, after checking it.
+
+    Args:
+      hparams: Hyperparameters.
+      metrics: See `check`.
+      prefixed: See `tasks.monitors`.
+    """
     wanted = hparams.best_exporter_metric
-    names = ["loss"]
-    groups = metrics if isinstance(metrics, dict) else {"": metrics}
-    for task, items in groups.items():
-        prefix = f"{task}_" if task else ""
-        if task:
-            names.append(f"{task}_loss")
-        names += [prefix + item.name for item in tf.nest.flatten(items)]
-    for name in (wanted, wanted.replace("@", "_")):
-        for full in (name, METRIC + name):
-            if full in names:
-                _warn_if_reversed(hparams, full)
-                return f"val_{full}"
-    short = [name.removeprefix(METRIC) for name in names]
-    raise ConfigError(unknown_name("metric", wanted, short, "best_exporter_metric"))
+    name = wanted.replace("@", "_").removeprefix("val_")
+    known = []
+    for metric, key, names in monitors(metrics, prefixed):
+        # A task may be called `a@b`.
+        if name in names or wanted in names:
+            _warn_if_reversed(hparams, metric)
+            return f"val_{key}"
+        known.append(names[0])
+    raise ConfigError(unknown_name("metric", wanted, known, "best_exporter_metric"))
 
 
-def _warn_if_reversed(hparams: PipelineHparams, name: str) -> None:
-    lower_better = name.endswith("loss") or "arp" in name
+def _warn_if_reversed(hparams: PipelineHparams, metric: str) -> None:
+    lower_better = metric.endswith("loss") or "arp" in metric
     if lower_better == hparams.best_exporter_metric_higher_better:
         better = "lower" if lower_better else "higher"
         warnings.warn(
-            f"best_exporter_metric={name!r}: {better} is better, but "
-            "best_exporter_metric_higher_better="
+            f"best_exporter_metric={hparams.best_exporter_metric!r}: {better} is "
+            "better, but best_exporter_metric_higher_better="
             f"{hparams.best_exporter_metric_higher_better} selects the "
             "worst epoch.",
             stacklevel=2,

@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from tfr_pipeline import losses, metrics
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
-from tfr_pipeline.pipeline.settings import METRIC
+from tfr_pipeline.pipeline.tasks import METRIC
 
-_WEIGHTED = "weighted_metric/"
+WEIGHTED = "weighted_metric/"
 
 
 class SimplePipeline(ModelFitPipeline):
@@ -32,7 +32,7 @@ class SimplePipeline(ModelFitPipeline):
 
     def build_weighted_metrics(self) -> list[tf.keras.metrics.Metric]:
         """See `AbstractPipeline`."""
-        return [metric_by_name(name, _WEIGHTED) for name in self._hparams.metrics]
+        return [metric_by_name(name, WEIGHTED) for name in self._hparams.metrics]
 
 
 def metric_by_name(name: str, prefix: str = "") -> tf.keras.metrics.Metric:

@@ -19,7 +19,7 @@ from tfr_pipeline.pipeline.run import RunDirectory
 from tfr_pipeline.pipeline.strategies import is_chief
 from tfr_pipeline.serving.export import export_other_weights, export_saved_model
 from tfr_pipeline.serving.predictor import Predictor
-from tfr_pipeline.serving.signatures import RANK
+from tfr_pipeline.serving.signatures import RANK, input_name
 
 LATEST, BEST = "latest_model", "best_model_by_metric"
 # Largest difference, relative to the spread of the scores, between a model and its
@@ -160,7 +160,7 @@ class Exporter:
 def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
     """A signature for builders without one: the model itself, by input name."""
     specs = {
-        tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, tensor.name)
+        tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, input_name(tensor.name))
         for tensor in model.inputs
     }
 
@@ -176,17 +176,31 @@ def _compare(builder: Any, rank: Any, predictor: Predictor) -> None:
     split = "valid" if builder._pattern("valid") else "train"
     lists = builder.lists(split, "packed")
     some = lists.slice(0, min(_LISTS_TO_COMPARE, lists.num_lists))
-    loaded = predictor.score(some)
-    in_memory = predictor.score(some, rank)
-    difference = float(np.max(np.abs(loaded - in_memory), initial=0.0))
-    if difference > _TOLERANCE * (1.0 + float(np.ptp(in_memory))):
-        raise RunError(
-            f"{predictor.path}: the export scores differently from the model, by up to "
-            f"{difference:g} on {some.num_documents} documents. Do not use it."
-        )
+    loaded = predictor.score_tasks(some)
+    for task, in_memory in predictor.score_tasks(some, rank).items():
+        difference = float(np.max(np.abs(loaded[task] - in_memory), initial=0.0))
+        if difference > _TOLERANCE * (1.0 + float(np.ptp(in_memory))):
+            raise RunError(
+                f"{predictor.path}: the export scores differently from the model, by "
+                f"up to {difference:g} on {some.num_documents} documents. Do not use "
+                "it."
+            )
 
 
 def evaluate(predictor: Predictor, lists: Lists) -> dict[str, Any]:
-    """Evaluates an exported model on whole lists; see `evaluate_lists`."""
+    """Evaluates an exported model on whole lists; see `evaluate_lists`.
+
+    Returns:
+      The result of `evaluate_lists`; a dict of them by task where the data has labels
+      of several, without those of which these lists have none.
+    """
     assert lists.labels is not None
-    return evaluate_lists(lists.labels, predictor.score(lists), lists.row_splits)
+    if lists.labels.ndim == 1:
+        scores = predictor.score(lists, task=predictor.tasks[0])
+        return evaluate_lists(lists.labels, scores, lists.row_splits)
+    by_task = predictor.score_tasks(lists)
+    return {
+        task: evaluate_lists(labels, by_task[task], lists.row_splits)
+        for task, labels in zip(predictor.features.labels, lists.labels.T, strict=True)
+        if task in by_task and (labels >= 0).any()
+    }

@@ -13,11 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.errors import DataError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.serving.export import EXTRA_ASSETS
-from tfr_pipeline.serving.signatures import IDS, RANK, ROW_SPLITS, input_names
+from tfr_pipeline.serving.signatures import (
+    IDS,
+    RANK,
+    RANKS,
+    ROW_SPLITS,
+    TASK,
+    input_names,
+)
 
 _DOCUMENTS_PER_CALL = 16384
 
@@ -79,6 +86,10 @@ class Predictor:
         with open(path, encoding="utf-8") as file:
             self.features = Features.from_json(json.load(file), path)
         self.layout = BlockLayout.from_spec(self.features.example_spec)
+        outputs = set(self._rank.structured_outputs) - {RANKS, IDS}
+        labels = [task for task in self.features.labels if task in outputs]
+        # Names of the scores, those that the data has labels for first.
+        self.tasks = (*labels, *sorted(outputs - set(labels)))
 
     def load_weights(self, path: str) -> None:
         """Takes the weights of another export of the same model.
@@ -101,23 +112,54 @@ class Predictor:
         self.path = path
 
     def score(
-        self, lists: Lists, rank: Callable[..., dict[str, Any]] | None = None
+        self,
+        lists: Lists,
+        rank: Callable[..., dict[str, Any]] | None = None,
+        task: str | None = None,
     ) -> np.ndarray:
         """Returns float32 `[documents]`, the score of each document.
 
         Args:
           lists: The documents.
           rank: Another function of the same signature to score with.
+          task: Name of the task; may be left out for a model that has one.
 
         Raises:
+          ConfigError: The model has several tasks, and not this one.
           DataError: The lists have another number of columns than the model.
           RunError: A score is not finite.
         """
+        task = self.task(task)
+        return self.score_tasks(lists, rank)[task]
+
+    def task(self, task: str | None) -> str:
+        """Returns a name of a task after checking it; None stands for the only one."""
+        if task is None and len(self.tasks) == 1:
+            return self.tasks[0]
+        if task is None:
+            raise ConfigError(
+                f"{self.path}: the model scores several tasks; expected one of "
+                f"{', '.join(self.tasks)}."
+            )
+        if task not in self.tasks:
+            raise ConfigError(unknown_name("task", task, self.tasks, self.path))
+        return task
+
+    def score_tasks(
+        self, lists: Lists, rank: Callable[..., dict[str, Any]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the scores by task; see `score`."""
         self._check(lists)
-        scores = np.concatenate(
-            [self._score_some(part, rank or self._rank) for part in _portions(lists)]
-            or [np.zeros(0, np.float32)]
-        )
+        rank = rank or self._rank
+        parts = [self._score_some(part, rank) for part in _portions(lists)]
+        result = {}
+        for task in self.tasks:
+            scores = [part[task] for part in parts] or [np.zeros(0, np.float32)]
+            result[task] = np.concatenate(scores)
+            self._check_scores(lists, result[task])
+        return result
+
+    def _check_scores(self, lists: Lists, scores: np.ndarray) -> None:
         if not np.isfinite(scores).all():
             row = int(np.argmax(~np.isfinite(scores)))
             query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
@@ -125,7 +167,6 @@ class Predictor:
                 f"{self.path}: the score of a document of query {query!r} is "
                 f"{scores[row]}; look for features far outside of the training data."
             )
-        return scores
 
     def _check(self, lists: Lists) -> None:
         for dtype in self.layout.slots:
@@ -148,12 +189,15 @@ class Predictor:
 
     def _score_some(
         self, lists: Lists, rank: Callable[..., dict[str, Any]]
-    ) -> np.ndarray:
-        names = input_names([*self.features.context, *self.features.example])
+    ) -> dict[str, np.ndarray]:
+        several = len(self.tasks) > 1
+        names = input_names([*self.features.context, *self.features.example], several)
         inputs = {
             ROW_SPLITS: tf.constant(lists.row_splits),
             IDS: tf.constant([], tf.string),
         }
+        if several:
+            inputs[TASK] = tf.constant("")
         for name in self.features.context:
             inputs[names[name]] = tf.constant(lists.context[name])
         for dtype, slots in self.layout.slots.items():
@@ -161,8 +205,7 @@ class Predictor:
                 columns = lists.values[dtype][:, slot.start : slot.stop]
                 inputs[names[slot.name]] = tf.constant(columns.reshape(-1, *slot.shape))
         outputs = rank(**inputs)
-        key = "scores" if "scores" in outputs else min(set(outputs) - {"ranks", "ids"})
-        return outputs[key].numpy()
+        return {task: outputs[task].numpy() for task in self.tasks}
 
 
 def _portions(lists: Lists) -> list[Lists]:

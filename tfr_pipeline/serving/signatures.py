@@ -18,8 +18,10 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
 RANK = "rank"
-# Inputs of `rank` beside the features.
-ROW_SPLITS, IDS = "row_splits", "ids"
+# Inputs of `rank` beside the features; `task` only for a model with several outputs.
+ROW_SPLITS, IDS, TASK = "row_splits", "ids", "task"
+# Outputs of `rank` beside the scores.
+RANKS = "ranks"
 PREDICT = tf.saved_model.PREDICT_METHOD_NAME
 REGRESS = tf.saved_model.REGRESS_METHOD_NAME
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -40,16 +42,20 @@ def input_name(feature: str) -> str:
     return name if good else f"feature_{name}"
 
 
-def input_names(features: Iterable[str]) -> dict[str, str]:
+def input_names(features: Iterable[str], tasks: bool = False) -> dict[str, str]:
     """Maps features to their inputs of `rank`, which differ from each other.
 
     Where two would be the same, one that was renamed gets underscores at its end.
+
+    Args:
+      features: Names of the features.
+      tasks: Whether the model has several outputs.
 
     Example:
       >>> input_names(["a.b", "a_b", "ids"])
       {'a_b': 'a_b', 'ids': 'ids_', 'a.b': 'a_b_'}
     """
-    taken, result = {ROW_SPLITS, IDS}, {}
+    taken, result = {ROW_SPLITS, IDS, *([TASK] if tasks else [])}, {}
     for feature in sorted(features, key=lambda name: (input_name(name) != name, name)):
         name = input_name(feature)
         while name in taken:
@@ -70,7 +76,9 @@ class Signatures(tfr.keras.saved_model.Signatures):
     | `rank` | features `[documents, ...]`, query features `[batch, ...]`, `row_splits`, `ids` | scores, ranks, ids `[documents]` |
 
     `rank` exists when all features have fixed shapes. Its `ids` default to none in
-    TensorFlow Serving, and then come out as row numbers.
+    TensorFlow Serving, and then come out as row numbers. A model with several outputs
+    has the scores of each task under its name; the input `task` of `rank` says by which
+    it ranks, by default the first of the scorer's.
 
     Args:
       model: A Keras ranking model.
@@ -103,6 +111,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
             if self._fixed
             else None
         )
+        outputs = getattr(model, "output", None)
+        self._tasks = list(outputs) if isinstance(outputs, dict) else []
 
     def scores(
         self, values: Mapping[str, Any], context: Mapping[str, Any], row_splits: Any
@@ -196,7 +206,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
         slots = [slot for row in layout.slots.values() for slot in row]
         context_names = list(self._context_feature_spec)
         example_names = [slot.name for slot in slots]
-        inputs = input_names([*context_names, *example_names])
+        several = len(self._tasks) > 1
+        inputs = input_names([*context_names, *example_names], several)
         specs = [tf.TensorSpec([None], tf.int64, ROW_SPLITS)]
         for name in context_names:
             spec = self._context_feature_spec[name]
@@ -205,24 +216,31 @@ class Signatures(tfr.keras.saved_model.Signatures):
             dtype = self._example_feature_spec[slot.name].dtype
             specs.append(tf.TensorSpec([None, *slot.shape], dtype, inputs[slot.name]))
         specs.append(tf.TensorSpec([None], tf.string, IDS))
+        if several:
+            specs.append(tf.TensorSpec([], tf.string, TASK))
         names = [spec.name for spec in specs]
 
         def rank(row_splits: Any, *inputs: Any) -> dict[str, Any]:
             context = dict(zip(context_names, inputs, strict=False))
-            columns = inputs[len(context_names) : -1]
-            named = dict(zip(example_names, columns, strict=True))
+            columns = inputs[len(context_names) :]
+            named = dict(zip(example_names, columns, strict=False))
+            ids, *task = columns[len(example_names) :]
             values = {
                 dtype: tf.concat(
                     [tf.reshape(named[s.name], [-1, s.width]) for s in row], axis=1
                 )
                 for dtype, row in layout.slots.items()
             }
-            return _ranked(self.scores(values, context, row_splits), row_splits, inputs)
+            scores = self.scores(values, context, row_splits)
+            value = self._choose(scores, *task)
+            if list(scores) == [tf.saved_model.PREDICT_OUTPUTS]:  # without a name
+                scores = {"scores": value}
+            return {**scores, **_ranked(value, row_splits, ids)}
 
         # One parameter an input, so that TensorFlow takes names and the default.
         parameter = inspect.Parameter
         kind = parameter.POSITIONAL_OR_KEYWORD
-        defaults = {IDS: tf.constant([], tf.string)}
+        defaults = {IDS: tf.constant([], tf.string), TASK: tf.constant("")}
         rank.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 parameter(name, kind, default=defaults.get(name, parameter.empty))
@@ -230,6 +248,21 @@ class Signatures(tfr.keras.saved_model.Signatures):
             ]
         )
         return tf.function(rank, input_signature=specs, autograph=False)
+
+    def _choose(self, scores: dict[str, Any], task: Any = None) -> Any:
+        """Returns the scores of a task; of the first if it is an empty text or None."""
+        if task is None:
+            return next(iter(scores.values()))
+        names = tf.constant(self._tasks)
+        hits = names == tf.where(task == "", names[0], task)
+        check = tf.debugging.assert_equal(
+            tf.reduce_any(hits),
+            True,
+            message=f"task: expected one of {', '.join(self._tasks)}",
+        )
+        with tf.control_dependencies([check] if check is not None else []):
+            number = tf.argmax(hits)
+        return tf.stack([scores[name] for name in self._tasks])[number]
 
     def __call__(
         self, serving_default: str = "regress"
@@ -259,11 +292,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
         return functions
 
 
-def _ranked(
-    scores: dict[str, Any], row_splits: Any, inputs: tuple[Any, ...]
-) -> dict[str, Any]:
-    """Adds ranks, from 1, by the first output; equal scores keep their order."""
-    value = next(iter(scores.values()))
+def _ranked(value: Any, row_splits: Any, ids: Any) -> dict[str, Any]:
+    """Returns ranks by scores, from 1, and ids; equal scores keep their order."""
     row_ids = tf.ragged.row_splits_to_segment_ids(row_splits)
     by_score = tf.argsort(value, direction="DESCENDING", stable=True)
     order = tf.gather(by_score, tf.argsort(tf.gather(row_ids, by_score), stable=True))
@@ -272,11 +302,5 @@ def _ranked(
     ranks = tf.scatter_nd(
         tf.cast(order[:, tf.newaxis], tf.int64), within, tf.shape(value, tf.int64)
     )
-    ids = tf.cond(
-        tf.size(inputs[-1]) > 0,
-        lambda: inputs[-1],
-        lambda: tf.strings.as_string(position),
-    )
-    if len(scores) == 1:
-        scores = {"scores": value}
-    return {**scores, "ranks": ranks, "ids": ids}
+    ids = tf.cond(tf.size(ids) > 0, lambda: ids, lambda: tf.strings.as_string(position))
+    return {RANKS: ranks, IDS: ids}

@@ -1,0 +1,84 @@
+"""Names of tasks: what data, model and logs call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+
+# Prefix of the names of metrics, after TF-Ranking; monitors of callbacks rely on it.
+METRIC = "metric/"
+
+
+def of_data(dataset_builder: Any) -> tuple[str, ...]:
+    """Returns the tasks that there are labels for; none for one label, or if unknown.
+
+    Args:
+      dataset_builder: A dataset builder, ours or TF-Ranking's.
+    """
+    if isinstance(dataset_builder, tfr.keras.pipeline.MultiLabelDatasetBuilder):
+        return tuple(dataset_builder._label_spec)
+    if isinstance(dataset_builder, tfr.keras.pipeline.NullDatasetBuilder):
+        specs = getattr(dataset_builder._train_dataset, "element_spec", ())
+        labels = specs[1] if isinstance(specs, tuple) and len(specs) > 1 else None
+        return tuple(labels) if isinstance(labels, dict) else ()
+    return ()
+
+
+def name_outputs(model: tf.keras.Model) -> tuple[str, ...]:
+    """Names the outputs of a model, if it has a dict of them, by the keys of the dict.
+
+    Keras calls the loss and the metrics of an output after the layer it comes from,
+    which is the task only as long as nobody adds an operation.
+
+    Returns:
+      The keys, none for a model with one output that is no dict.
+    """
+    outputs = getattr(model, "output", None)
+    if not isinstance(outputs, dict):
+        return ()
+    model.output_names = sorted(outputs)  # the order in which Keras flattens a dict
+    return tuple(outputs)
+
+
+def by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Returns metrics as a dict by task, with the key "" where there is one task.
+
+    Args:
+      metrics: What `build_metrics` returns; metrics that are no dict are of all tasks.
+      tasks: Tasks of the data.
+    """
+    if isinstance(metrics, dict):
+        return {task: tf.nest.flatten(group) for task, group in metrics.items()}
+    return dict.fromkeys(tasks if len(tasks) > 1 else ("",), tf.nest.flatten(metrics))
+
+
+def monitors(
+    metrics: dict[str, list[Any]], prefixed: bool
+) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yields what an epoch can be chosen by.
+
+    Args:
+      metrics: See `by_task`.
+      prefixed: Whether Keras puts the task before its metrics, as it does for models
+        with several outputs.
+
+    Yields:
+      `(metric, key, names)`: the name of the metric alone, its key in the logs of
+      training, and what `best_exporter_metric` may call it, the usual name first.
+    """
+    yield "loss", "loss", ("loss",)
+    for task, items in metrics.items():
+        prefix = f"{task}_" if task and prefixed else ""
+        if prefix:
+            yield "loss", f"{prefix}loss", (f"{task}/loss", f"{prefix}loss")
+        for item in items:
+            name = item.name
+            short = name.removeprefix(METRIC)
+            names = (f"{task}/{short}", f"{task}/{name}") if task else ()
+            if not prefix:
+                names = (short, name, *names)
+            yield short, prefix + name, (*names, prefix + name)
