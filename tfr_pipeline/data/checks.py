@@ -55,11 +55,11 @@ def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
             )
     for name, values in (("label", lists.labels), ("weight", lists.weights)):
         if values is not None and not np.isfinite(values).all():
-            place = tuple(np.argwhere(~np.isfinite(values))[0])
-            row = place[0]
+            cell = tuple(np.argwhere(~np.isfinite(values))[0])
+            row = cell[0]
             query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
             raise DataError(
-                f"{', '.join(paths)}: {name} {values[place]} in query {query!r}; "
+                f"{', '.join(paths)}: {name} {values[cell]} in query {query!r}; "
                 "expected finite numbers."
             )
 
