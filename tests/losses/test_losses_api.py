@@ -277,6 +277,20 @@ def test_integer_labels_are_taken(key):
     assert float(losses.get(key)(whole, scores)) == float(expected)
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize(
+    "key", ["softmax_loss", "pairwise_hinge_loss", "mean_squared_loss", "circle_loss"]
+)
+def test_a_vector_of_weights_weighs_lists(key, layout, batch_maker):
+    batch = batch_maker(2)
+    labels, scores = batch.labels, batch.scores(batch.logits)
+    if layout == "padded":
+        labels, scores = labels.to_tensor(-1.0), scores.to_tensor()
+    loss, column = losses.get(key), batch.weights["list"]
+    expected = float(loss(labels, scores, column))
+    assert float(loss(labels, scores, column[:, 0])) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("key", ["softmax_loss", "pairwise_hinge_loss"])
 def test_dense_document_weights_fit_ragged_labels(key, batch_maker):
     batch = batch_maker(2)

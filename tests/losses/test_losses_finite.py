@@ -66,8 +66,10 @@ def test_loss_and_gradient_are_finite(key, batch, weight, layout):
     if weight:
         arguments["lambda_weight"] = getattr(losses, weight)(topn=2)
     loss = losses.get(key, **arguments)
-    lists = len(BATCHES[batch][2])
-    for weights in (None, np.zeros((lists, 1), np.float32)):
+    weightless = np.zeros((len(BATCHES[batch][2]), 1), np.float32)
+    # 0 times infinity is NaN.
+    extreme = batch in ("no lists", "huge logits", "large labels")
+    for weights in (None, weightless) if extreme else (None,):
         value, gradient = value_and_gradient(loss, BATCHES[batch], weights, layout)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
