@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -97,13 +98,19 @@ def test_a_sum_survives_serialisation(batch_maker):
         assert value_and_gradient(again, batch_maker(4))[0] == expected
 
 
-def test_keras_trains_and_reports_a_sum():
+@pytest.mark.parametrize("strategy", [None, "CPU:0"])
+def test_keras_trains_and_reports_a_sum(strategy):
     features = tf.constant([[[1.0], [0.0]], [[0.0], [2.0]]])
     labels = tf.constant([[1.0, 0.0], [0.0, 1.0]])
-    layers = [tf.keras.layers.Dense(1, "linear", True, "ones")]
-    layers.append(tf.keras.layers.Reshape([2]))
-    model = tf.keras.Sequential(layers)
-    model.compile(tf.keras.optimizers.SGD(0.1), loss=losses.get(TEXT))
+    loss = losses.get(TEXT)
+    scope = contextlib.nullcontext()
+    if strategy:
+        scope = tf.distribute.MirroredStrategy([strategy]).scope()
+    with scope:
+        layers = [tf.keras.layers.Dense(1, "linear", True, "ones")]
+        layers.append(tf.keras.layers.Reshape([2]))
+        model = tf.keras.Sequential(layers)
+        model.compile(tf.keras.optimizers.SGD(0.1), loss=loss)
     history = model.fit(features, labels, epochs=2, verbose=0).history["loss"]
     scores = features[:, :, 0]
     assert history[0] == pytest.approx(

@@ -72,6 +72,9 @@ class WeightedSumLoss(tf.keras.losses.Loss):
     @tf.autograph.experimental.do_not_convert
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Computes the sum; arguments as the parts take them."""
+        for loss in self.losses:
+            # Under a strategy Keras lets compiled losses average, and only them.
+            loss._allow_sum_over_batch_size = self._allow_sum_over_batch_size
         return tf.add_n(
             [
                 weight * loss(y_true, y_pred, sample_weight)

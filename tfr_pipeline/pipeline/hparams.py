@@ -42,7 +42,8 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       validation_steps: At most so many batches of validation data; None for all.
         Lists are never seen twice.
       learning_rate: Learning rate, the highest one where a schedule changes it.
-      loss: Name of a loss; for `MultiTaskPipeline` also a dict of them by task.
+      loss: Name of a loss, or a weighted sum as `losses.get` reads it; for
+        `MultiTaskPipeline` also a dict of them by task.
       loss_reduction: A `tf.losses.Reduction`.
       optimizer: Name of a Keras optimizer, such as `adam`.
       loss_weights: Weight of each loss by task.
@@ -85,7 +86,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     steps_per_epoch: int | None
     validation_steps: int | None
     learning_rate: float
-    loss: str | dict[str, str]
+    loss: str | dict[str, Any]
     loss_reduction: str = tf.losses.Reduction.AUTO
     optimizer: str = "adam"
     loss_weights: float | dict[str, float] | None = None
