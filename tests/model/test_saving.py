@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from tests.model import saving_helpers
+from tests.model.saving_helpers import EXAMPLE
 from tests.pipeline.training_helpers import environment
+from tfr_pipeline import losses
 from tfr_pipeline.compat import tf
+from tfr_pipeline.model.keras_models import KerasModelBuilder
 
 # All are loaded before anything else of the package is imported.
 GO_ON = """
@@ -35,7 +38,6 @@ CASES = [
     ("dnn", ".keras"),
     ("dnn", ".h5"),
     ("gam", ".h5"),
-    ("dasalc", ".h5"),
     ("dasalc", ".keras"),
     ("own", ""),
 ]
@@ -120,3 +122,39 @@ def test_a_users_class_of_the_same_bare_name_comes_first(tmp_path):
     model.save(path)
     loaded = tf.keras.models.load_model(path, {"Schedule": Schedule})
     assert type(loaded.optimizer._learning_rate) is Schedule
+
+
+def test_a_model_of_two_tasks_and_its_preprocessing_are_saved(tmp_path):
+    example = {f"x{i}": EXAMPLE["x"] for i in range(3)}
+
+    def make_model():
+        inputs = tf.keras.Input((3,))
+        outputs = {"click": inputs[:, :1], "buy": tf.keras.layers.Dense(1)(inputs)}
+        return tf.keras.Model(inputs, outputs)
+
+    model = KerasModelBuilder(
+        make_model,
+        {},
+        example,
+        # Two of three: their columns are gathered.
+        preprocess={
+            name: lambda t: tf.math.log1p(t * tf.sign(t)) * tf.sign(t)
+            for name in ("x0", "x2")
+        },
+    ).build_packed()
+    documents = tf.random.stateless_normal([10, 3], [1, 2])
+    ragged = tf.RaggedTensor.from_row_lengths(documents, [4, 6])
+    labels = tf.RaggedTensor.from_row_lengths(tf.range(10.0), [4, 6])
+    losses_ = {task: losses.get("softmax_loss") for task in ("click", "buy")}
+    weights = {"click": 2.0, "buy": 1.0}
+    model.compile("adam", losses_, loss_weights=weights, run_eagerly=True)
+    batch = {"documents_float32": ragged}, {"click": labels, "buy": labels}
+    model.train_on_batch(*batch)
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = tf.keras.models.load_model(path)
+    assert loaded.test_on_batch(*batch) == model.test_on_batch(*batch)
+    model.train_on_batch(*batch)
+    loaded.train_on_batch(*batch)
+    for found, wanted in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, wanted)

@@ -218,14 +218,17 @@ class StackedTowers(tf.keras.layers.Layer):
 
         gamma, beta = by_tower(norm.gamma), by_tower(norm.beta)
         if training:
-            mean = tf.reduce_mean(columns, axis=0)
+            count = tf.shape(columns)[0]
+            # The mean of no rows, and its gradient, would be NaN.
+            rows = tf.cast(tf.maximum(count, 1), columns.dtype)
+            mean = tf.reduce_sum(columns, axis=0) / rows
             columns -= mean
-            variance = tf.reduce_mean(tf.square(columns), axis=0)
+            variance = tf.reduce_sum(tf.square(columns), axis=0) / rows
             variances = tf.square(kernel) * variance[:, tf.newaxis]
             norm.update_moving(
                 tf.reshape(kernel * mean[:, tf.newaxis], [-1]),
                 tf.reshape(variances, [-1]),
-                tf.shape(columns)[0],
+                count,
             )
             shift = beta
         else:
