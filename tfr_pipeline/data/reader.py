@@ -53,7 +53,7 @@ def sniff_format(
                     raise DataError(
                         f"{path}: expected {MESSAGES[wanted]} in each record, for the "
                         f"input_format is {wanted!r}; found {MESSAGES[found]}. Set "
-                        f"input_format to {found!r}, or leave it at 'auto'."
+                        f"input_format to {found!r}."
                     )
                 if found:
                     return found
