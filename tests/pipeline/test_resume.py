@@ -24,7 +24,7 @@ from tfr_pipeline.pipeline import experiment
 
 class Slow(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
-        print("step", int(self.model.optimizer.iterations), flush=True)
+        print("step", int(self.model.optimizer.iterations.numpy()), flush=True)
         time.sleep(float(sys.argv[3]))
 
 pipeline = experiment.build_pipeline(json.loads(sys.argv[1]))

@@ -45,7 +45,9 @@ def load_tensorflow() -> None:
     with native_messages_hidden():
         from tfr_pipeline.compat import tf, tfr
 
-        tf.config.list_logical_devices()
+        # In a cluster, the strategy has to come before the devices are made.
+        if not os.environ.get("TF_CONFIG"):
+            tf.config.list_logical_devices()
         # Functions that it cannot read the source of are none of a user's business.
         tf.autograph.set_verbosity(0)
         assert tfr

@@ -18,11 +18,25 @@ from tfr_pipeline.errors import ConfigError, RunError, unknown_name
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
 
 
+class _SavedState(tf.train.experimental.PythonState):
+    """A `RunState` as part of a checkpoint."""
+
+    def __init__(self, state: RunState):
+        super().__init__()
+        self._state = state
+
+    def serialize(self) -> str:
+        return self._state.to_json()
+
+    def deserialize(self, string_value: str) -> None:
+        self._state.__dict__.update(RunState.from_json(string_value).__dict__)
+
+
 class Checkpoints:
     """Saves and restores weights, optimizer and `RunState` in one file.
 
-    The state travels inside the checkpoint as a string variable: there is no moment
-    at which the two could disagree.
+    The state travels inside the checkpoint: there is no moment at which the two could
+    disagree.
 
     Args:
       model: A compiled model.
@@ -32,12 +46,11 @@ class Checkpoints:
 
     def __init__(self, model: tf.keras.Model, run: RunDirectory, state: RunState):
         self._model, self._run, self.state = model, run, state
-        self._text = tf.Variable("", dtype=tf.string, trainable=False)
         self._checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, state=self._text
+            model=model, optimizer=model.optimizer, state=_SavedState(state)
         )
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, run.checkpoints, max_to_keep=2
+            self._checkpoint, run.join("checkpoints"), max_to_keep=2
         )
 
     @property
@@ -47,7 +60,6 @@ class Checkpoints:
 
     def save(self) -> None:
         """Saves the state of the run at the current step."""
-        self._text.assign(self.state.to_json())
         self._manager.save(checkpoint_number=self.step)
         keep = self._best_prefix(self.state.best_step)
         for path in glob.glob(
@@ -58,7 +70,7 @@ class Checkpoints:
 
     def restore(self) -> bool:
         """Restores the last checkpoint; returns whether there was one."""
-        path = self._manager.latest_checkpoint
+        path = tf.train.latest_checkpoint(self._run.checkpoints)
         if not path:
             return False
         # Slots are made first, so that the restore below fills them.
@@ -71,8 +83,6 @@ class Checkpoints:
                 f"{path}: cannot resume from this checkpoint ({str(error)[:300]}). "
                 "Was the model changed? Choose another model_dir, or remove that one."
             ) from error
-        restored = RunState.from_json(self._text.numpy().decode())
-        self.state.__dict__.update(restored.__dict__)
         return True
 
     def save_best(self) -> None:
@@ -249,10 +259,18 @@ class Backup(_RunCallback):
     Args:
       checkpoints: Where to save.
       every_steps: Also saves so often within epochs.
+      agree: Gives the largest of the workers' values to all of them: when one is told
+        to stop, all do, at the same step.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every_steps: int | None = None):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every_steps: int | None = None,
+        agree: Callable[[int], int] = int,
+    ):
         super().__init__()
+        self._agree = agree
         self._checkpoints, self._every = checkpoints, every_steps
         self._saved = 0
         self._previous: Any = None
@@ -277,7 +295,7 @@ class Backup(_RunCallback):
         """
         if batch + 1 >= self.params["steps"]:
             return  # A save here would skip the validation of this epoch.
-        if self._terminated:
+        if self._agree(self._terminated):
             self._save()
             raise SystemExit(143)
         if self._every and self._checkpoints.step - self._saved >= self._every:
@@ -286,7 +304,7 @@ class Backup(_RunCallback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `on_train_batch_end`."""
         self._save()
-        if self._terminated:
+        if self._agree(self._terminated):
             raise SystemExit(143)
 
     def release(self) -> None:

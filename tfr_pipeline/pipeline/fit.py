@@ -60,8 +60,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._hparams.variable_partitioner or strategies.DEFAULT_PARTITIONER,
             self._hparams.tpu,
         )
+        self._agree = strategies.agreement(self._strategy)
         self._feed = Feed(model_builder, dataset_builder, self._hparams, self._strategy)
-        self._run = RunDirectory(self._hparams.model_dir)
+        self._run = RunDirectory(
+            self._hparams.model_dir, strategies.is_chief(self._strategy)
+        )
         self._checkpoints: callbacks_lib.Checkpoints | None = None
         self._outputs: tuple[str, ...] = ()
 
@@ -139,7 +142,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         plateau = settings.plateau_arguments(hparams)
         if plateau is not None:
             result.append(callbacks_lib.ReduceOnPlateau(state, **plateau))
-        result.append(callbacks_lib.Backup(checkpoints, hparams.checkpoint_every_steps))
+        result.append(
+            callbacks_lib.Backup(
+                checkpoints, hparams.checkpoint_every_steps, self._agree
+            )
+        )
         return result
 
     # Training
@@ -198,11 +205,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           SystemExit: SIGTERM came; the code is 143 and the run can go on later.
         """
         hparams = self._hparams
-        state = RunState(
-            seed=random.SystemRandom().randrange(2**31)
-            if hparams.seed is None
-            else hparams.seed
-        )
+        seed = hparams.seed
+        if seed is None:
+            seed = random.SystemRandom().randrange(2**31)
+            seed = self._agree(seed)
+        state = RunState(seed=seed)
         tf.keras.utils.set_random_seed(state.seed)
         with strategies.strategy_scope(self._strategy):
             layout = self._layout()
@@ -215,10 +222,29 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 state.seed, {"layout": layout, "replicas": self._feed.replicas}
             )
             self._fit(model, layout, steps, verbose)
-        from tfr_pipeline.serving.finish import finish
+        if self._run.is_ours:
+            from tfr_pipeline.serving.finish import finish
 
-        finish(self, model, self._run, self._checkpoints)
+            finish(self, *self._without_strategy(model, layout), self._run)
+        # A worker that left while the chief exports would end the chief.
+        self._agree(0)
         return model
+
+    def _without_strategy(
+        self, model: tf.keras.Model, layout: str | None
+    ) -> tuple[tf.keras.Model, callbacks_lib.Checkpoints]:
+        """Returns a model that one process can read without asking the others.
+
+        A model whose variables live in several processes is made again, from the last
+        checkpoint.
+        """
+        assert self._checkpoints is not None
+        if not strategies.is_distributed(self._strategy):
+            return model, self._checkpoints
+        local = self._compile(layout, 1)
+        checkpoints = callbacks_lib.Checkpoints(local, self._run, RunState())
+        checkpoints.restore()
+        return local, checkpoints
 
     def dry_run(self) -> list[str]:
         """Checks settings and data, builds the model and takes one step.

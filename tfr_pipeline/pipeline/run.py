@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import dataclasses
 import io
 import json
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 from importlib import metadata
 from typing import Any
@@ -69,21 +72,30 @@ class RunState:
 class RunDirectory:
     """Paths and files of a run.
 
+    Workers other than the chief go through the same motions in a folder of their own,
+    which is removed when their process ends.
+
     Args:
       path: The directory; made when it is first written to.
+      chief: Whether this process writes into it.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, chief: bool = True):
         self.path = path
+        self.is_ours = chief
+        self._writes_to = path
+        if not chief:
+            self._writes_to = tempfile.mkdtemp(prefix="tfr_pipeline_worker_")
+            atexit.register(shutil.rmtree, self._writes_to, ignore_errors=True)
 
     def join(self, *parts: str) -> str:
-        """Returns a path within the directory."""
-        return os.path.join(self.path, *parts)
+        """Returns a path to write to."""
+        return os.path.join(self._writes_to, *parts)
 
     @property
     def checkpoints(self) -> str:
-        """Folder of checkpoints."""
-        return self.join("checkpoints")
+        """Folder of the run's checkpoints, the same for all workers."""
+        return os.path.join(self.path, "checkpoints")
 
     def claim(self, config: dict[str, Any]) -> None:
         """Writes `config.json`, or checks that it is this run's.
@@ -91,6 +103,8 @@ class RunDirectory:
         Raises:
           ConfigError: The directory holds a run with another config.
         """
+        if not self.is_ours:
+            return
         path = self.join("config.json")
         config = json.loads(json.dumps(config, sort_keys=True))
         if os.path.exists(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -98,3 +99,38 @@ def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
         and resolver.task_type == "worker"
         and resolver.task_id == 0
     )
+
+
+def is_distributed(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether variables live in several processes."""
+    return isinstance(
+        strategy,
+        (
+            tf.distribute.MultiWorkerMirroredStrategy,
+            tf.distribute.ParameterServerStrategy,
+        ),
+    )
+
+
+def agreement(strategy: tf.distribute.Strategy | None) -> Callable[[int], int]:
+    """Returns a function that gives the largest of the workers' values to all of them.
+
+    Every worker has to call it as often as the others: each waits for the last, so it
+    is a barrier as well. Without other workers the value comes straight back.
+
+    Args:
+      strategy: The strategy.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return lambda value: value
+
+    # One trace a value: as an argument, a tensor would have no device to gather on.
+    @tf.function(autograph=False)
+    def gather(value: int) -> Any:
+        def on_replica() -> Any:
+            values = tf.constant([value], tf.int32)
+            return tf.distribute.get_replica_context().all_gather(values, axis=0)
+
+        return strategy.experimental_local_results(strategy.run(on_replica))[0]
+
+    return lambda value: int(tf.reduce_max(gather(int(value))))

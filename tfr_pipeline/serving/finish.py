@@ -16,7 +16,6 @@ from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.pipeline.callbacks import Checkpoints
 from tfr_pipeline.pipeline.run import RunDirectory
-from tfr_pipeline.pipeline.strategies import is_chief
 from tfr_pipeline.serving.export import export_other_weights, export_saved_model
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.signatures import RANK, input_name
@@ -29,21 +28,19 @@ _LISTS_TO_COMPARE = 32
 
 
 def finish(
-    pipeline: Any, model: tf.keras.Model, run: RunDirectory, checkpoints: Checkpoints
+    pipeline: Any, model: tf.keras.Model, checkpoints: Checkpoints, run: RunDirectory
 ) -> None:
     """Exports the latest and the best model, checks both, evaluates, writes metrics.
 
     Args:
       pipeline: The `ModelFitPipeline`.
       model: The trained model; has the weights of the last step, also afterwards.
+      checkpoints: Checkpoints of the run, for this model.
       run: The run directory.
-      checkpoints: Checkpoints of the run.
 
     Raises:
       RunError: An export failed, or does not score as the model does.
     """
-    if not is_chief(pipeline._strategy):
-        return
     builder, state = pipeline._dataset_builder, checkpoints.state
     start = time.perf_counter()
     for folder in (run.path, run.join("export", LATEST), run.join("export", BEST)):

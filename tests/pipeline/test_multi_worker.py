@@ -1,0 +1,147 @@
+"""Two workers of MultiWorkerMirroredStrategy, as real processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.pipeline.test_resume import TRAIN, exported, load
+from tests.pipeline.training_helpers import environment, make_config, read_history
+
+WORKERS = 2
+STEPS = 40  # 4 epochs
+
+
+def free_ports(count):
+    """Returns ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_workers(config, folder, pause=0.0):
+    """Starts the workers of a cluster; `folder` gets their weights and output."""
+    folder.mkdir(exist_ok=True)
+    hosts = [f"localhost:{port}" for port in free_ports(WORKERS)]
+    workers = []
+    for index in range(WORKERS):
+        task = {"type": "worker", "index": index}
+        cluster = json.dumps({"cluster": {"worker": hosts}, "task": task})
+        (folder / f"tmp{index}").mkdir(exist_ok=True)
+        weights = folder / f"{index}.npz"
+        with open(folder / f"{index}.log", "w") as log:
+            workers.append(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-c",
+                        TRAIN,
+                        json.dumps(config),
+                        weights,
+                        str(pause),
+                    ],
+                    env=environment(
+                        TF_CONFIG=cluster,
+                        TF_NUM_INTRAOP_THREADS="1",
+                        TMPDIR=str(folder / f"tmp{index}"),
+                    ),
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+            )
+    return workers
+
+
+def run_config(data, model_dir):
+    return make_config(
+        data,
+        model_dir,
+        num_epochs=4,
+        steps_per_execution=2,
+        strategy="MultiWorkerMirroredStrategy",
+        export_best_model=True,
+        best_exporter_metric="ndcg_10",
+        best_exporter_metric_higher_better=True,
+    )
+
+
+def wait(workers, folder):
+    """Waits for the end of all; returns the steps that the first one took."""
+    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
+    for index, worker in enumerate(workers):
+        log = (folder / f"{index}.log").read_text()[-3000:]
+        assert worker.returncode == 0, f"worker {index}: {log}"
+    return [int(line.split()[1]) for line in outputs[0].splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    """A run of two workers: its directory, their folder and the steps taken."""
+    folder = tmp_path_factory.mktemp("workers")
+    config = run_config(data, folder / "run")
+    steps = wait(start_workers(config, folder / "workers"), folder / "workers")
+    return folder / "run", folder / "workers", steps
+
+
+def test_two_workers_leave_the_run_directory_of_one(undisturbed, finished):
+    run, workers, steps = undisturbed
+    assert steps[-1] == STEPS
+
+    def kinds(folder):
+        # Names of exports and checkpoints hold the step, those of logs the time.
+        paths = (p.relative_to(folder) for p in pathlib.Path(folder).rglob("*"))
+        return {str(p) for p in paths if len(p.parts) == 1 or p.parts[0] == "logs"} - {
+            str(p) for p in paths if p.name.startswith("events")
+        }
+
+    alone = pathlib.Path(finished[0]["model_dir"])
+    assert {p.name for p in run.iterdir()} == {p.name for p in alone.iterdir()}
+    assert {p.name for p in (run / "logs").iterdir()} == {"train", "validation"}
+    assert [row["step"] for row in read_history(run)] == [10, 20, 30, 40]
+    for index in range(WORKERS):
+        assert not list((workers / f"tmp{index}").glob("tfr_pipeline*"))
+
+
+def test_workers_hold_the_same_weights_and_export_them(undisturbed):
+    run, workers, _ = undisturbed
+    first, second = (load(workers / f"{index}.npz") for index in range(WORKERS))
+    trained = {array.tobytes() for array in first}
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for array in exported(run)["latest_model", str(STEPS)]:
+        assert array.tobytes() in trained
+
+
+def test_a_killed_worker_ends_the_others_and_all_go_on_where_they_were(
+    undisturbed, data, tmp_path
+):
+    _, workers, _ = undisturbed
+    config = run_config(data, tmp_path / "run")
+    running = start_workers(config, tmp_path / "workers", pause=0.2)
+    for line in running[0].stdout:
+        if int(line.split()[1]) >= 14:
+            break
+    running[1].send_signal(signal.SIGKILL)
+    assert running[0].wait(timeout=120) != 0
+    running[1].wait()
+    steps = wait(start_workers(config, tmp_path / "workers"), tmp_path / "workers")
+    assert steps[0] == 12 and steps[-1] == STEPS
+    for index in range(WORKERS):
+        found = load(tmp_path / "workers" / f"{index}.npz")
+        wanted = load(workers / f"{index}.npz")
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert not os.listdir(tmp_path / "workers" / "tmp0")
