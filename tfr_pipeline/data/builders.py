@@ -18,19 +18,16 @@ import tensorflow as tf
 
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data import reader, record_formats
 from tfr_pipeline.data.abstract import AbstractDatasetBuilder, NullDatasetBuilder
 from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.keeping import KeepsLists, Specs
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.loose import KEPT, can_keep, separate
-from tfr_pipeline.data.record_formats import AUTO, PACKED
-from tfr_pipeline.data.record_reader import RecordReader
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.loose import KEPT, separate
 from tfr_pipeline.data.selection import FIRST, SAMPLE, Selection, score_column
 from tfr_pipeline.data.store import as_tensor, map_values
 from tfr_pipeline.data.streamed import streamed
-from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 
@@ -38,9 +35,9 @@ __all__ = [
     "AbstractDatasetBuilder",
     "BaseDatasetBuilder",
     "NullDatasetBuilder",
+    "Specs",
 ]
 
-Specs = dict[str, Any]
 # Hyperparameters that TF-Ranking's own way to build datasets does not know.
 _OF_OUR_READING = (
     "input_format",
@@ -55,7 +52,9 @@ Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 PREPARED_BYTES = 1 << 31
 
 
-class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
+class BaseDatasetBuilder(
+    KeepsLists, AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder
+):
     """Builds datasets of TFRecord files of any format from feature specs.
 
     Files are parsed once and kept, in memory or in a folder (`DatasetHparams.cache`);
@@ -94,14 +93,8 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self._hparams = hparams
         self._training_only_context_spec = training_only_context_spec or {}
         self._query_id = query_id
-        self._memory: dict[tuple[str, str], Lists] = {}
         self._prepared: dict[str, tuple[Any, Lists]] = {}
-        # Hyperparameters of TF-Ranking's own class lack our fields.
-        self._reader = RecordReader(
-            hparams.dataset_reader,
-            tuple(getattr(hparams, "reader_args", None) or ()),
-            getattr(hparams, "compression", "auto"),
-        )
+        self._open()
         for specs in (self._all_example_specs, self._all_context_specs):
             if mask_feature_name in specs:
                 raise ConfigError(
@@ -120,22 +113,6 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         return None
 
     @property
-    def _all_example_specs(self) -> Specs:
-        return {**self._example_feature_spec, **self._training_only_example_spec}
-
-    @property
-    def _all_context_specs(self) -> Specs:
-        return {**self._context_feature_spec, **self._training_only_context_spec}
-
-    @property
-    def _packs(self) -> bool:
-        """Whether all features of documents stand in matrices."""
-        return BlockLayout.can_pack(self._all_example_specs) and all(
-            isinstance(spec, tf.io.FixedLenFeature)
-            for spec in self._all_context_specs.values()
-        )
-
-    @property
     def layouts(self) -> tuple[str, ...]:
         """Layouts that `make_dataset` has; none when it must not be called.
 
@@ -147,60 +124,6 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             for name in ("build_train_dataset", "build_valid_dataset", "_build_dataset")
         )
         return ("padded",) if self._in_memory and not own else ()
-
-    @property
-    def _in_memory(self) -> bool:
-        """Whether lists are parsed once and kept."""
-        specs = {**self._all_example_specs, **self._all_context_specs}
-        return bool(self._all_example_specs) and all(map(can_keep, specs.values()))
-
-    def _pattern(self, split: str) -> str:
-        patterns = {
-            "train": self._hparams.train_input_pattern,
-            "valid": self._hparams.valid_input_pattern,
-            "test": getattr(self._hparams, "test_input_pattern", ""),
-        }
-        if split not in patterns:
-            raise ConfigError(unknown_name("split", split, patterns))
-        return patterns[split]
-
-    def lists(self, split: str, layout: str = "padded") -> Lists:
-        """Returns the lists of `train`, `valid` or `test`, read once and then kept.
-
-        Raises:
-          DataError: Files are missing, empty, corrupt or do not match the specs.
-        """
-        if (split, layout) not in self._memory:
-            self._memory[split, layout] = self._read(self._pattern(split), layout)
-        return self._memory[split, layout]
-
-    def _read(self, pattern: str, layout: str) -> Lists:
-        """Reads files for padded batches: labels stand among the features."""
-        paths = files.expand(pattern, "data")
-        data_format = self._format(paths)
-        if data_format == PACKED:
-            raise DataError(
-                f"{paths[0]}: packed files hold one label and one weight. Labels of "
-                "another kind need --output_format=elwc."
-            )
-        parser = RecordParser(
-            self._all_context_specs,
-            self._all_example_specs,
-            query_id=self._query_id,
-            data_format=data_format,
-        )
-        return reader.load(
-            paths, parser, None, reader=self._reader, cache_folder=self._cache_folder
-        )
-
-    def _format(self, paths: list[str]) -> str:
-        """Returns the format of files: what was said, or what their records are."""
-        wanted = record_formats.canonical(getattr(self._hparams, "input_format", AUTO))
-        return reader.sniff_format(paths, self._reader, wanted)
-
-    @property
-    def _cache_folder(self) -> str:
-        return getattr(self._hparams, "cache_folder", "")
 
     def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
         """Returns which lists stand in which batch; see `BatchPlan`."""
