@@ -56,7 +56,9 @@ NOTES = {
     "SoftmaxLoss": "closed form over real documents",
     "FlattenList": "leaves padding out",
     "RestoreList": "leaves padding out",
-    "GAMLayer": "arguments left as they are",
+    "ConcatFeatures": "integers too",
+    "DocumentInteractionAttention": "padding has no effect; saved in `.keras` files",
+    "GAMLayer": "arguments left as they are; towers computed together",
     "create_tower": "layer arguments go to the layers",
 }
 

@@ -259,6 +259,44 @@ def test_a_missing_mask_is_named():
         model.fit(dataset, verbose=0)
 
 
+PACKED = "documents_float32"
+WRONG = {
+    "width": ("x1", lambda x: tf.zeros([4, 4, 2]), r"\(None, None, 1\), found dense"),
+    "rank": (
+        "x1",
+        lambda x: tf.zeros([4, 4, 1, 2]),
+        r"found dense float32 \(4, 4, 1, 2",
+    ),
+    "text": ("x1", lambda x: tf.fill([4, 4, 1], "a"), "found dense string"),
+    "ragged": ("x1", tf.RaggedTensor.from_tensor, "dense float32 .*found ragged"),
+    "columns": (PACKED, lambda x: x[:, :, :3], r"4\), found ragged .*3\)"),
+    "dense": (PACKED, lambda x: x.to_tensor(), "ragged float32 .*found dense"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_feature_of_another_form_is_named(case):
+    name, change, words = WRONG[case]
+    creator = inputs.FeatureSpecInputCreator({}, EVEN)
+    builder = builders.ModelBuilder(
+        creator, {}, scorers.DNNScorer(hidden_layer_dims=[3]), MASK
+    )
+    packed, padded = batch({}, EVEN)
+    model = builder.build_packed() if name == PACKED else builder.build()
+    features = packed if name == PACKED else padded
+    model(features)
+    with pytest.raises(DataError, match=f"feature '{name}': expected .*{words}"):
+        model({**features, name: change(features[name])})
+
+
+def test_a_last_axis_of_one_may_be_left_out():
+    creator = inputs.FeatureSpecInputCreator({}, EVEN)
+    model = build(creator, {})
+    _, padded = batch({}, EVEN)
+    squeezed = {**padded, "x1": padded["x1"][..., 0]}
+    np.testing.assert_array_equal(model(squeezed), model(padded))
+
+
 @pytest.mark.parametrize(
     "context, example, words",
     [

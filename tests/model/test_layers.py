@@ -328,6 +328,14 @@ WRONG = {
         lambda: ours.layers.FlattenList()((CONTEXT, EXAMPLE, MASK[:, :3])),
         r"feature '(x|grid)'.*\(4, 3\), found \(4, 4",
     ),
+    "another batch": (
+        lambda: ours.layers.FlattenList()((CONTEXT, EXAMPLE, MASK[:3])),
+        r"as in the mask, \(3, 4\), found \(4, ",
+    ),
+    "another batch of queries": (
+        lambda: ours.layers.FlattenList()(({"q": tf.ones([3, 1])}, EXAMPLE, MASK)),
+        r"'q'.*as in the mask, \(4, 4\), found \(3, 1\)",
+    ),
     "text": (
         lambda: ours.layers.ConcatFeatures()(
             ({}, {"title": tf.fill([4, 4, 1], "a")}, MASK)

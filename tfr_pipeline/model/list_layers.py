@@ -151,6 +151,12 @@ class FlattenList(tfr.keras.layers.FlattenList):
         example_features = {n: _tensor(t) for n, t in example_features.items()}
         mask = check_mask(mask, "FlattenList")
         _check_lists(example_features, mask, "FlattenList")
+        for name, tensor in context_features.items():
+            if not tensor.shape[:1].is_compatible_with(mask.shape[:1]):
+                raise ConfigError(
+                    f"FlattenList: feature {name!r}: expected [batch, ...] with batch "
+                    f"as in the mask, {mask.shape}, found {tensor.shape}."
+                )
         if self._real_only and not _needs_fixed_shapes():
             positions = _real_positions(mask)
             return (

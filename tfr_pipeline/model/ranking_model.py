@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.model.checks import check_features
 from tfr_pipeline.model.list_layers import fixed_shapes
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
@@ -125,18 +125,10 @@ class RankingModel(tf.keras.Model):
         """See `tf.keras.Model`.
 
         Raises:
-          DataError: An input is missing from a dict of features.
+          DataError: A dict of features lacks one, or has one of another shape.
         """
         if isinstance(inputs, Mapping):
-            missing = [name for name in self.input_names if name not in inputs]
-            if missing:
-                raise DataError(
-                    f"model {self.name!r}: expected the features "
-                    f"{', '.join(self.input_names)}, found none of the name "
-                    f"{missing[0]!r} among {', '.join(sorted(inputs))}. Model builder "
-                    "and dataset builder need the same specs and the same "
-                    "mask_feature_name."
-                )
+            check_features(self, inputs)
         with fixed_shapes() if self.jit_compile else contextlib.nullcontext():
             return super().__call__(inputs, *args, **kwargs)
 

@@ -1,0 +1,67 @@
+"""Checks of what a model is called with, feature by feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.errors import DataError
+
+_KINDS = (
+    ("ragged", tf.RaggedTensor | tf.RaggedTensorSpec),
+    ("sparse", tf.SparseTensor | tf.SparseTensorSpec),
+)
+
+
+def check_features(model: tf.keras.Model, features: Mapping[str, Any]) -> None:
+    """Checks that a dict has a fitting feature for each input of a model.
+
+    Args:
+      model: A functional Keras model.
+      features: Maps names to tensors, symbolic or not.
+
+    Raises:
+      DataError: A feature is missing, or has another kind, type or shape.
+    """
+    for expected in model.inputs:
+        name = expected.name
+        if name not in features:
+            raise DataError(
+                f"model {model.name!r}: expected the features "
+                f"{', '.join(model.input_names)}, found none of the name {name!r} "
+                f"among {', '.join(sorted(features))}. Model builder and dataset "
+                "builder need the same specs and the same mask_feature_name."
+            )
+        found = features[name]
+        if hasattr(found, "shape") and not _fits(expected, found):
+            raise DataError(
+                f"model {model.name!r}: feature {name!r}: expected "
+                f"{_described(expected)}, found {_described(found)}. Model builder and "
+                "dataset builder need the same specs."
+            )
+
+
+def _fits(expected: Any, found: Any) -> bool:
+    if _kind(expected) != _kind(found):
+        return False
+    if (expected.dtype == tf.string) != (tf.as_dtype(found.dtype) == tf.string):
+        return False
+    shapes = [tf.TensorShape(tensor.shape) for tensor in (expected, found)]
+    if None in (shapes[0].rank, shapes[1].rank):
+        return True
+    # Keras adds or takes a last axis of size 1.
+    rank = min(shape.rank for shape in shapes)
+    if any(side not in (1, None) for shape in shapes for side in shape[rank:]):
+        return False
+    return shapes[0][:rank].is_compatible_with(shapes[1][:rank])
+
+
+def _kind(tensor: Any) -> str:
+    spec = getattr(tensor, "type_spec", tensor)  # symbolic tensors have a spec
+    return next((name for name, types in _KINDS if isinstance(spec, types)), "dense")
+
+
+def _described(tensor: Any) -> str:
+    return f"{_kind(tensor)} {tf.as_dtype(tensor.dtype).name} {tensor.shape}"
