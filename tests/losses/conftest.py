@@ -67,6 +67,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "poly_one_softmax_loss": {"epsilon": 0.7, "temperature": 0.8},
     "circle_loss": {"gamma": 3.0, "margin": 0.2},
     "mixture_em_loss": {"alpha": 0.4},
+    "coupled_rankdistil_loss": {"temperature": 0.6},
     "click_em_loss": {"exam_loss_weight": 0.7},
 }
 # How many scores a document has; one if it is not here.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.losses.base import TwoLayouts, register
 from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
 from tfr_pipeline.losses.packed import Packed, check_outputs, to_float
-from tfr_pipeline.losses.tables import list_weights
+from tfr_pipeline.losses.tables import LOWEST, OnTables, list_weights
 
 _theirs: Any = tfr.keras.losses
 # Logits of one list that are at most this far apart are exponentiated as they are:
 # exp(-60) is far above the smallest float32.
 FLOAT_RANGE = 60.0
+# The least chance that TF-Ranking gives a document in distillation.
+_EPSILON = 1e-10
+_LOG_EPSILON = math.log(_EPSILON)
 
 
 def plackett_luce_losses(labels: Any, documents: Any, lambda_weight: Any) -> ClosedForm:
@@ -165,14 +169,43 @@ class MixtureEMLoss(TwoLayouts, _theirs.MixtureEMLoss):
 
 
 @register
-class CoupledRankDistilLoss(TwoLayouts, _theirs.CoupledRankDistilLoss):
+class CoupledRankDistilLoss(OnTables, _theirs.CoupledRankDistilLoss):
     """Cross-entropy of the student's and the teacher's top-k Plackett-Luce model.
 
     Labels are the teacher's scores (Reddi et al., "RankDistil: Knowledge
-    Distillation for Ranking", AISTATS 2021).
+    Distillation for Ranking", AISTATS 2021); rankings are sampled from them. Without
+    `topk`, padding is ranked too, as in TF-Ranking, which adds a constant. Memory is
+    linear in the longest list, where TF-Ranking's is quadratic.
 
     Example:
       >>> loss = CoupledRankDistilLoss(sample_size=1, topk=2)
       >>> float(loss([[0.0, 2.0, 1.0]], [[0.0, 1.1, 0.7]])) > 0.0
       True
     """
+
+    def list_losses(self, labels: Any, logits: Any, mask: Any) -> Any:
+        """See base class."""
+        lists, width = tf.unstack(tf.shape(labels))
+        size = self._sample_size
+        # TF-Ranking's seeds and bounds, for the same samples.
+        teacher = tf.where(mask, labels, _LOG_EPSILON)[:, tf.newaxis, :]
+        noise = tf.random.uniform([lists, size, width], seed=37) + 1e-20
+        teacher -= tf.math.log(-tf.math.log(noise) + 1e-20)
+        teacher = tf.reshape(teacher, [lists * size, width])
+        teacher = tf.math.log(tf.nn.softmax(teacher) + _EPSILON)
+        student = tf.where(mask, logits, _LOG_EPSILON)
+        student, valid = tfr.utils.sort_by_scores(
+            teacher,
+            [tf.repeat(student, size, axis=0), tf.repeat(mask, size, axis=0)],
+            shuffle_ties=True,
+            seed=37,
+        )
+        tails = tf.math.cumulative_logsumexp(student, axis=1, reverse=True)
+        # TF-Ranking lowers the documents before a position to padding instead of
+        # leaving them out, which shows in the constant of padded positions.
+        before = _LOG_EPSILON + tf.math.log(tf.range(width, dtype=tf.float32))
+        padded_tails = tails + tf.math.softplus(tf.maximum(before, LOWEST) - tails)
+        losses = tf.where(valid, tails, padded_tails) - student
+        losses = tf.reduce_sum(losses[:, : self._topk], axis=1)
+        losses = tf.reduce_mean(tf.reshape(losses, [lists, size]), axis=1)
+        return tf.where(tf.reduce_sum(labels, axis=1) > 0.0, losses, 0.0)
