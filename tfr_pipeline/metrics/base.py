@@ -6,7 +6,7 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import check_topn
-from tfr_pipeline.metrics.batch import Batch, padded
+from tfr_pipeline.metrics.batch import Batch
 from tfr_pipeline.serialization import functions_of_names, names_of_functions
 
 register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -19,8 +19,6 @@ class TwoLayouts:
     The metric is the weighted mean of one value a list. The constructor's `ragged` is
     kept for TF-Ranking's sake and decides nothing.
     """
-
-    _metric: Any
 
     @tf.autograph.experimental.do_not_convert
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -38,9 +36,7 @@ class TwoLayouts:
 
     def per_list(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         """Returns the value and the weight of each list, float32 `[batch, 1]`."""
-        labels, scores, weights = padded(y_true, y_pred, sample_weight)
-        self._metric._ragged = False  # it gets dense tensors, whatever came in
-        return self._metric.compute(labels, scores, weights)
+        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, registered functions by their names."""
