@@ -44,7 +44,7 @@ def dataset_hparams():
 def pipeline_hparams(name, loss, **more):
     return tfr.keras.pipeline.PipelineHparams(
         model_dir=os.path.join(OUTPUT, name),
-        num_epochs=6,
+        num_epochs=4,
         steps_per_epoch=40,
         validation_steps=4,
         learning_rate=0.02,
