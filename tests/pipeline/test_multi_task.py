@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ import tfr_pipeline
 from builders.multi_task import MultiTaskModelBuilder, SharedBottomScorer
 from tests.pipeline.multi_task_data import FEATURES, LABEL, make_config, make_data
 from tests.pipeline.training_helpers import changed, read_history, read_json
+from tests.replicas import run_on_devices
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.data.builders import NullDatasetBuilder
@@ -201,15 +203,21 @@ def test_commands_know_tasks(finished, data, tmp_path, capsys):
     )
 
 
-def test_more_epochs_go_on_from_where_the_run_ended(data, tmp_path):
-    config = make_config(data, tmp_path / "run", num_epochs=1)
+def test_a_run_that_goes_on_later_ends_the_same(finished, data, tmp_path):
+    whole, _ = finished
+    config = changed(whole, model_dir=str(tmp_path), pipeline__num_epochs=3)
     build_pipeline(config).train_and_validate()
-    build_pipeline(changed(config, pipeline__num_epochs=2)).train_and_validate()
-    whole = make_config(data, tmp_path / "whole", num_epochs=2)
-    build_pipeline(whole).train_and_validate()
-    parted, together = read_history(tmp_path / "run"), read_history(tmp_path / "whole")
-    for key in ("step", "loss", "click_loss", "val_relevance_metric/ndcg_10"):
-        assert parted[1][key] == together[1][key]
+    build_pipeline(changed(config, pipeline__num_epochs=6)).train_and_validate()
+    for row, other in zip(
+        read_history(tmp_path), read_history(whole["model_dir"]), strict=True
+    ):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    found, wanted = (
+        read_json(os.path.join(folder, "metrics.json"))
+        for folder in (tmp_path, whole["model_dir"])
+    )
+    for key in ("valid", "test", "best_step", "best_value"):
+        assert found[key] == wanted[key]
 
 
 def test_training_stops_by_the_metric_of_a_task(data, tmp_path):
@@ -278,6 +286,30 @@ def test_packed_and_padded_batches_train_alike(weighted_data, tmp_path):
 
 def plain_builder(features):
     return parts("", "", features=features, dataset=object())[0]
+
+
+def test_two_replicas_train_as_one(data, tmp_path):
+    config = make_config(
+        data,
+        tmp_path / "two",
+        num_epochs=2,
+        loss="softmax_loss",  # a mean over lists, of which each replica has half
+        strategy="MirroredStrategy",
+    )
+    config["model"].update(builder=f"{__name__}:plain_builder", builder_args={})
+    code = """
+import json, sys
+from tfr_pipeline.pipeline.experiment import build_pipeline
+pipeline = build_pipeline(json.loads(sys.argv[1]))
+print(pipeline._feed.replicas)
+pipeline.train_and_validate()
+"""
+    assert run_on_devices(2, code, json.dumps(config)).split() == ["2"]
+    one = changed(config, model_dir=str(tmp_path / "one"), pipeline__strategy=None)
+    build_pipeline(one).train_and_validate()
+    rows = [read_history(tmp_path / name)[-1] for name in ("one", "two")]
+    for key in ("loss", "click_loss", "val_loss", "val_relevance_metric/ndcg_10"):
+        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-3), key
 
 
 def test_a_task_of_weight_zero_learns_nothing(data):
@@ -584,7 +616,7 @@ def test_wrong_names_are_found_before_data_is_read(tmp_path, settings, message):
     ("scorer", "loss", "message"),
     [
         (OneScore("click"), LOSSES, "unknown task 'relevance' in loss.* has scores"),
-        (OneScore("click"), {"click": "softmax_loss"}, "no scores.* 'relevance'"),
+        (OneScore("click"), {"click": "softmax_loss"}, "'relevance' in label_spec"),
         (OneScore(None), LOSSES, "outputs relevance, click, found one without names"),
     ],
 )
@@ -594,6 +626,12 @@ def test_a_model_that_does_not_score_a_task_is_an_error(
     with pytest.raises(ConfigError, match=message):
         run(data, tmp_path / "run", scorer, loss=loss)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_simple_pipeline_wants_a_score_for_each_label_too(data, tmp_path):
+    arguments = parts(data, tmp_path / "run", OneScore(None), loss="softmax_loss")
+    with pytest.raises(ConfigError, match="outputs relevance, click, found one"):
+        SimplePipeline(*arguments).train_and_validate()
 
 
 def test_one_loss_needs_data_that_names_its_tasks(tmp_path):

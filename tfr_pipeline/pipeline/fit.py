@@ -91,17 +91,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         )
 
     def _check_model(self, model: tf.keras.Model) -> None:
-        """Raises a `ConfigError` if the model does not score what there are labels for.
+        """Raises a `ConfigError` if a task that there are labels for has no scores.
 
         Keras would take the labels of another task.
         """
-        for task in tasks.of_data(self._dataset_builder) if self._outputs else ():
-            if task not in self._outputs:
-                raise ConfigError(
-                    f"label_spec: the model has no scores for the task {task!r}, only "
-                    f"for {', '.join(self._outputs)}. Leave the task out, or let the "
-                    "scorer return it."
-                )
+        labelled = tasks.of_data(self._dataset_builder)
+        tasks.check_outputs(model, self._outputs, labelled, "label_spec")
 
     def _layout(self) -> str | None:
         """Checks the settings; returns the batch layout, None for foreign datasets."""

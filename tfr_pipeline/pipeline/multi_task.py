@@ -111,19 +111,7 @@ class MultiTaskPipeline(ModelFitPipeline):
 
     def _check_model(self, model: tf.keras.Model) -> None:
         """See base class."""
-        if not hasattr(model, "output"):
-            return  # A subclassed model: what it returns is known when it is called.
-        if not self._outputs:
-            raise ConfigError(
-                f"expected a model with the outputs {', '.join(self.tasks)}, found one "
-                "without names. Let the scorer return a dict of scores by task."
-            )
-        for task in self.tasks:
-            if task not in self._outputs:
-                raise ConfigError(
-                    unknown_name("task", task, self._outputs, "loss")
-                    + " The model has scores for these only."
-                )
+        tasks_lib.check_outputs(model, self._outputs, self.tasks, "loss")
         super()._check_model(model)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError, unknown_name
 
 # Prefix of the names of metrics, after TF-Ranking; monitors of callbacks rely on it.
 METRIC = "metric/"
@@ -42,6 +43,38 @@ def name_outputs(model: tf.keras.Model) -> tuple[str, ...]:
         return ()
     model.output_names = sorted(outputs)  # the order in which Keras flattens a dict
     return tuple(outputs)
+
+
+def check_outputs(
+    model: tf.keras.Model,
+    outputs: tuple[str, ...],
+    wanted: tuple[str, ...],
+    setting: str,
+) -> None:
+    """Checks that a model scores some tasks.
+
+    Args:
+      model: A model. What one that is not functional returns is known too late.
+      outputs: What `name_outputs` returned.
+      wanted: The tasks; none for anything.
+      setting: Where they come from.
+
+    Raises:
+      ConfigError: It does not.
+    """
+    if not wanted or not hasattr(model, "output"):
+        return
+    if not outputs:
+        raise ConfigError(
+            f"expected a model with the outputs {', '.join(wanted)}, found one without "
+            "names. Let the scorer return a dict of scores by task."
+        )
+    for task in wanted:
+        if task not in outputs:
+            raise ConfigError(
+                unknown_name("task", task, outputs, setting)
+                + " The model has scores for these only."
+            )
 
 
 def by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any]]:
