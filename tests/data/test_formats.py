@@ -27,7 +27,6 @@ from tests.ranking_data import (
     RankedList,
     elwc,
     random_lists,
-    write,
 )
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.data.batch_parser import batch_parser
@@ -172,11 +171,11 @@ def test_sequences_take_defaults_for_each_element(tmp_path):
 
 
 def test_a_missing_end_of_a_sequence_without_default_is_named(tmp_path):
-    lists = random_lists(3, [2])
-    del lists[0].documents[1]["bm25"]
+    lists = random_lists(3, [0, 2])
+    del lists[1].documents[1]["bm25"]
     path = write_format(tmp_path / "f", lists, "seq")
     spec = {**EXAMPLE_SPEC, "bm25": tf.io.FixedLenFeature((1,), tf.float32)}
-    with pytest.raises(DataError, match="f: record 0: feature 'bm25' is missing"):
+    with pytest.raises(DataError, match="f: record 1: feature 'bm25' is missing"):
         builder(path, example=spec).build_valid_dataset()
 
 
@@ -264,12 +263,35 @@ def test_files_of_another_format_are_refused(folder, wanted, found):
         made.lists("valid", "packed")
 
 
-def test_a_record_of_another_format_in_the_middle_is_named(tmp_path, lists):
-    mixed = [*records(lists, "eie"), elwc(lists[0])]
-    path = write(tmp_path / "f", mixed)
-    words = "f: record 5: expected a tf.train.Example with .*found an ExampleListWith"
+@pytest.mark.parametrize("wanted", FORMATS)
+@pytest.mark.parametrize("found", FORMATS)
+def test_a_file_of_another_format_among_others_is_named(tmp_path, wanted, found):
+    if wanted == found:
+        return
+    paths = []
+    for i, name in enumerate((wanted, found)):
+        lists = random_lists(i, [2, 3])
+        for ranked in lists:  # two files share no query
+            ranked.context["qid"] = np.array([f"{i}{ranked.context['qid'][0]}"], object)
+        path = tmp_path / str(i)
+        paths.append(write_format(path, lists, name, example_spec=EXAMPLE_SPEC))
+    words = r"1: record 0: expected an? .*, found an? "
     with pytest.raises(DataError, match=words):
-        builder(path).lists("valid", "packed")
+        builder(",".join(paths)).lists("valid", "packed")
+
+
+def test_sequences_without_documents_are_lists_without_documents(tmp_path):
+    lists = random_lists(0, [2, 0, 3])
+    path = write_format(tmp_path / "f", lists, "seq")
+    assert builder(path).lists("valid", "packed").lengths.tolist() == [2, 0, 3]
+
+
+def test_texts_that_look_like_another_format_are_no_matter(tmp_path):
+    lists = random_lists(0, [2, 1])
+    lists[0].documents[0]["docid"] = np.array([b"serialized_examples"], object)
+    lists[1].documents[0]["docid"] = np.array([b"packed/labels"], object)
+    path = write_format(tmp_path / "f", lists, "example")
+    assert builder(path).lists("valid", "packed").lengths.tolist() == [2, 1]
 
 
 def test_tf_rankings_names_of_formats_are_taken(folder):

@@ -16,6 +16,7 @@ from tests.ranking_data import (
 )
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.data.selection import Selection
 from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError
@@ -138,6 +139,21 @@ def test_columns_of_a_vector_can_be_named(path):
     made = SimpleDatasetBuilder.from_features(features, hparams)
     wanted = builder(path, list_size=4, truncation="embedding[1]")
     assert epochs(made, "packed") == epochs(wanted, "packed")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["sample", "clicks"])
+def test_lists_with_several_labels_are_cut_as_those_with_one(path, layout, name):
+    made = MultiLabelDatasetBuilder(
+        CONTEXT_SPEC,
+        EXAMPLE_SPEC,
+        MASK,
+        {"grade": LABEL_SPEC, "same": LABEL_SPEC},
+        DatasetHparams(path, path, 6, 6, 4, shuffle=False, truncation=name),
+        WEIGHT_SPEC,
+    )
+    wanted = builder(path, list_size=4, truncation=name)
+    assert epochs(made, layout) == epochs(wanted, layout)
 
 
 @pytest.mark.parametrize("name", ["first", "bm25"])

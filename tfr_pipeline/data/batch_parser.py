@@ -65,6 +65,7 @@ class PointwiseParser:
     def __call__(self, serialized: Any) -> dict[str, Any]:
         """Parses string `[documents]`; returns what the parser returns, as arrays."""
         records = serialized.numpy()
+        record_formats.check_examples(records)
         # All of them are one long list to the parser of documents.
         elwc = record_formats.elwc_of_examples(records)
         result = self._documents.parse(np.array([elwc], object))

@@ -6,6 +6,7 @@ use, the functions here read as slowly as it takes to say where.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from tfr_pipeline.data.record_formats import (
     PACKED,
     SEQ,
     NotAListError,
+    check_sequences,
     elwc_of_eie,
     recognize,
 )
@@ -75,7 +77,8 @@ def check_present(
     if parser.data_format == PACKED:
         return
     found: set[str] = set()
-    for record in reader([path]).take(5):
+    count = 500 if parser.data_format == EXAMPLE else 5  # about as many documents
+    for record in reader([path]).take(count):
         for document in documents_of(record.numpy(), parser.data_format):
             found.update(document)
     missing = sorted(set(parser.example_spec) - found)
@@ -148,8 +151,8 @@ def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
     from google.protobuf.message import DecodeError
 
     data_format = parser.data_format
-    other = recognize(serialized)
-    if other and other != data_format:
+    other = _other_format(serialized, parser)
+    if other:
         return f"expected {MESSAGES[data_format]}, found {MESSAGES[other]}."
     try:
         if data_format == PACKED:
@@ -165,6 +168,18 @@ def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
         if problem:
             return problem
     return _compare(context, parser.context_with_id)
+
+
+def _other_format(serialized: bytes, parser: RecordParser) -> str | None:
+    """Returns the format of a record, None if it is what it should be or unknown."""
+    found = recognize(serialized)
+    if found == parser.data_format:
+        return None
+    if parser.data_format == SEQ:
+        with contextlib.suppress(NotAListError):
+            check_sequences([serialized], parser.documents_with_id)
+            return None
+    return found
 
 
 def _packed_mismatch(serialized: bytes, parser: RecordParser) -> str | None:

@@ -7,10 +7,17 @@ to nothing, so that one quick parser serves all three.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tfr_pipeline.data.encode import field, varint
-from tfr_pipeline.data.wire import FIRST, SECOND, WireError, read_fields, read_only
+from tfr_pipeline.data.wire import (
+    FIRST,
+    SECOND,
+    WireError,
+    read_fields,
+    read_length,
+    read_only,
+)
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 
 ELWC, EIE, SEQ, EXAMPLE, PACKED = "elwc", "eie", "seq", "example", "packed"
@@ -81,8 +88,56 @@ def recognize(record: bytes) -> str | None:
     empty = all(begin == end for begin, end in firsts)
     if empty and seconds and _names(record, *seconds[0]):
         return SEQ
-    inner = [_inner(record, *place) for place in firsts + seconds]
-    return ELWC if any(names for names in inner) else None
+    found = any(_inner(record, *place) for place in firsts + seconds)
+    return ELWC if found else None
+
+
+def check_examples(records: Iterable[bytes]) -> None:
+    """Refuses other messages among `tf.train.Example`s, which parse without complaint.
+
+    Raises:
+      NotAListError: A record is of another format.
+    """
+    for record in records:
+        # What sets others apart, found quickly; it may also be in a text.
+        if (
+            record[:1] != _FIRST
+            or _EXAMPLES in record
+            or _PACKED_KEY in record
+            or not _is_one_field(record)
+        ) and recognize(record) not in (EXAMPLE, None):
+            raise NotAListError(f"expected {MESSAGES[EXAMPLE]} in each record.")
+
+
+def check_sequences(records: Iterable[bytes], names: Collection[str]) -> None:
+    """Refuses other messages among SequenceExamples, which parse without complaint.
+
+    Args:
+      records: The records.
+      names: Document features. A SequenceExample without documents looks like an
+        Example, but does not have them.
+
+    Raises:
+      NotAListError: A record is of another format.
+    """
+    for record in records:
+        if not _is_one_field(record):
+            continue
+        found = recognize(record)
+        if found == EXAMPLE:
+            ((begin, end),) = read_only(record, 0, len(record), FIRST)
+            own = {name.encode() for name in names}
+            found = found if own.intersection(_names(record, begin, end) or ()) else SEQ
+        if found not in (SEQ, None):
+            raise NotAListError(f"expected {MESSAGES[SEQ]} in each record.")
+
+
+def _is_one_field(record: bytes) -> bool:
+    try:
+        size, begin = read_length(record, 1)
+    except (WireError, IndexError):
+        return False
+    return begin + size == len(record)
 
 
 def _names(data: bytes, start: int, stop: int) -> list[bytes] | None:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data import loose
-from tfr_pipeline.data.record_formats import NotAListError
+from tfr_pipeline.data.record_formats import NotAListError, check_sequences
 from tfr_pipeline.data.records import RecordParser
 
 Arrays = dict[str, Any]
@@ -60,9 +60,10 @@ class SequenceParser:
         """Parses string `[lists]`; returns what `RecordParser` returns, as arrays.
 
         Raises:
-          NotAListError: Features of one record have different numbers of documents,
-            and there is no default to make up for it.
+          NotAListError: A record is of another format; or features of one record have
+            different numbers of documents, and there is no default to make up for it.
         """
+        check_sequences(serialized.numpy(), self._specs)
         found = self._parse(serialized)
         documents, sizes = found.pop("documents"), found.pop("sizes")
         count = len(serialized)
