@@ -175,7 +175,7 @@ def _other_format(serialized: bytes, parser: RecordParser) -> str | None:
     found = recognize(serialized)
     if found == parser.data_format:
         return None
-    if parser.data_format == SEQ:
+    if (parser.data_format, found) == (SEQ, EXAMPLE):
         with contextlib.suppress(NotAListError):
             check_sequences([serialized], parser.documents_with_id)
             return None

@@ -19,7 +19,14 @@ import tensorflow as tf
 from tfr_pipeline.data import cache, checks, loose, pointwise, record_formats, store
 from tfr_pipeline.data.batch_parser import batch_parser
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.record_formats import AUTO, ELWC, EXAMPLE, MESSAGES, recognize
+from tfr_pipeline.data.record_formats import (
+    AUTO,
+    ELWC,
+    EXAMPLE,
+    MESSAGES,
+    SEQ,
+    recognize,
+)
 from tfr_pipeline.data.record_reader import RecordReader, framed_size
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import DataError
@@ -45,18 +52,23 @@ def sniff_format(
       DataError: They have another.
     """
     for path in [paths] if isinstance(paths, str) else paths:
+        kinds: list[str] = []
         # What is wrong with a file is found, and explained, when it is read.
         with contextlib.suppress(tf.errors.OpError):
             for record in reader([path]).take(_SNIFFED):
-                found = recognize(record.numpy())
-                if found and wanted not in (AUTO, found):
-                    raise DataError(
-                        f"{path}: expected {MESSAGES[wanted]} in each record, for the "
-                        f"input_format is {wanted!r}; found {MESSAGES[found]}. Set "
-                        f"input_format to {found!r}."
-                    )
-                if found:
-                    return found
+                kind = recognize(record.numpy())
+                kinds += [kind] if kind else []
+        if not kinds:
+            continue
+        # A SequenceExample without documents looks like an Example.
+        found = SEQ if kinds[0] == EXAMPLE and SEQ in kinds else kinds[0]
+        if wanted not in (AUTO, found):
+            raise DataError(
+                f"{path}: expected {MESSAGES[wanted]} in each record, for the "
+                f"input_format is {wanted!r}; found {MESSAGES[found]}. Set "
+                f"input_format to {found!r}."
+            )
+        return found
     return ELWC if wanted == AUTO else wanted
 
 
