@@ -116,7 +116,7 @@ def test_records_of_another_kind_are_refused(trained, inputs, tmp_path, capsys):
         flag = f"--input_format={other}"
         assert predict(trained, source, tmp_path / "o", flag) == 1
         error = capsys.readouterr().err
-        assert "record 0: expected a" in error
+        assert "expected a" in error and f"Set input_format to '{kind}'" in error
         assert "test-00000-of-00001.tfrecord" in error
     assert not list(tmp_path.iterdir())
 
