@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import math
-import os
 import signal
 import threading
 import time
@@ -15,99 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, RunError, unknown_name
+from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
-
-
-class _SavedState(tf.train.experimental.PythonState):
-    """A `RunState` as part of a checkpoint."""
-
-    def __init__(self, state: RunState):
-        super().__init__()
-        self._state = state
-
-    def serialize(self) -> str:
-        return self._state.to_json()
-
-    def deserialize(self, string_value: str) -> None:
-        self._state.__dict__.update(RunState.from_json(string_value).__dict__)
-
-
-class Checkpoints:
-    """Saves and restores weights, optimizer and `RunState` in one file.
-
-    The state travels inside the checkpoint: there is no moment at which the two could
-    disagree.
-
-    Args:
-      model: A compiled model.
-      run: The run directory.
-      state: State to save and to restore into.
-    """
-
-    def __init__(self, model: tf.keras.Model, run: RunDirectory, state: RunState):
-        self._model, self._run, self.state = model, run, state
-        self._checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, state=_SavedState(state)
-        )
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, run.join("checkpoints"), max_to_keep=2
-        )
-
-    @property
-    def step(self) -> int:
-        """Training steps done."""
-        return int(self._model.optimizer.iterations.numpy())
-
-    def save(self) -> None:
-        """Saves the state of the run at the current step."""
-        self._manager.save(checkpoint_number=self.step)
-        keep = self._best_prefix(self.state.best_step)
-        for path in glob.glob(
-            glob.escape(self._run.join("checkpoints", "best-")) + "*"
-        ):
-            if not path.startswith(keep + "."):
-                os.remove(path)
-
-    def restore(self) -> bool:
-        """Restores the last checkpoint; returns whether there was one."""
-        path = tf.train.latest_checkpoint(self._run.checkpoints)
-        if not path:
-            return False
-        # Slots are made first, so that the restore below fills them.
-        self._model.optimizer.build(self._model.trainable_variables)
-        try:
-            status = self._checkpoint.restore(path)
-            status.assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise RunError(
-                f"{path}: cannot resume from this checkpoint ({str(error)[:300]}). "
-                "Was the model changed? Choose another model_dir, or remove that one."
-            ) from error
-        return True
-
-    def save_best(self) -> None:
-        """Saves the current weights as the best so far."""
-        self._weights().write(self._best_prefix(self.step))
-
-    def restore_best(self) -> bool:
-        """Loads the weights of the best epoch; returns whether there are any."""
-        if self.state.best_value is None:
-            return False
-        path = self._best_prefix(self.state.best_step)
-        try:
-            self._weights().read(path).assert_consumed()
-        except tf.errors.NotFoundError as error:
-            raise RunError(
-                f"{path}: the checkpoint of the best epoch is gone; export the latest."
-            ) from error
-        return True
-
-    def _weights(self) -> tf.train.Checkpoint:
-        """The weights alone: as a whole, the model would bring its optimizer along."""
-        return tf.train.Checkpoint(weights=self._model.weights)
-
-    def _best_prefix(self, step: int) -> str:
-        return self._run.join("checkpoints", f"best-{step}")
 
 
 class _RunCallback(tf.keras.callbacks.Callback):

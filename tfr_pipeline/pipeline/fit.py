@@ -15,6 +15,7 @@ from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
 from tfr_pipeline.pipeline import settings, strategies, tasks
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
+from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.feed import Feed
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
 from tfr_pipeline.pipeline.schedules import build_optimizer
@@ -65,7 +66,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._run = RunDirectory(
             self._hparams.model_dir, strategies.is_chief(self._strategy)
         )
-        self._checkpoints: callbacks_lib.Checkpoints | None = None
+        self._checkpoints: Checkpoints | None = None
         self._outputs: tuple[str, ...] = ()
 
     def _validate_parameters(self, model_builder: Any, dataset_builder: Any) -> None:
@@ -211,7 +212,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             steps = self._feed.check(layout)
             model = self._compile(layout, steps * hparams.num_epochs)
             self._run.claim(self._config or settings.as_json(hparams))
-            self._checkpoints = callbacks_lib.Checkpoints(model, self._run, state)
+            self._checkpoints = Checkpoints(model, self._run, state)
             self._checkpoints.restore()
             self._run.write_environment(
                 state.seed, {"layout": layout, "replicas": self._feed.replicas}
@@ -227,7 +228,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
     def _without_strategy(
         self, model: tf.keras.Model, layout: str | None
-    ) -> tuple[tf.keras.Model, callbacks_lib.Checkpoints]:
+    ) -> tuple[tf.keras.Model, Checkpoints]:
         """Returns a model that one process can read without asking the others.
 
         A model whose variables live in several processes is made again, from the last
@@ -237,7 +238,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         if not strategies.is_distributed(self._strategy):
             return model, self._checkpoints
         local = self._compile(layout, 1)
-        checkpoints = callbacks_lib.Checkpoints(local, self._run, RunState())
+        checkpoints = Checkpoints(local, self._run, RunState())
         checkpoints.restore()
         return local, checkpoints
 
@@ -289,7 +290,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """
         with strategies.strategy_scope(self._strategy):
             model = self._compile(self._layout(), 1)
-        checkpoints = callbacks_lib.Checkpoints(model, self._run, RunState())
+        checkpoints = Checkpoints(model, self._run, RunState())
         if not checkpoints.restore() or (best and not checkpoints.restore_best()):
             kind = "best" if best else "latest"
             raise RunError(f"{self._run.checkpoints}: found no {kind} checkpoint.")

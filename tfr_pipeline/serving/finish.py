@@ -14,7 +14,7 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.metrics.evaluation import evaluate_lists
-from tfr_pipeline.pipeline.callbacks import Checkpoints
+from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run import RunDirectory
 from tfr_pipeline.serving.export import export_other_weights, export_saved_model
 from tfr_pipeline.serving.predictor import Predictor
