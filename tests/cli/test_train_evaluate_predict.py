@@ -247,6 +247,7 @@ def test_a_new_project_trains_its_own_builder_and_exports_it(
     assert (folder / "configs" / "letor.py").read_text() == (
         ROOT / "configs" / "letor.py"
     ).read_text()
+    assert os.access(folder / "launch" / "local.sh", os.X_OK)
     # A name that this checkout does not have.
     os.rename(folder / "builders" / "letor.py", folder / "builders" / "own.py")
     done = console_script(
@@ -281,7 +282,7 @@ def test_a_wheel_brings_the_examples_and_new_finds_them(tmp_path):
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    for name in ("tfr_pipeline", "builders", "configs"):
+    for name in ("tfr_pipeline", "builders", "configs", "launch"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     words = ["pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path]
@@ -316,8 +317,8 @@ def test_a_wheel_brings_the_examples_and_new_finds_them(tmp_path):
             timeout=60,
         )
         assert done.returncode == 0, done.stderr
-        for folder in ("builders", "configs"):
+        for folder in ("builders", "configs", "launch"):
             made = tmp_path / f"mine{number}" / folder
             assert {path.name for path in made.iterdir()} == {
-                path.name for path in (ROOT / folder).glob("*.py")
+                path.name for path in (ROOT / folder).glob("*.[ps][yh]")
             }

@@ -10,13 +10,15 @@ from importlib import metadata
 from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError, RunError
 
-_FOLDERS = ("builders", "configs")
+_FOLDERS = ("builders", "configs", "launch")
+_ENDINGS = (".py", ".sh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
-        "Starts a project: copies the example builders and configs into a new folder."
+        "Starts a project: copies the example builders, configs and launch scripts "
+        "into a new folder."
     )
     parser.add_argument("dir", metavar="DIR", help="folder to make")
 
@@ -33,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
             target = os.path.join(temporary, relative)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copyfile(source, target)
+            if target.endswith(".sh"):  # a wheel does not say what can be run
+                os.chmod(target, 0o755)
     for relative in sorted(sources):
         print(os.path.join(args.dir, relative))
     print(
@@ -54,7 +58,7 @@ def example_files() -> dict[str, str]:
         for folder in _FOLDERS:
             path = os.path.join(base, folder)
             for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
-                if name.endswith(".py"):
+                if name.endswith(_ENDINGS):
                     found[f"{folder}/{name}"] = os.path.join(path, name)
         if "configs/letor.py" in found:
             return found
