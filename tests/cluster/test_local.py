@@ -4,72 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
+from tests.cluster.launching import ROOT, SLEEP, finished, gone, launch, pids
 from tests.pipeline.training_helpers import (
     environment,
     make_config,
     make_data,
     read_history,
 )
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def launch(*words, script=None, **flags):
-    """Starts the launcher on a Python script."""
-    command = list(words) if script is None else [sys.executable, "-c", script, *words]
-    flags = [f"--{name}={value}" for name, value in {"workers": 2, **flags}.items()]
-    return subprocess.Popen(
-        [ROOT / "launch" / "local.sh", *flags, "--", *map(str, command)],
-        env=environment(PYTHON=sys.executable, PYTHONUNBUFFERED="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finished(process, timeout=60):
-    out, _ = process.communicate(timeout=timeout)
-    return process.returncode, out
-
-
-def gone(pid):
-    """Whether a process has ended; waits a little."""
-    for _ in range(100):
-        if not pathlib.Path(f"/proc/{pid}").exists():
-            return True
-        if pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def pids(process, count=2):
-    """Reads the process ids that tasks print first."""
-    found = {}
-    while len(found) < count:
-        line = process.stdout.readline()
-        assert line, "the launcher has ended"
-        name, _, text = line.partition("] ")
-        if text.startswith("pid "):
-            found[name.strip("[")] = int(text.split()[1])
-    return found
-
-
-SLEEP = """
-import os, signal, sys, time
-if len(sys.argv) > 1:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("pid", os.getpid())
-time.sleep(300)
-"""
 
 
 def test_each_worker_learns_who_it_is_and_output_says_whose_it_is(tmp_path):

@@ -1,194 +1,339 @@
-"""Runs the tasks of a job on this machine until they are done, or given up."""
+"""Runs the tasks of a job until it is done, or given up."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import itertools
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from tfr_pipeline.cluster.tf_config import Task
+from tfr_pipeline.cluster.output import Output
+from tfr_pipeline.cluster.ports import taken
+from tfr_pipeline.cluster.process import Process
+from tfr_pipeline.cluster.tf_config import EVALUATOR, Task
 
-# Bad usage and bad configs do not get better by trying again.
-_NO_RESTART = (2,)
-_STOPPED = 143
+DONE, GIVEN_UP, BAD_USAGE, STOPPED = 0, 1, 2, 143
+# Ends of a task: its port was taken; it is no use to try again (2: bad usage or a bad
+# config; 126 and 127: what a shell says of a command that it cannot start).
+PORT_TAKEN = 98
+_HOPELESS = (BAD_USAGE, 126, 127)
+_ALL_AGAIN = -1
+
 _POLL_SECONDS = 0.1
 _LONGEST_PAUSE = 60.0
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+# After so long without a failure, the next one counts as the first again.
+_GOOD_RUN = 600.0
+# What is left of a job that failed has little to save: its peers are gone.
+_GRACE_AFTER_FAILURE = 10.0
 
 
 class Supervisor:
-    """Starts tasks, passes signals on, and restarts all of them when one dies.
+    """Starts the tasks of a job, passes signals on, and restarts what dies.
 
-    Workers under MultiWorkerMirroredStrategy live and die together: the rest cannot go
-    on without the one that is gone, and a run goes on from its last checkpoint.
+    Who restarts when somebody dies: without parameter servers, all: the rest cannot go
+    on without the one that is gone, and a run goes on from its last checkpoint. With
+    servers, a dead worker alone, at its own address, where the coordinator finds it
+    again; all when it was the chief or a server. An evaluator alone, always.
 
-    SIGTERM and SIGINT are passed on; the tasks save and end, and the exit code is 143.
-    Tasks are never left behind: the kernel ends them if this process is killed.
+    The job is done when the chief, or without one all workers, ended with 0; the rest
+    is then asked to end.
+
+    SIGTERM and SIGINT are passed on; tasks save and end, and the exit code is 143. At
+    the second signal they are killed. Tasks are never left behind: the kernel ends them
+    if this process is killed.
 
     Args:
-      command: What each task runs.
-      make_tasks: Returns the tasks of one attempt, with ports that are free.
+      start: Returns the command of the local child process that runs a task: of the
+        task itself, or of a client such as ssh or srun.
+      make_tasks: Returns the tasks of an attempt, given its number from 0: each attempt
+        should use other ports.
+      remote: The tasks run on other machines, below `tfr_pipeline.cluster.task`: they
+        are told to end over their standard input, check their port themselves, and
+        have temporary folders there. Here the supervisor does so.
       log_dir: Folder of a log file a task, or None; their output is also shown, each
         line after the name of its task.
-      max_restarts: How often to start again after a failure.
+      max_restarts: How often to start again, one task or all, after failures.
       grace: Seconds that tasks have to end by themselves before SIGKILL.
+      start_timeout: Seconds until all have to be there, once one is; 0 for no limit.
+      hang_timeout: Seconds of silence after which a task that was heard before is
+        killed; 0 for no limit.
       back_off: Seconds before the first restart; doubles each time, up to a minute.
     """
 
     def __init__(
         self,
-        command: Sequence[str],
-        make_tasks: Callable[[], list[Task]],
+        start: Callable[[Task], Sequence[str]],
+        make_tasks: Callable[[int], list[Task]],
+        *,
+        remote: bool = False,
         log_dir: str | None = None,
         max_restarts: int = 3,
         grace: float = 60.0,
+        start_timeout: float = 300.0,
+        hang_timeout: float = 120.0,
         back_off: float = 1.0,
     ):
-        self._command, self._make_tasks = list(command), make_tasks
-        self._log_dir, self._max_restarts = log_dir, max_restarts
-        self._grace, self._back_off = grace, back_off
-        self._stop = False
-        self._print = threading.Lock()
+        self._start_words, self._make_tasks, self._remote = start, make_tasks, remote
+        self._log_dir, self._max_restarts, self._grace = log_dir, max_restarts, grace
+        self._start_timeout, self._hang_timeout = start_timeout, hang_timeout
+        self._back_off = back_off
+        self._running: dict[str, Process] = {}
+        self._ended: dict[str, int] = {}
+        self._due: dict[str, tuple[Task, float]] = {}
+        self._signals = self._restarts = self._in_a_row = 0
+        self._last_failure = 0.0
+        self._clock, self._ticked = 0.0, time.monotonic()
 
     def run(self) -> int:
         """Runs the job; returns its exit code: 0, 143, 2, or 1 when given up."""
-        handled = (signal.SIGTERM, signal.SIGINT)
+        handled = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+            handled.append(signal.SIGHUP)
         previous = {
             number: signal.signal(number, self._on_signal) for number in handled
         }
+        self._folder = tempfile.mkdtemp(prefix="tfr_pipeline_job_")
         try:
-            for attempt in range(self._max_restarts + 1):
-                code = self._attempt()
-                if self._stop:
-                    return _STOPPED
-                if code == 0 or code in _NO_RESTART:
+            try:
+                self._output = Output(self._log_dir)
+            except OSError as error:
+                self._output = Output(None)
+                self._output.say(f"--log_dir: {error}; choose another folder")
+                return BAD_USAGE
+            for attempt in itertools.count():
+                code = self._attempt(self._make_tasks(attempt))
+                if code != _ALL_AGAIN:
                     return code
-                if attempt < self._max_restarts:
-                    pause = min(self._back_off * 2**attempt, _LONGEST_PAUSE)
-                    self._say(
-                        f"restart {attempt + 1} of {self._max_restarts} in {pause:g} s"
-                    )
-                    self._sleep(pause)
-                    if self._stop:
-                        return _STOPPED
-            self._say(f"given up after {self._max_restarts} restarts")
-            return 1
+            raise AssertionError
         finally:
+            self._end(0.0)
+            shutil.rmtree(self._folder, ignore_errors=True)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
+        self._signals += 1
 
-    def _attempt(self) -> int:
-        """Starts all tasks; returns 0 when all ended well, else the first bad code."""
-        running: list[tuple[Task, subprocess.Popen[str]]] = []
-        readers = []
-        try:
-            for task in self._make_tasks():
-                process = self._start(task)
-                running.append((task, process))
-                readers.append(
-                    threading.Thread(target=self._copy, args=(task, process))
-                )
-                readers[-1].start()
-            return self._watch(running)
-        finally:
-            self._end([process for _, process in running], signal.SIGKILL, 0.0)
-            for reader in readers:
-                reader.join()
+    # The job
 
-    def _watch(self, running: list[tuple[Task, subprocess.Popen[str]]]) -> int:
-        processes = [process for _, process in running]
-        while True:
-            for task, process in running:
-                code = process.poll()
-                if code:
-                    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                    if not self._stop:
-                        self._say(f"{task.name} ended with {how}; stopping the others")
-                    self._end(processes, signal.SIGTERM, self._grace)
+    def _attempt(self, tasks: list[Task]) -> int:
+        """Runs all tasks until the job is done, or has to start again or to end."""
+        self._tasks = tasks
+        self._ended.clear()
+        self._due.clear()
+        for task in tasks:
+            if task.name not in self._running:  # an evaluator goes on
+                code = self._start(task)
+                if code is not None:
                     return code
-            if all(process.poll() == 0 for process in processes):
-                return 0
-            if self._stop:
-                self._say("stopping")
-                self._end(processes, signal.SIGTERM, self._grace)
-                return _STOPPED
-            time.sleep(_POLL_SECONDS)
+        while not self._signals:
+            for process in list(self._running.values()):
+                code = self._look_after(process)
+                if code is not None:
+                    return code
+            if self._is_done():
+                self._end(self._grace)
+                return DONE
+            code = self._start_what_is_due()
+            if code is not None:
+                return code
+            self._tick()
+        return self._stop()
 
-    def _end(
-        self, processes: list[subprocess.Popen[str]], number: int, grace: float
-    ) -> None:
-        """Sends a signal to what still runs, and SIGKILL to what does after `grace`."""
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
-        limit = time.monotonic() + grace
-        for process in processes:
-            try:
-                process.wait(max(0.0, limit - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _kill_group(process)
-                process.wait()
+    def _is_done(self) -> bool:
+        first = "chief" if self._has("chief") else "worker"
+        for task in self._tasks:
+            if task.job == first:
+                running = self._running.get(task.name)
+                code = running.poll() if running else self._ended.get(task.name)
+                if code != 0:
+                    return False
+        return True
+
+    def _has(self, job: str) -> bool:
+        return any(task.job == job for task in self._tasks)
+
+    def _stop(self) -> int:
+        if not self._is_done():
+            self._say("stopping")
+        self._end(self._grace)
+        return DONE if self._is_done() else STOPPED
+
+    # One task
+
+    def _start(self, task: Task) -> int | None:
+        """Starts a task; returns a code when that decides the job."""
+        problem = None if self._remote or not task.address else taken(task.address)
+        if problem:
+            self._say(f"{task.name}: {problem}")
+            return self._fail(None)
+        words = self._start_words(task)
+        try:
+            self._running[task.name] = Process(
+                task,
+                words,
+                self._environment(task),
+                self._output,
+                self._now,
+                self._remote,
+            )
+        except OSError as error:
+            self._say(f"{task.name}: cannot start {words[0]!r}: {error.strerror}")
+            self._end(self._grace)
+            return BAD_USAGE
+        return None
+
+    def _environment(self, task: Task) -> dict[str, str]:
+        result = {
+            **os.environ,
+            "TF_CONFIG": task.tf_config,
+            # A peer that is away for a moment is waited for.
+            "GRPC_FAIL_FAST": "use_caller",
+            "TFR_PIPELINE_HEARTBEAT": "1",
+        }
+        if not self._remote:
+            # What a killed task leaves behind goes with this folder.
+            folder = os.path.join(self._folder, task.name.replace(" ", "-"))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+            result["TMPDIR"] = folder
+        return result
+
+    def _look_after(self, process: Process) -> int | None:
+        """Looks whether a task lives; returns a code when that decides the job."""
+        code, task = process.poll(), process.task
+        if code is None:
+            process.keep()
+            silence = 0.0 if process.heard is None else self._now() - process.heard
+            if silence > self._hang_timeout > 0:
+                self._say(
+                    f"{_where(task)} has not been heard for {silence:.0f} s; killing it"
+                )
+                process.finish()
+                code = -signal.SIGKILL
             else:
-                _kill_group(process)  # what it may have started
+                return self._check_start(process)
+        process.finish()
+        del self._running[task.name]
+        self._ended[task.name] = code
+        # A worker of parameter servers waits until it is told to end.
+        waits = task.job == "worker" and self._has("ps")
+        if (code == 0 and not waits) or self._is_done():
+            return None
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        alone = waits or task.job == EVALUATOR
+        if code in _HOPELESS or code == PORT_TAKEN or not alone:
+            others = [task for task in self._tasks if task.name in self._running]
+            rest = "; stopping the others" if others else ""
+            self._say(f"{task.name} ended with {how}{rest}")
+            if code in _HOPELESS:
+                self._end(self._grace)
+                return BAD_USAGE
+            return self._fail(None)
+        self._say(f"{task.name} ended with {how}")
+        return self._fail(task)
 
-    def _start(self, task: Task) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self._command,
-            env={**os.environ, "TF_CONFIG": task.tf_config},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # A terminal's Ctrl-C comes here alone, and is passed on once.
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
+    def _check_start(self, process: Process) -> int | None:
+        late = self._now() - process.started > self._start_timeout > 0
+        # A command that never shows life may be one that has no need to.
+        if not late or process.up or process.task.address is None:
+            return None
+        if not any(other.up for other in self._running.values()):
+            return None
+        missing = [
+            _where(other.task)
+            for other in self._running.values()
+            if other.task.address is not None and not other.up
+        ]
+        self._say(
+            f"missing after {self._start_timeout:g} s: {', '.join(missing)}; neither "
+            "open nor ended. Stopping all"
         )
+        return self._fail(None)
 
-    def _copy(self, task: Task, process: subprocess.Popen[str]) -> None:
-        """Copies the output of a task to its log file and to ours."""
-        log = None
-        if self._log_dir is not None:
-            os.makedirs(self._log_dir, exist_ok=True)
-            name = task.name.replace(" ", "-") + ".log"
-            log = open(os.path.join(self._log_dir, name), "a", encoding="utf-8")  # noqa: SIM115
-        assert process.stdout is not None
-        for line in process.stdout:
-            if log is not None:
-                log.write(line)
-                log.flush()
-            with self._print:
-                sys.stdout.write(f"[{task.name}] {line}")
-                sys.stdout.flush()
-        if log is not None:
-            log.close()
+    # Restarts
+
+    def _fail(self, alone: Task | None) -> int | None:
+        """Plans a restart, of one task or of all, or gives up."""
+        now = self._now()
+        if now - self._last_failure > _GOOD_RUN:
+            self._in_a_row = 0
+        self._last_failure = now
+        if self._restarts >= self._max_restarts:
+            if alone is not None and alone.job == EVALUATOR:
+                self._say(f"{alone.name} stays away: no restarts are left")
+                return None
+            self._end(_GRACE_AFTER_FAILURE)
+            self._say(f"given up after {self._max_restarts} restarts")
+            return GIVEN_UP
+        pause = min(self._back_off * 2**self._in_a_row, _LONGEST_PAUSE)
+        self._restarts += 1
+        self._in_a_row += 1
+        whom = "" if alone is None else f", {alone.name} alone"
+        self._say(
+            f"restart {self._restarts} of {self._max_restarts} in {pause:g} s{whom}"
+        )
+        if alone is not None:
+            self._due[alone.name] = alone, now + pause
+            return None
+        self._end(min(self._grace, _GRACE_AFTER_FAILURE), spare=EVALUATOR)
+        while self._now() < now + pause and not self._signals:
+            self._tick()
+        return self._stop() if self._signals else _ALL_AGAIN
+
+    def _start_what_is_due(self) -> int | None:
+        for name, (task, when) in list(self._due.items()):
+            if self._now() >= when:
+                del self._due[name]
+                del self._ended[name]
+                code = self._start(task)
+                if code is not None:
+                    return code
+        return None
+
+    def _end(self, grace: float, spare: str | None = None) -> None:
+        """Asks what still runs to end, and kills what does not within `grace`."""
+        ending = [p for p in self._running.values() if p.task.job != spare]
+        if grace > 0:
+            for process in ending:
+                process.terminate()
+        limit, signals = self._now() + grace, self._signals
+        while any(process.poll() is None for process in ending):
+            if self._now() >= limit or self._signals > signals:
+                break
+            for process in ending:
+                process.keep()
+            self._tick()
+        for process in ending:
+            code = process.poll()
+            if code is None and grace > 0:
+                self._say(f"{process.task.name} has not ended; killing it")
+            process.finish()
+            del self._running[process.task.name]
+            self._ended[process.task.name] = -signal.SIGKILL if code is None else code
+
+    # Time and words
+
+    def _now(self) -> float:
+        """A clock that stands still while this process does.
+
+        Tasks that were stopped along with it, as a closed laptop does, are not late.
+        """
+        return self._clock
+
+    def _tick(self) -> None:
+        time.sleep(_POLL_SECONDS)
+        now = time.monotonic()
+        self._clock += min(now - self._ticked, 1.0)
+        self._ticked = now
 
     def _say(self, text: str) -> None:
-        with self._print:
-            print(f"[job] {text}", flush=True)
-
-    def _sleep(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not self._stop and time.monotonic() < end:
-            time.sleep(min(_POLL_SECONDS, seconds))
+        self._output.say(text)
 
 
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """Kills a task with the processes that it started."""
-    with contextlib.suppress(ProcessLookupError):  # all have ended
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+def _where(task: Task) -> str:
+    return task.name if task.address is None else f"{task.name} ({task.address})"

@@ -13,7 +13,7 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
-from tfr_pipeline.pipeline import settings, strategies, tasks
+from tfr_pipeline.pipeline import heartbeat, settings, strategies, tasks
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.feed import Feed
@@ -200,6 +200,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           RunError: The loss became NaN, or an export failed.
           SystemExit: SIGTERM came; the code is 143 and the run can go on later.
         """
+        heartbeat.start()
         hparams = self._hparams
         seed = hparams.seed
         if seed is None:

@@ -1,0 +1,218 @@
+"""Who is started again when somebody dies, and what else the supervisor notices.
+
+Plain scripts take the place of training, so that each test takes a second or two.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.cluster.launching import SLEEP, finished, gone, launch, pids
+
+# `who` dies once, some time after everybody else is there; then the chief ends. The
+# others wait until they are told to end, as they do under ParameterServerStrategy.
+DIE = """
+import json, os, pathlib, signal, sys, time
+task = json.loads(os.environ["TF_CONFIG"])
+own, cluster = task["task"], task["cluster"]
+name = own["type"] + str(own["index"])
+folder, who, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+log = folder / name
+with open(log, "a") as file:
+    file.write(json.dumps(cluster) + "\\n")
+while len(os.listdir(folder)) < count:
+    time.sleep(0.02)
+starts = len(log.read_text().splitlines())
+if name == who and starts == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+def end(*_):
+    print("told to end", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+if name == "chief0":
+    while len((folder / who).read_text().splitlines()) < 2:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    sys.exit(0)
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize(
+    ("who", "alone"),
+    [("worker1", True), ("evaluator0", True), ("ps0", False), ("chief0", False)],
+)
+def test_with_servers_workers_and_evaluator_restart_alone(tmp_path, who, alone):
+    code, out = finished(
+        launch(tmp_path, who, 6, script=DIE, ps=2, evaluator=True, log_dir=None)
+    )
+    assert code == 0, out
+    starts = {
+        name: (tmp_path / name).read_text().splitlines()
+        for name in os.listdir(tmp_path)
+    }
+    assert set(starts) == {"chief0", "worker0", "worker1", "ps0", "ps1", "evaluator0"}
+    again = {name for name, lines in starts.items() if len(lines) == 2}
+    # The evaluator only reads checkpoints: it goes on whoever restarts.
+    assert again == ({who} if alone else set(starts) - {"evaluator0"})
+    # Alone at its own address, where the others know it; all together elsewhere.
+    assert (len(set(starts[who])) == 1) == alone
+    assert all(line == starts["ps1"][-1] for line in starts["worker0"][-1:])
+    assert "[job] restart 1 of 3 in 1 s" in out
+    assert "[evaluator 0] told to end" in out
+
+
+def test_the_evaluator_is_no_member_of_the_cluster():
+    script = "import os; print(os.environ['TF_CONFIG'])"
+    code, out = finished(launch(script=script, evaluator=True, workers=1))
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("[evaluator 0]"))
+    assert '"type": "evaluator"' in line and '"evaluator": [' not in line
+
+
+BEAT = """
+import os, sys, time
+from tfr_pipeline.pipeline import heartbeat
+heartbeat.start()
+print("pid", os.getpid())
+sys.stdout.write("half")
+sys.stdout.flush()
+time.sleep(1.5)
+print(" a line")
+"""
+
+
+def test_signs_of_life_leave_no_trace_in_the_output(tmp_path):
+    code, out = finished(launch(script=BEAT, workers=1, log_dir=tmp_path))
+    assert code == 0
+    assert out.splitlines()[1:] == ["[worker 0] half a line"]
+    assert b"\0" not in (tmp_path / "worker-0.log").read_bytes()
+
+
+def test_without_a_supervisor_there_are_no_signs_of_life(tmp_path):
+    from tests.pipeline.training_helpers import start
+
+    out, _ = start(BEAT).communicate(timeout=60)
+    assert "\0" not in out
+
+
+def test_a_task_that_hangs_is_killed_and_all_start_again():
+    process = launch(script=BEAT, hang_timeout=1.5)
+    stopped = pids(process)["worker 1"]
+    time.sleep(0.5)  # for a beat
+    os.kill(stopped, signal.SIGSTOP)
+    code, out = finished(process)
+    assert code == 0
+    assert "worker 1 (localhost:" in out and "has not been heard for" in out
+    assert "restart 1 of 3" in out
+    assert gone(stopped)
+
+
+# Worker 0 opens its port; worker 1 does at its second start.
+OPEN = """
+import json, os, pathlib, socket, sys, time
+task = json.loads(os.environ["TF_CONFIG"])
+index = task["task"]["index"]
+mark = pathlib.Path(sys.argv[1]) / str(index)
+first = not mark.exists()
+mark.touch()
+if first and index == 1:
+    time.sleep(300)
+server = socket.create_server(("", int(task["cluster"]["worker"][index].split(":")[1])))
+time.sleep(2 if first else 1)
+time.sleep(300 if first else 0)
+"""
+
+
+def test_who_is_missing_at_the_start_is_named_and_all_start_again(tmp_path):
+    code, out = finished(launch(tmp_path, script=OPEN, start_timeout=1.5))
+    assert code == 0, out
+    (line,) = (line for line in out.splitlines() if "missing" in line)
+    assert "worker 1 (localhost:" in line and "worker 0" not in line
+    assert "restart 1 of 3" in out
+
+
+def test_a_command_without_port_or_beats_is_never_missing():
+    script = "import time; time.sleep(2)"
+    code, out = finished(launch(script=script, start_timeout=0.5))
+    assert code == 0 and not out
+
+
+def test_a_taken_port_is_named_and_others_are_used():
+    with socket.socket() as one:
+        # As gRPC does: the next one to do so is let in as well.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind(("localhost", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        script = "import os; print(os.environ['TF_CONFIG'])"
+        process = launch(script=script, workers=1, base_port=port)
+        code, out = finished(process)
+    assert code == 0
+    assert f"[job] worker 0: port {port} of localhost:{port} is taken" in out
+    assert "[worker 0] " in out and f"localhost:{port + 1}" in out
+    assert "restart 1 of 3" in out
+
+
+def test_all_of_a_task_is_gone_with_it(tmp_path):
+    script = """
+import os, subprocess, sys, tempfile
+print("pid", subprocess.Popen(["sleep", "300"]).pid)
+print("folder", tempfile.mkdtemp())
+"""
+    process = launch(script=script, workers=1, environ={"TMPDIR": str(tmp_path)})
+    child = pids(process, 1)["worker 0"]
+    code, out = finished(process)
+    assert code == 0 and f"folder {tmp_path}" in out
+    assert gone(child)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", [["/no/such/command"], ["sh", "-c", "nothing"]])
+def test_a_command_that_does_not_exist_is_not_tried_again(command):
+    code, out = finished(launch(*command))
+    assert code == 2
+    assert "restart" not in out
+    assert "No such file" in out or "not found" in out
+
+
+def test_a_log_folder_that_cannot_be_written_is_told_before_anything_starts(tmp_path):
+    (tmp_path / "file").touch()
+    code, out = finished(launch("echo", "started", log_dir=tmp_path / "file"))
+    assert code == 2
+    assert "--log_dir" in out and "started" not in out
+
+
+def test_sigterm_between_restarts_ends_the_job():
+    process = launch("false", max_restarts=9)
+    for line in process.stdout:
+        if "restart 2 of 9 in 2 s" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    code, out = finished(process, timeout=10)
+    assert code == 143
+    assert "restart 3" not in out
+
+
+def test_a_second_signal_kills_at_once():
+    process = launch("deaf", script=SLEEP, grace=60)
+    tasks = pids(process)
+    process.send_signal(signal.SIGTERM)
+    for line in process.stdout:
+        if "stopping" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    code, _ = finished(process, timeout=20)
+    assert code == 143
+    assert all(gone(pid) for pid in tasks.values())
+
+
+def test_no_restarts_means_none():
+    code, out = finished(launch("false", max_restarts=0))
+    assert code == 1
+    assert "given up after 0 restarts" in out

@@ -1,0 +1,154 @@
+"""The local child process of a task: how it starts, what it says, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from tfr_pipeline.cluster import ports
+from tfr_pipeline.cluster.output import Output
+from tfr_pipeline.cluster.tf_config import Task
+
+# What a supervised task writes while it lives; see pipeline/heartbeat.py.
+BEAT = b"\0\n"
+_LONGEST_LINE = 1 << 20
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+class Process:
+    """A task that runs.
+
+    Args:
+      task: The task.
+      words: Command of the local child process.
+      environment: Its environment.
+      output: Gets its lines.
+      now: A clock.
+      remote: Whether the task runs elsewhere, below `tfr_pipeline.cluster.task`, so
+        that words over its standard input do what signals do here.
+
+    Attributes:
+      task: The task.
+      started: When it was started.
+      heard: When it was last heard, or None before its first beat.
+      reached: Whether its port has been seen open.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        output: Output,
+        now: Callable[[], float],
+        remote: bool = False,
+    ):
+        self.task, self._output, self._now = task, output, now
+        self.started, self.reached = now(), False
+        self.heard: float | None = None
+        self._said = 0.0
+        self._child = subprocess.Popen(
+            words,
+            env=environment,
+            stdin=subprocess.PIPE if remote else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A terminal's Ctrl-C comes to the supervisor alone, and is passed on once.
+            start_new_session=True,
+            preexec_fn=die_with(os.getpid()),
+        )
+        if self._child.stdin is not None:
+            os.set_blocking(self._child.stdin.fileno(), False)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if task.address is not None:
+            threading.Thread(target=self._probe, daemon=True).start()
+
+    @property
+    def up(self) -> bool:
+        """Whether the task has shown life."""
+        return self.reached or self.heard is not None
+
+    def poll(self) -> int | None:
+        """Returns the exit code, below zero for signals, or None while it runs."""
+        return self._child.poll()
+
+    def terminate(self) -> None:
+        """Asks the task to save and to end."""
+        if self._child.poll() is None:
+            if self._child.stdin is None:
+                self._child.send_signal(signal.SIGTERM)
+            else:
+                self._say(b"TERM\n")
+
+    def keep(self) -> None:
+        """Tells a remote task, once a second, that it is still looked after."""
+        if self._child.stdin is not None and self._now() - self._said >= 1.0:
+            self._said = self._now()
+            self._say(b"\n")
+
+    def finish(self) -> None:
+        """Kills whatever still runs of the task, and reads its last lines."""
+        kill_group(self._child)
+        self._child.wait()
+        if self._child.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._child.stdin.close()
+        # Somebody who left the group may hold the pipe open.
+        self._reader.join(timeout=5.0)
+
+    def _say(self, words: bytes) -> None:
+        assert self._child.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, or its host is away
+            os.write(self._child.stdin.fileno(), words)
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        with self._output.task(self.task) as write, self._child.stdout as pipe:
+            rest = b""
+            while chunk := os.read(pipe.fileno(), 1 << 16):
+                rest += chunk
+                if BEAT in rest:
+                    self.heard = self._now()
+                    rest = rest.replace(BEAT, b"")
+                # A beat may be cut in two, but no line ends within one.
+                *lines, rest = rest.split(b"\n")
+                for line in lines:
+                    write(line + b"\n")
+                if len(rest) > _LONGEST_LINE:
+                    write(rest + b"\n")
+                    rest = b""
+            if rest:
+                write(rest + b"\n")
+
+    def _probe(self) -> None:
+        assert self.task.address is not None
+        while self._child.returncode is None and not self.reached:
+            self.reached = ports.answers(self.task.address)
+            time.sleep(0.5)
+
+
+def kill_group(child: subprocess.Popen[bytes]) -> None:
+    """Kills a process that leads a group, and what it started."""
+    with contextlib.suppress(ProcessLookupError):  # all have ended
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def die_with(parent: int) -> Callable[[], None]:
+    """Returns what a child does before it starts, to be killed with its parent."""
+
+    def prepare() -> None:
+        if _prctl is not None:
+            _prctl(_DEATH_SIGNAL, signal.SIGKILL)
+            if os.getppid() != parent:  # which ended before
+                os._exit(1)
+
+    return prepare
