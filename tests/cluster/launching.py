@@ -13,10 +13,16 @@ from tests.pipeline.training_helpers import environment
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def launch(*words, script=None, launcher="local.sh", environ=None, **flags):
+def launch(*words, script=None, launcher="local.sh", inside=(), environ=None, **flags):
     """Starts a launcher on a Python script, by default with two workers.
 
-    A flag that is None or True has no value, or no place.
+    Args:
+      *words: Arguments of the script, or the command without a script.
+      script: Python code.
+      launcher: File name in `launch/`.
+      inside: What comes before the launcher, such as `ip netns exec NAME`.
+      environ: More environment variables.
+      **flags: True stands for a flag without value, None for no such flag.
     """
     command = list(words) if script is None else [sys.executable, "-c", script, *words]
     flags = {"workers": 2, **flags}
@@ -26,7 +32,7 @@ def launch(*words, script=None, launcher="local.sh", environ=None, **flags):
         if value is not None
     ]
     return subprocess.Popen(
-        [ROOT / "launch" / launcher, *flags, "--", *map(str, command)],
+        [*inside, ROOT / "launch" / launcher, *flags, "--", *map(str, command)],
         env=environment(PYTHON=sys.executable, PYTHONUNBUFFERED="1", **(environ or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

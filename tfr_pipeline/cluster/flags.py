@@ -103,11 +103,16 @@ def make_supervisor(
     )
 
 
-def show(tasks: Sequence[Task], start: Callable[[Task], Sequence[str]]) -> None:
+def show(
+    tasks: Sequence[Task],
+    start: Callable[[Task], Sequence[str]],
+    with_environment: bool = True,
+) -> None:
     """Prints what would be started, for `--dry_run`."""
     for task in tasks:
         print(f"# {task.name}")
-        print(f"TF_CONFIG={shlex.quote(task.tf_config)} {shlex.join(start(task))}")
+        before = f"TF_CONFIG={shlex.quote(task.tf_config)} " if with_environment else ""
+        print(before + shlex.join(start(task)))
 
 
 def _natural(text: str) -> int:

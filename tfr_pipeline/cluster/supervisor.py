@@ -96,7 +96,8 @@ class Supervisor:
         previous = {
             number: signal.signal(number, self._on_signal) for number in handled
         }
-        self._folder = tempfile.mkdtemp(prefix="tfr_pipeline_job_")
+        if not self._remote:
+            self._folder = tempfile.mkdtemp(prefix="tfr_pipeline_job_")
         try:
             try:
                 self._output = Output(self._log_dir)
@@ -111,7 +112,8 @@ class Supervisor:
             raise AssertionError
         finally:
             self._end(0.0)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if not self._remote:
+                shutil.rmtree(self._folder, ignore_errors=True)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
