@@ -23,7 +23,7 @@ HOSTS = ("10.77.0.1", "10.77.0.2")
 
 @pytest.fixture
 def cable(tmp_path):
-    """Returns a function that cuts and joins the cable, the ssh client, and a prefix."""
+    """Returns what cuts and joins the cable, the ssh client, and how to get inside."""
     if os.geteuid() != 0 or not shutil.which("ip"):
         pytest.skip("needs root and ip (iproute2), for network namespaces")
     name = f"tfr-{uuid.uuid4().hex[:6]}"
