@@ -319,6 +319,6 @@ def test_a_wheel_brings_the_examples_and_new_finds_them(tmp_path):
         assert done.returncode == 0, done.stderr
         for folder in ("builders", "configs", "launch"):
             made = tmp_path / f"mine{number}" / folder
-            assert {path.name for path in made.iterdir()} == {
-                path.name for path in (ROOT / folder).glob("*.[ps][yh]")
+            assert set(tree(made)) == {
+                name for name in tree(ROOT / folder) if "__pycache__" not in name
             }

@@ -11,7 +11,7 @@ from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError, RunError
 
 _FOLDERS = ("builders", "configs", "launch")
-_ENDINGS = (".py", ".sh")
+_ENDINGS = (".py", ".sh", ".sbatch", ".yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,16 +56,17 @@ def example_files() -> dict[str, str]:
     found = {}
     for base in (root, os.path.join(root, "share", "tfr_pipeline")):
         for folder in _FOLDERS:
-            path = os.path.join(base, folder)
-            for name in sorted(os.listdir(path)) if os.path.isdir(path) else ():
-                if name.endswith(_ENDINGS):
-                    found[f"{folder}/{name}"] = os.path.join(path, name)
+            for place, _, names in os.walk(os.path.join(base, folder)):
+                for name in names:
+                    path = os.path.join(place, name)
+                    if name.endswith(_ENDINGS):
+                        found[os.path.relpath(path, base)] = path
         if "configs/letor.py" in found:
             return found
     for entry in metadata.files("tfr_pipeline") or ():
-        parts = entry.parts
-        if "share" in parts and parts[-2] in _FOLDERS:
-            found[f"{parts[-2]}/{parts[-1]}"] = str(entry.locate())
+        _, share, path = str(entry).rpartition("share/tfr_pipeline/")
+        if share and path.startswith(_FOLDERS) and path.endswith(_ENDINGS):
+            found[path] = str(entry.locate())
     if not found:
         raise RunError("the examples are missing; install tfr_pipeline again.")
     return found

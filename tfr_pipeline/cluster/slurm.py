@@ -1,0 +1,228 @@
+"""All tasks of a job in a Slurm allocation: `launch/slurm.sbatch`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from tfr_pipeline.cluster import flags
+from tfr_pipeline.cluster.node_list import expand
+from tfr_pipeline.cluster.supervisor import STOPPED
+from tfr_pipeline.cluster.tf_config import Task, compose, make_cluster
+from tfr_pipeline.errors import ConfigError
+
+# Below the ports of outgoing connections; jobs with other numbers get other ports, for
+# they may share nodes.
+_FIRST_PORT, _PORTS_A_JOB, _JOBS = 20000, 100, 100
+# Slurm may send the signal of --signal=B:TERM@90 a minute early, and saving takes time.
+_NEAR_THE_LIMIT = 300
+_PATIENCE = 30.0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the job; returns its exit code."""
+    parser = flags.make_parser(
+        "launch/slurm.sbatch",
+        "Runs a command as all tasks of a job, in a Slurm allocation.",
+    )
+    parser.add_argument(
+        "--base_port",
+        type=int,
+        metavar="PORT",
+        help="of the first task; the others follow. By default, by the job's number",
+    )
+    parser.add_argument(
+        "--srun",
+        default="",
+        metavar="FLAGS",
+        help="more flags of srun for every task, such as '--container-image=IMAGE'",
+    )
+    parser.add_argument(
+        "--max_requeues",
+        type=int,
+        default=20,
+        metavar="N",
+        help="how often to go on after the time limit (%(default)s)",
+    )
+    parser.add_argument(
+        "--nodelist", metavar="NODES", help="for --dry_run outside an allocation"
+    )
+    arguments = flags.parse(parser, sys.argv[1:] if words is None else words)
+    environ = dict(os.environ)
+    if arguments.nodelist is not None:
+        if not arguments.dry_run:
+            parser.error("--nodelist is for --dry_run; Slurm chooses the nodes")
+        environ.setdefault("SLURM_JOB_ID", "0")
+        environ["SLURM_JOB_NODELIST"] = arguments.nodelist
+    try:
+        job = Job(environ, arguments)
+    except ConfigError as error:
+        parser.error(str(error))
+    if arguments.dry_run:
+        flags.show(job.make_tasks(0), job.start)
+        return 0
+    code = flags.make_supervisor(
+        arguments, job.start, job.make_tasks, remote=True
+    ).run()
+    if code == STOPPED:
+        job.requeue_at_the_time_limit(arguments.max_requeues)
+    return code
+
+
+class Job:
+    """What an allocation makes of the flags.
+
+    Args:
+      environ: The environment of the batch script.
+      arguments: The flags.
+
+    Raises:
+      ConfigError: This is no allocation.
+    """
+
+    def __init__(self, environ: Mapping[str, str], arguments: argparse.Namespace):
+        missing = [
+            name
+            for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST")
+            if not environ.get(name)
+        ]
+        if missing:
+            raise ConfigError(
+                f"expected an allocation of Slurm. {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not set. Start with `sbatch "
+                "--nodes=N launch/slurm.sbatch ...`, or look at what would be started "
+                "with --dry_run --nodelist='n[1-2]'."
+            )
+        self._id = environ["SLURM_JOB_ID"]
+        self._nodes = expand(environ["SLURM_JOB_NODELIST"])
+        self._restarts = int(environ.get("SLURM_RESTART_COUNT") or 0)
+        self._arguments = arguments
+        self._places: dict[str, str] = {}
+        self._started: set[str] = set()
+        self._port = arguments.base_port
+        if self._port is None:
+            number = int(self._id) % _JOBS
+            self._port = _FIRST_PORT + number * _PORTS_A_JOB
+
+    def make_tasks(self, attempt: int) -> list[Task]:
+        """Returns the tasks of an attempt: their addresses follow from their ranks.
+
+        Rank r has port base + r, on node r modulo the number of nodes, so each kind of
+        task is spread over the nodes; further attempts use further ports.
+        """
+        count = flags.num_addresses(self._arguments)
+        first = self._port + attempt * count
+        addresses = [f"{self._node(rank)}:{first + rank}" for rank in range(count)]
+        cluster = make_cluster(addresses, self._arguments.ps)
+        tasks = compose(cluster, self._arguments.evaluator)
+        self._places = {task.name: self._node(rank) for rank, task in enumerate(tasks)}
+        return tasks
+
+    def _node(self, rank: int) -> str:
+        return self._nodes[rank % len(self._nodes)]
+
+    def start(self, task: Task) -> list[str]:
+        """Returns the srun of a task; one that ran before is gone then."""
+        name = task.name.replace(" ", "-")
+        if name in self._started:
+            self._kill_steps(name)
+        if not self._arguments.dry_run:
+            self._started.add(name)
+        return [
+            "srun",
+            "--nodes=1",
+            "--ntasks=1",
+            f"--nodelist={self._places[task.name]}",
+            # Tasks of one node share all that the job has there.
+            "--overlap",
+            "--cpu-bind=none",
+            "--mpi=none",
+            "--export=ALL",
+            f"--job-name={name}",
+            *shlex.split(self._arguments.srun),
+            sys.executable,
+            "-m",
+            "tfr_pipeline.cluster.task",
+            "--supervised",
+            "--",
+            *self._arguments.command,
+        ]
+
+    def _kill_steps(self, name: str) -> None:
+        """Ends what Slurm still runs under the name of a task.
+
+        A step outlives its srun when that is killed.
+        """
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            steps = [
+                line.split(maxsplit=1)[0]
+                for line in _ask("squeue", "-h", "-s", "-j", self._id, "-o", "%i %j")
+                if line.split(maxsplit=1)[1:] == [name]
+            ]
+            if not steps:
+                return
+            # Says "Kill job error: No error" of steps that it kills.
+            subprocess.run(
+                ["scancel", "--signal=KILL", *steps],
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+            time.sleep(0.5)
+        print(f"[job] {name} of the attempt before has not ended", flush=True)
+
+    def requeue_at_the_time_limit(self, most: int) -> None:
+        """Puts the job into the queue again when SIGTERM announced its time limit.
+
+        Not when somebody cancelled it or Slurm requeues it itself: then it is no
+        longer running. And not when the limit is far: somebody wants it to stop.
+        """
+        lines = _ask("squeue", "-h", "-j", self._id, "-o", "%T %L")
+        state, _, left = (lines or [""])[0].partition(" ")
+        seconds = parse_time(left)
+        if state != "RUNNING" or seconds is None or seconds > _NEAR_THE_LIMIT:
+            return
+        if self._restarts >= most:
+            print(
+                f"[job] at the time limit; not again after {self._restarts} requeues "
+                "(--max_requeues); submit it again to go on",
+                flush=True,
+            )
+            return
+        print(
+            f"[job] at the time limit; requeue {self._restarts + 1} of {most}",
+            flush=True,
+        )
+        _ask("scontrol", "requeue", self._id)
+
+
+def parse_time(text: str) -> int | None:
+    """Returns the seconds of a time as squeue writes it, or None for UNLIMITED.
+
+    Example:
+      >>> [parse_time(text) for text in ("1:05", "2:00:00", "1-00:00:01", "UNLIMITED")]
+      [65, 7200, 86401, None]
+    """
+    days, _, rest = text.strip().rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdecimal() for part in [*parts, days or "0"]):
+        return None
+    seconds = int(days or 0) * 24 * 3600
+    for power, part in enumerate(reversed(parts)):
+        seconds += int(part) * 60**power
+    return seconds
+
+
+def _ask(*words: str) -> list[str]:
+    """Returns what a command of Slurm prints; what it complains about is shown."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
