@@ -149,6 +149,7 @@ class Job:
             "-m",
             "tfr_pipeline.cluster.task",
             "--supervised",
+            f"--silence={self._arguments.hang_timeout / 2:g}",
             "--",
             *self._arguments.command,
         ]
