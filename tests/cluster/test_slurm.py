@@ -110,7 +110,7 @@ for _ in range(30):
     time.sleep(0.2)
     sys.stdout.write("\\0\\n")
 """
-    words = ["--workers=3", "--hang_timeout=3", "--max_restarts=1"]
+    words = ["--workers=3", "--hang_timeout=4", "--max_restarts=1"]
     command = [sys.executable, "-u", "-c", script, tmp_path / "mark"]
     job = lab.submit(log, *words, "--", *command)
     assert lab.wait(job, "COMPLETED", "FAILED", seconds=60) == "COMPLETED", (
@@ -118,7 +118,7 @@ for _ in range(30):
     )
     out = log.read_text()
     assert "\0" not in out
-    assert re.search(r"worker 1 \(n2:\d+\) has not been heard for 3 s; killing it", out)
+    assert re.search(r"worker 1 \(n2:\d+\) has not been heard for 4 s; killing it", out)
     assert out.count("restart 1 of 1") == 1
     found = re.findall(r"\[(worker \d)\] on (n\d) (.*)", out)
     nodes = [(name, node) for name, node, _ in found]

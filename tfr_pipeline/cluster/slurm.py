@@ -8,12 +8,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tfr_pipeline.cluster import flags
 from tfr_pipeline.cluster.node_list import expand
 from tfr_pipeline.cluster.supervisor import STOPPED
-from tfr_pipeline.cluster.tf_config import Task, compose, make_cluster
+from tfr_pipeline.cluster.tf_config import EVALUATOR, Task, compose, make_cluster
 from tfr_pipeline.errors import ConfigError
 
 # Below the ports of outgoing connections; jobs with other numbers get other ports, for
@@ -121,6 +121,8 @@ class Job:
         cluster = make_cluster(addresses, self._arguments.ps)
         tasks = compose(cluster, self._arguments.evaluator)
         self._places = {task.name: self._node(rank) for rank, task in enumerate(tasks)}
+        # All at once, before the first starts, which would wait for the others.
+        self._kill_steps(self._started - {_step(EVALUATOR, 0)})
         return tasks
 
     def _node(self, rank: int) -> str:
@@ -128,9 +130,8 @@ class Job:
 
     def start(self, task: Task) -> list[str]:
         """Returns the srun of a task; one that ran before is gone then."""
-        name = task.name.replace(" ", "-")
-        if name in self._started:
-            self._kill_steps(name)
+        name = _step(task.job, task.index)
+        self._kill_steps(self._started & {name})
         if not self._arguments.dry_run:
             self._started.add(name)
         return [
@@ -154,19 +155,18 @@ class Job:
             *self._arguments.command,
         ]
 
-    def _kill_steps(self, name: str) -> None:
-        """Ends what Slurm still runs under the name of a task.
+    def _kill_steps(self, names: Set[str]) -> None:
+        """Ends what Slurm still runs under the names of tasks.
 
         A step outlives its srun when that is killed.
         """
         end = time.monotonic() + _PATIENCE
-        while time.monotonic() < end:
-            steps = [
-                line.split(maxsplit=1)[0]
-                for line in _ask("squeue", "-h", "-s", "-j", self._id, "-o", "%i %j")
-                if line.split(maxsplit=1)[1:] == [name]
-            ]
+        while names and time.monotonic() < end:
+            listed = _ask("squeue", "-h", "-s", "-j", self._id, "-o", "%i %j")
+            pairs = [line.split(maxsplit=1) for line in listed]
+            steps = [pair[0] for pair in pairs if pair[-1] in names]
             if not steps:
+                self._started -= names
                 return
             # Says "Kill job error: No error" of steps that it kills.
             subprocess.run(
@@ -175,7 +175,8 @@ class Job:
                 check=False,
             )
             time.sleep(0.5)
-        print(f"[job] {name} of the attempt before has not ended", flush=True)
+        if names:
+            print("[job] tasks of the attempt before have not ended", flush=True)
 
     def requeue_at_the_time_limit(self, most: int) -> None:
         """Puts the job into the queue again when SIGTERM announced its time limit.
@@ -200,6 +201,11 @@ class Job:
             flush=True,
         )
         _ask("scontrol", "requeue", self._id)
+
+
+def _step(job: str, index: int) -> str:
+    """The name of a task's step."""
+    return f"{job}-{index}"
 
 
 def parse_time(text: str) -> int | None:
