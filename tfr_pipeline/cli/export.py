@@ -47,5 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.pipeline.experiment import build_pipeline
 
     config["model_dir"] = args.run
+    config["pipeline"]["strategy"] = None  # The cluster is not there any more.
     print(build_pipeline(config).export_checkpoint(args.output, best=args.best))
     return 0

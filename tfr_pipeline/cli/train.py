@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
             print(line)
         return 0
     pipeline.train_and_validate(verbose=1 if sys.stdout.isatty() else 2)
-    _report(config["model_dir"])
+    if pipeline.is_chief:
+        _report(config["model_dir"])
     return 0
 
 

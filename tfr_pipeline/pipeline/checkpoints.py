@@ -8,6 +8,7 @@ import os
 import tensorflow as tf
 
 from tfr_pipeline.errors import RunError
+from tfr_pipeline.pipeline.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
 
 
@@ -35,10 +36,24 @@ class Checkpoints:
       model: A compiled model.
       run: The run directory.
       state: State to save and to restore into.
+      twin: Has the weights of the last epoch in one piece, where `model` has not.
+      dispatcher: Hands out the steps, where others take them.
     """
 
-    def __init__(self, model: tf.keras.Model, run: RunDirectory, state: RunState):
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        run: RunDirectory,
+        state: RunState,
+        twin: tf.keras.Model | None = None,
+        dispatcher: Dispatcher | None = None,
+    ):
         self._model, self._run, self.state = model, run, state
+        self._whole = twin or model
+        self._dispatcher = dispatcher
+        # The chief reads and writes, not the servers that hold the variables.
+        device = "/job:chief/replica:0/task:0" if dispatcher else None
+        self._options = tf.train.CheckpointOptions(experimental_io_device=device)
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=model.optimizer, state=_SavedState(state)
         )
@@ -49,11 +64,15 @@ class Checkpoints:
     @property
     def step(self) -> int:
         """Training steps done."""
+        if self._dispatcher is not None:
+            return self._dispatcher.step
         return int(self._model.optimizer.iterations.numpy())
 
     def save(self) -> None:
         """Saves the state of the run at the current step."""
-        self._manager.save(checkpoint_number=self.step)
+        if self._dispatcher is not None:
+            self._dispatcher.settle()
+        self._manager.save(checkpoint_number=self.step, options=self._options)
         keep = self._best_prefix(self.state.best_step)
         for path in glob.glob(
             glob.escape(self._run.join("checkpoints", "best-")) + "*"
@@ -69,13 +88,33 @@ class Checkpoints:
         # Slots are made first, so that the restore below fills them.
         self._model.optimizer.build(self._model.trainable_variables)
         try:
-            status = self._checkpoint.restore(path)
+            status = self._checkpoint.restore(path, options=self._options)
             status.assert_existing_objects_matched()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise RunError(
-                f"{path}: cannot resume from this checkpoint ({str(error)[:300]}). "
-                "Was the model changed? Choose another model_dir, or remove that one."
-            ) from error
+            raise _unusable(path, error) from error
+        if self._dispatcher is not None:
+            self._dispatcher.step = int(self._model.optimizer.iterations.numpy())
+        return True
+
+    def restore_weights(self, bare: tf.keras.Model) -> bool:
+        """Restores all but the optimizer; returns whether there was a checkpoint.
+
+        That of servers, with its variables in parts, fits no optimizer elsewhere.
+
+        Args:
+          bare: The same model, not compiled: it would bring an optimizer along.
+        """
+        path = tf.train.latest_checkpoint(self._run.checkpoints)
+        if not path:
+            return False
+        try:
+            read = tf.train.Checkpoint(model=bare, state=_SavedState(self.state))
+            status = read.restore(path)
+            status.assert_existing_objects_matched().expect_partial()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            raise _unusable(path, error) from error
+        self._model.set_weights(bare.get_weights())
+        self._model.optimizer.iterations.assign(int(path.rpartition("-")[2]))
         return True
 
     def save_best(self) -> None:
@@ -97,7 +136,14 @@ class Checkpoints:
 
     def _weights(self) -> tf.train.Checkpoint:
         """The weights alone: as a whole, the model would bring its optimizer along."""
-        return tf.train.Checkpoint(weights=self._model.weights)
+        return tf.train.Checkpoint(weights=self._whole.weights)
 
     def _best_prefix(self, step: int) -> str:
         return self._run.join("checkpoints", f"best-{step}")
+
+
+def _unusable(path: str, error: Exception) -> RunError:
+    return RunError(
+        f"{path}: cannot resume from this checkpoint ({str(error)[:300]}). "
+        "Was the model changed? Choose another model_dir, or remove that one."
+    )

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.pipeline import diagnosis
+from tfr_pipeline.pipeline import diagnosis, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.settings import plateau_arguments
 
@@ -134,7 +134,7 @@ class Feed:
         if split == "valid" and not builder._pattern("valid"):
             return None
         prepare = getattr(model, "preparation", None)
-        if self._strategy is None:
+        if self._strategy is None or strategies.is_coordinator(self._strategy):
             return builder.make_dataset(
                 split, layout, start_step=start_step, prepare=prepare
             )

@@ -13,10 +13,17 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
-from tfr_pipeline.pipeline import heartbeat, settings, strategies, tasks
+from tfr_pipeline.pipeline import evaluator, heartbeat, settings, strategies, tasks
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.feed import Feed
+from tfr_pipeline.pipeline.parameter_server import (
+    Dispatcher,
+    Validate,
+    gather_weights,
+    serve,
+    spread_weights,
+)
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
 from tfr_pipeline.pipeline.schedules import build_optimizer
 
@@ -54,9 +61,16 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._dataset_builder = dataset_builder
         self._hparams = settings.with_our_fields(hparams)
         self._config = config
+        name, resolver = self._hparams.strategy, self._hparams.cluster_resolver
+        self._resolver = resolver or strategies.resolver_of_environment()
+        task = self._resolver.task_type
+        self._evaluates = task == strategies.EVALUATOR
+        self._serves = name == strategies.PS_STRATEGY and task in strategies.SERVERS
+        # Only one task of a job with parameter servers knows the strategy.
+        helps = self._evaluates or self._serves
         self._strategy = strategies.get_strategy(
-            self._hparams.strategy,
-            self._hparams.cluster_resolver,
+            None if helps else name,
+            resolver,
             # None stands for the default here, or nothing would ever be split.
             self._hparams.variable_partitioner or strategies.DEFAULT_PARTITIONER,
             self._hparams.tpu,
@@ -64,9 +78,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._agree = strategies.agreement(self._strategy)
         self._feed = Feed(model_builder, dataset_builder, self._hparams, self._strategy)
         self._run = RunDirectory(
-            self._hparams.model_dir, strategies.is_chief(self._strategy)
+            self._hparams.model_dir, not helps and strategies.is_chief(self._strategy)
         )
         self._checkpoints: Checkpoints | None = None
+        self._dispatcher: Dispatcher | None = None
+        # The model without strategy, where the one with it has no use for that.
+        self._twin: tf.keras.Model | None = None
         self._outputs: tuple[str, ...] = ()
 
     def _validate_parameters(self, model_builder: Any, dataset_builder: Any) -> None:
@@ -82,6 +99,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 raise ConfigError(
                     f"{name}: expected a subclass of {kind.__name__}, found {value!r}."
                 )
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes into the run directory."""
+        return self._run.is_ours
 
     def _metrics(self) -> dict[str, list[Any]]:
         return tasks.by_task(self.build_metrics(), tasks.of_data(self._dataset_builder))
@@ -147,16 +169,17 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
     # Training
 
-    def _compile(self, layout: str | None, total_steps: int) -> tf.keras.Model:
-        hparams = self._hparams
-        packed = layout == "packed"
-        builder = self._model_builder
+    def _build(self, layout: str | None) -> tf.keras.Model:
+        builder, precision = self._model_builder, self._hparams.precision
         policy = tf.keras.mixed_precision.global_policy()
-        tf.keras.mixed_precision.set_global_policy(hparams.precision or policy)
+        tf.keras.mixed_precision.set_global_policy(precision or policy)
         try:
-            model = builder.build_packed() if packed else builder.build()
+            return builder.build_packed() if layout == "packed" else builder.build()
         finally:
             tf.keras.mixed_precision.set_global_policy(policy)
+
+    def _compile(self, layout: str | None, total_steps: int) -> tf.keras.Model:
+        hparams, model = self._hparams, self._build(layout)
         self._outputs = tasks.name_outputs(model)
         self._check_model(model)
         # TensorFlow variables must be made within the scope of the strategy, which
@@ -175,7 +198,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             weighted_metrics=(
                 self.build_weighted_metrics() if hparams.use_weighted_metrics else None
             ),
-            steps_per_execution=hparams.steps_per_execution,
+            # Workers of parameter servers are sent one step at a time.
+            steps_per_execution=(
+                1
+                if strategies.is_coordinator(tf.distribute.get_strategy())
+                else hparams.steps_per_execution
+            ),
         )
         # TensorFlow traces a step twice that makes variables, such as the slots.
         if isinstance(model.optimizer, tf.keras.optimizers.Optimizer):
@@ -198,22 +226,34 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           ConfigError: A setting is wrong, or the run directory is another run's.
           DataError: Data is missing or malformed.
           RunError: The loss became NaN, or an export failed.
-          SystemExit: SIGTERM came; the code is 143 and the run can go on later.
+          SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
+            also how workers and parameter servers end.
         """
         heartbeat.start()
         hparams = self._hparams
+        if self._serves:
+            serve(self._resolver)
         seed = hparams.seed
         if seed is None:
             seed = random.SystemRandom().randrange(2**31)
             seed = self._agree(seed)
         state = RunState(seed=seed)
         tf.keras.utils.set_random_seed(state.seed)
+        if self._evaluates:
+            return self._watch()
+        if strategies.is_coordinator(self._strategy):
+            self._twin = self._compile(self._layout(), 1)
         with strategies.strategy_scope(self._strategy):
             layout = self._layout()
             steps = self._feed.check(layout)
             model = self._compile(layout, steps * hparams.num_epochs)
             self._run.claim(self._config or settings.as_json(hparams))
-            self._checkpoints = Checkpoints(model, self._run, state)
+            if self._twin is not None:
+                spread_weights(self._twin, model)
+                self._dispatcher = Dispatcher(model, self._strategy, self._resolver)
+            self._checkpoints = Checkpoints(
+                model, self._run, state, self._twin, self._dispatcher
+            )
             self._checkpoints.restore()
             self._run.write_environment(
                 state.seed, {"layout": layout, "replicas": self._feed.replicas}
@@ -225,23 +265,47 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             finish(self, *self._without_strategy(model, layout), self._run)
         # A worker that left while the chief exports would end the chief.
         self._agree(0)
-        return model
+        return self._twin or model
 
     def _without_strategy(
         self, model: tf.keras.Model, layout: str | None
     ) -> tuple[tf.keras.Model, Checkpoints]:
         """Returns a model that one process can read without asking the others.
 
-        A model whose variables live in several processes is made again, from the last
-        checkpoint.
+        A model whose variables live in several processes is made again, from its
+        twin or the last checkpoint.
         """
         assert self._checkpoints is not None
         if not strategies.is_distributed(self._strategy):
             return model, self._checkpoints
+        if self._twin is not None:
+            gather_weights(model, self._twin)
+            return self._twin, self._checkpoints
         local = self._compile(layout, 1)
         checkpoints = Checkpoints(local, self._run, RunState())
         checkpoints.restore()
         return local, checkpoints
+
+    def _watch(self) -> tf.keras.Model:
+        """Evaluates what the others train, until SIGTERM."""
+        layout = self._layout()
+        valid = self._feed.dataset("valid", layout)
+        if valid is None:
+            raise ConfigError(
+                "valid_input_pattern: expected files, found none, but the job has an "
+                "evaluator. Start it without."
+            )
+        model = self._compile(layout, 1)
+        evaluator.watch(
+            model,
+            self._build(layout),
+            Checkpoints(model, self._run, RunState()),
+            self._run.checkpoints,
+            valid,
+            self._feed.steps("valid", layout),
+            os.path.join(self._run.path, "logs", "evaluator"),
+        )
+        return model
 
     def dry_run(self) -> list[str]:
         """Checks settings and data, builds the model and takes one step.
@@ -289,10 +353,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         Raises:
           RunError: There is no such checkpoint, or the export failed.
         """
-        with strategies.strategy_scope(self._strategy):
-            model = self._compile(self._layout(), 1)
+        layout = self._layout()
+        model = self._compile(layout, 1)
         checkpoints = Checkpoints(model, self._run, RunState())
-        if not checkpoints.restore() or (best and not checkpoints.restore_best()):
+        found = checkpoints.restore_weights(self._build(layout))
+        if not found or (best and not checkpoints.restore_best()):
             kind = "best" if best else "latest"
             raise RunError(f"{self._run.checkpoints}: found no {kind} checkpoint.")
         step = checkpoints.state.best_step if best else checkpoints.step
@@ -310,26 +375,33 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         if done >= steps * hparams.num_epochs or checkpoints.state.stopped:
             return
         train = self._feed.dataset("train", layout, done, model)
-        valid = self._feed.dataset("valid", layout, model=model)
+        valid = self._feed.dataset("valid", layout, model=self._twin or model)
         valid_steps = None if valid is None else self._feed.steps("valid", layout)
         callbacks = self.build_callbacks()
         callbacks.insert(
             0, callbacks_lib.ExplainZeroLoss(lambda: self._feed.explain_zero(layout))
         )
-        if not isinstance(model, RankingModel):
+        if self._dispatcher is not None:
+            self._dispatcher.feed(train, done)
+            callbacks.insert(
+                0, Validate(self._dispatcher, self._twin, valid, valid_steps)
+            )
+            model.train_function, valid = self._dispatcher, None
+        if not isinstance(model, RankingModel) and self._dispatcher is None:
             # First, so that none of the others saves what is broken.
             callbacks.insert(0, callbacks_lib.StopOnNaN())
 
         def fit(first: int, last: int, steps_per_epoch: int) -> None:
             model.fit(
-                train,
+                self._dispatcher.no_data() if self._dispatcher else train,
                 epochs=last,
                 initial_epoch=first,
                 steps_per_epoch=steps_per_epoch,
                 validation_data=valid,
                 validation_steps=valid_steps,
                 callbacks=callbacks,
-                verbose=verbose,
+                # Keras has no progress bar for parameter servers.
+                verbose=min(verbose * 2, 2) if self._dispatcher else verbose,
             )
 
         epoch, within = divmod(done, steps)
@@ -337,9 +409,19 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             if within:  # the rest of the epoch in which the run was interrupted
                 fit(epoch, epoch + 1, steps - within)
                 epoch += 1
-                train = self._feed.dataset("train", layout, epoch * steps, model)
+                if self._dispatcher is None:
+                    train = self._feed.dataset("train", layout, epoch * steps, model)
             if epoch < hparams.num_epochs and not checkpoints.state.stopped:
                 fit(epoch, hparams.num_epochs, steps)
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            # Lost workers are replaced; what servers held is gone.
+            if self._dispatcher is None:
+                raise
+            raise RunError(
+                f"lost a parameter server at step {checkpoints.step} "
+                f"({error.message[:100]}). Start all tasks again: the run goes on from "
+                "its last checkpoint."
+            ) from None
         except tf.errors.InvalidArgumentError as error:
             if NON_FINITE_LOSS not in str(error):
                 raise

@@ -18,6 +18,11 @@ STRATEGIES = (MIRRORED_STRATEGY, MWMS_STRATEGY, PS_STRATEGY, TPU_STRATEGY)
 
 DEFAULT_PARTITIONER = object()
 
+# Jobs of a cluster: those that `ParameterServerStrategy` sends work to, and the one
+# that trains nothing.
+SERVERS = ("worker", "ps")
+EVALUATOR = "evaluator"
+
 
 def get_strategy(
     strategy: str | None,
@@ -63,8 +68,7 @@ def get_strategy(
             ) from error
         return tf.distribute.TPUStrategy(resolver)
     if strategy == PS_STRATEGY:
-        if cluster_resolver is None:
-            cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster_resolver = cluster_resolver or resolver_of_environment()
         servers = cluster_resolver.cluster_spec().as_dict().get("ps", [])
         if not servers:
             raise ConfigError(
@@ -80,6 +84,11 @@ def get_strategy(
             cluster_resolver, variable_partitioner
         )
     raise ConfigError(unknown_name("strategy", strategy, STRATEGIES))
+
+
+def resolver_of_environment() -> Any:
+    """Returns the cluster resolver that reads TF_CONFIG."""
+    return tf.distribute.cluster_resolver.TFConfigClusterResolver()
 
 
 def strategy_scope(strategy: tf.distribute.Strategy | None) -> Any:
@@ -110,6 +119,11 @@ def is_distributed(strategy: tf.distribute.Strategy | None) -> bool:
             tf.distribute.ParameterServerStrategy,
         ),
     )
+
+
+def is_coordinator(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether this process hands out the steps that others take."""
+    return isinstance(strategy, tf.distribute.ParameterServerStrategy)
 
 
 def agreement(strategy: tf.distribute.Strategy | None) -> Callable[[int], int]:

@@ -1,0 +1,215 @@
+"""ParameterServerStrategy: variables on servers, steps on whichever worker is free.
+
+The chief gathers every batch and hands it to a worker. So each list is seen once an
+epoch however fast workers are, the step of a worker that dies is done by another, and
+workers and servers need neither data nor a model: they run what they are sent.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
+
+# Batches under way for each worker: one that it computes, one that is on its way.
+_UNDER_WAY = 2
+# Seconds that workers and servers wait, when told to end, for a chief that saves.
+_LINGER = 45.0
+_LONGEST_MESSAGE = 300
+
+
+def serve(resolver: Any) -> None:
+    """Runs what the chief sends to this worker or server, until SIGTERM.
+
+    When a whole job is told to end, the chief still has to save: workers and servers
+    stay while it listens, for a while.
+
+    Args:
+      resolver: Cluster resolver that knows the task.
+
+    Raises:
+      SystemExit: SIGTERM came; the code is 143.
+    """
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        server = tf.distribute.Server(
+            resolver.cluster_spec(),
+            job_name=resolver.task_type,
+            task_index=resolver.task_id,
+            protocol=resolver.rpc_layer or "grpc",
+        )
+        print(f"listening as {resolver.task_type} {resolver.task_id}", flush=True)
+        # Python handles signals between waits only.
+        while not stop.wait(0.5):
+            pass
+        limit = time.monotonic() + _LINGER
+        while time.monotonic() < limit and _listens(resolver.cluster_spec()):
+            time.sleep(0.2)
+        del server
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    raise SystemExit(143)
+
+
+def _listens(cluster: Any) -> bool:
+    """Whether the chief of a cluster is there."""
+    host, _, port = cluster.task_address("chief", 0).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Cuts what TensorFlow says of lost connections, which would fill pages."""
+    message = record.getMessage()
+    if len(message) > _LONGEST_MESSAGE:
+        record.msg, record.args = f"{message[:_LONGEST_MESSAGE]} ...", ()
+    # It makes the function anew by which variables of several processes are saved.
+    return "triggered tf.function retracing" not in message
+
+
+class Dispatcher:
+    """Hands the batches of a dataset to workers; Keras's training function.
+
+    Args:
+      model: The model, compiled within the scope of `strategy`.
+      strategy: A `ParameterServerStrategy`.
+      resolver: Its cluster resolver.
+    """
+
+    def __init__(self, model: tf.keras.Model, strategy: Any, resolver: Any):
+        if strategy.num_replicas_in_sync > 1:
+            raise ConfigError(
+                "ParameterServerStrategy: expected workers with one GPU or none, found "
+                f"{strategy.num_replicas_in_sync}. Start a worker for each, with "
+                "CUDA_VISIBLE_DEVICES set."
+            )
+        self._model, self._strategy = model, strategy
+        tf.get_logger().addFilter(_shorten)
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        self._batches: Iterator[Any] = iter(())
+        self._step: Any = None
+        self._under_way: collections.deque[Any] = collections.deque()
+        self._most = _UNDER_WAY * resolver.cluster_spec().num_tasks("worker")
+        self.step = 0
+
+    def feed(self, dataset: tf.data.Dataset, step: int) -> None:
+        """Takes the batches from `step` on."""
+        self._batches, self.step = iter(dataset), step
+        if self._step is None:
+            model, strategy = self._model, self._strategy
+
+            @tf.function(input_signature=[dataset.element_spec], autograph=False)
+            def train(batch: Any) -> Any:
+                logs = strategy.run(model.train_step, args=(batch,))
+                loss = tf.debugging.check_numerics(logs["loss"], NON_FINITE_LOSS)
+                return {**logs, "loss": loss}
+
+            self._step = train
+
+    def __call__(self, iterator: Any) -> Any:
+        """Hands out one batch; waits while workers have enough to do."""
+        while len(self._under_way) >= self._most:
+            self._under_way.popleft().get()
+        value = self._coordinator.schedule(self._step, args=(next(self._batches),))
+        self._under_way.append(value)
+        self.step += 1
+        return value
+
+    def settle(self) -> None:
+        """Waits for the steps under way, and counts each of them once.
+
+        A step that was sent again, because its worker was lost, may have been taken
+        twice.
+        """
+        self._coordinator.join()
+        self._under_way.clear()
+        self._model.optimizer.iterations.assign(self.step)
+
+    @staticmethod
+    def no_data() -> Any:
+        """Returns what Keras is given to iterate over instead of data."""
+        return tf.keras.utils.experimental.DatasetCreator(
+            lambda _: tf.data.Dataset.range(1).repeat()
+        )
+
+
+class Validate(tf.keras.callbacks.Callback):
+    """Evaluates after each epoch in this process, on a copy of the model.
+
+    Validation by workers would see some lists twice and others never. Stands first:
+    the other callbacks see its results as those of `model.fit`.
+
+    Args:
+      dispatcher: Hands out the steps.
+      twin: The same model, compiled without strategy.
+      dataset: Validation data, or None.
+      steps: Batches of it; None for all.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        twin: tf.keras.Model,
+        dataset: Any,
+        steps: int | None,
+    ):
+        super().__init__()
+        self._supports_tf_logs = True
+        self._dispatcher, self._twin = dispatcher, twin
+        self._dataset, self._steps = dataset, steps
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        self._dispatcher.settle()
+        gather_weights(self.model, self._twin)
+        if self._dataset is None:
+            return
+        found = outside_scope(
+            lambda: self._twin.evaluate(
+                self._dataset, steps=self._steps, return_dict=True, verbose=0
+            )
+        )
+        logs.update({f"val_{name}": value for name, value in found.items()})
+
+
+def outside_scope(function: Callable[[], Any]) -> Any:
+    """Calls a function in a thread, which has no strategy."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def gather_weights(model: tf.keras.Model, twin: tf.keras.Model) -> None:
+    """Copies weights of servers, large ones in parts, to a model of this process."""
+    parts = iter(model.weights)
+    for weight in twin.weights:
+        value = next(parts).numpy()
+        while value.shape != weight.shape:
+            value = np.concatenate([value, next(parts).numpy()])
+        weight.assign(value)
+
+
+def spread_weights(twin: tf.keras.Model, model: tf.keras.Model) -> None:
+    """Reverse of `gather_weights`: parts get what the whole was initialised with."""
+    parts = iter(model.weights)
+    for weight in twin.weights:
+        rest = weight.numpy()
+        while (part := next(parts)).shape != rest.shape:
+            part.assign(rest[: part.shape[0]])
+            rest = rest[part.shape[0] :]
+        part.assign(rest)
