@@ -13,29 +13,34 @@ from tfr_pipeline.cluster.tf_config import Task
 _Number = TypeVar("_Number", int, float)
 
 
-def make_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def make_parser(
+    prog: str, description: str, one_task: bool = False
+) -> argparse.ArgumentParser:
     """Returns a parser with the common flags, for `parse`.
 
     Args:
       prog: The launcher, such as `launch/local.sh`.
       description: What it does.
+      one_task: Leaves out the flags that say how many tasks there are.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
-        usage="%(prog)s --workers=N [flags] -- COMMAND ...",
+        usage=f"%(prog)s {'' if one_task else '--workers=N '}[flags] -- COMMAND ...",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--workers", type=_positive, required=True, metavar="N", help="workers")
-    add(
-        "--ps",
-        type=_natural,
-        default=0,
-        metavar="M",
-        help="parameter servers; with any, there is a chief beside the workers",
-    )
-    add("--evaluator", action="store_true", help="one more task evaluates checkpoints")
+    if not one_task:
+        add("--workers", type=_positive, required=True, metavar="N", help="workers")
+        add(
+            "--ps",
+            type=_natural,
+            default=0,
+            metavar="M",
+            help="parameter servers; with any, there is a chief beside the workers",
+        )
+        text = "one more task evaluates checkpoints"
+        add("--evaluator", action="store_true", help=text)
     add("--log_dir", metavar="DIR", help="folder of a log file a task")
     add(
         "--max_restarts",
