@@ -23,7 +23,7 @@ def run_on_devices(count: int, code: str, *args: object) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

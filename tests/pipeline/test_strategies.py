@@ -151,3 +151,16 @@ def test_two_replicas_have_the_losses_of_one_with_the_same_global_batch(data, tm
         for key in ("loss", "val_loss", "val_metric/ndcg_10", "val_metric/mrr"):
             assert two[key] == pytest.approx(one[key], rel=1e-4), key
     assert histories[0][-1]["loss"] < histories[0][0]["loss"]
+
+
+def test_two_models_of_other_sizes_train_mirrored_in_one_process():
+    code = """
+import numpy as np
+from tfr_pipeline.pipeline.strategies import get_strategy
+for units in (3, 5):
+    with get_strategy("MirroredStrategy").scope():
+        model = tf.keras.Sequential([tf.keras.layers.Dense(units)])
+        model.compile("sgd", "mse")
+    print(len(model.fit(np.ones([4, 2]), np.ones([4, units]), verbose=0).history))
+"""
+    assert run_on_devices(2, code).split()[-2:] == ["1", "1"]

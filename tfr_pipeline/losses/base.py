@@ -6,6 +6,7 @@ from typing import Any
 
 from tfr_pipeline.compat import tf
 from tfr_pipeline.features import PADDING_LABEL
+from tfr_pipeline.global_batch import longest_list
 from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
 from tfr_pipeline.losses.packed import (
     Packed,
@@ -74,11 +75,13 @@ class TwoLayouts:
 
         Code on padded batches divides by numbers of both and takes maxima over lists; a
         list of one masked document changes nothing. With reduction `NONE` a batch
-        without lists stays one, because its losses have its shape.
+        without lists stays one, because its losses have its shape. Lists are as long as
+        the longest of all replicas, since some losses are divided by that.
         """
         lists = 0 if self._get_reduction() == _Reduction.NONE else 1
+        longest = longest_list()
         y_true, y_pred = (
-            at_least(value, (lists, 1), fill)
+            at_least(value, (lists, longest), fill)
             for value, fill in ((y_true, PADDING_LABEL), (y_pred, 0.0))
         )
         if is_ragged(sample_weight):
@@ -89,7 +92,11 @@ class TwoLayouts:
             if sample_weight.shape.rank == 1:
                 sample_weight = sample_weight[:, tf.newaxis]
             if sample_weight.shape.rank == 2:
-                sample_weight = at_least(sample_weight, (lists, 1), 0.0)
+                # One column is a weight a list, and stays one.
+                one = tf.shape(sample_weight)[1] == 1
+                columns = tf.where(one, 1, longest)
+                columns = 1 if sample_weight.shape[1] == 1 else columns
+                sample_weight = at_least(sample_weight, (lists, columns), 0.0)
         return self.call_padded(y_true, y_pred, sample_weight)
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:

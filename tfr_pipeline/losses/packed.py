@@ -8,6 +8,7 @@ from typing import Any
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import PADDING_LABEL
+from tfr_pipeline.global_batch import longest_list
 
 
 def is_ragged(value: Any) -> bool:
@@ -26,9 +27,10 @@ def pad(ragged: Any, value: float) -> Any:
     """Returns float32 `[batch, longest, ...]`, filled up with `value`.
 
     There is at least one column, also when every list is empty: the operations
-    downstream take maxima over a list.
+    downstream take maxima over a list. Lists of other replicas count.
     """
-    return at_least(tf.cast(ragged, tf.float32).to_tensor(value), (0, 1), value)
+    dense = tf.cast(ragged, tf.float32).to_tensor(value)
+    return at_least(dense, (0, longest_list()), value)
 
 
 def at_least(dense: Any, sizes: Any, value: float) -> Any:
@@ -150,10 +152,14 @@ class Packed:
         """Sums `[documents]` over each list: `[batch]`."""
         return tf.math.unsorted_segment_sum(values, self.row_ids, self.num_lists)
 
+    def longest(self) -> Any:
+        """Returns the longest list, other replicas' included; int64, 1 at least."""
+        here = self.lists.bounding_shape(axis=1)
+        return tf.maximum(here, tf.cast(longest_list(), tf.int64))
+
     def cells(self) -> Any:
         """Returns batch size times the longest list, int64: what padding would hold."""
-        longest = tf.maximum(self.lists.bounding_shape(axis=1), 1)
-        return self.num_lists * longest
+        return self.num_lists * self.longest()
 
     def to_documents(self, values: Any) -> Any:
         """Repeats `[batch]` for each document of a list: `[documents]`."""

@@ -170,8 +170,7 @@ def _gains(weight: Any, ordered: Ordered, labels: Any) -> Any:
 
 def _list_size(ordered: Ordered) -> Any:
     """What TF-Ranking's list size would be: the longest list with masked documents."""
-    longest = tf.cast(ordered.batch.lists.bounding_shape(axis=1), tf.int32)
-    return tf.maximum(longest, 1)
+    return tf.cast(ordered.batch.longest(), tf.int32)
 
 
 def _relative_discounts(weight: Any, ordered: Ordered) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import global_batch
 from tfr_pipeline.model.checks import check_features
 from tfr_pipeline.model.list_layers import fixed_shapes
 from tfr_pipeline.model.prepared import Preparation, is_prepared
@@ -93,11 +94,16 @@ class RankingModel(tf.keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        batch = global_batch.of(y)
         with tf.GradientTape() as tape:
             y_pred = self._scores(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight)
+            with global_batch.known(batch):
+                loss = self.compute_loss(x, y, y_pred, sample_weight)
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
+            # The metric of the loss is weighted by lists already, its gradient is not.
+            if batch is not None and self._averages:
+                loss *= tf.cast(batch.share, loss.dtype)
         self._validate_target_and_loss(y, loss)
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
@@ -110,7 +116,8 @@ class RankingModel(tf.keras.Model):
         """See `tf.keras.Model`."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self._scores(x, training=False)
-        self.compute_loss(x, y, y_pred, sample_weight)
+        with global_batch.known(global_batch.of(y)):
+            self.compute_loss(x, y, y_pred, sample_weight)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _scores(self, x: Any, training: bool) -> Any:
@@ -120,6 +127,16 @@ class RankingModel(tf.keras.Model):
 
     def _loss_metrics(self) -> list[Any]:
         return self.compiled_loss.metrics
+
+    @property
+    def _averages(self) -> bool:
+        """Whether losses are means over lists; sums over replicas add up by themselves.
+
+        Regularisation is the same on all replicas, whose shares have the mean 1.
+        """
+        losses = tf.nest.flatten(self.compiled_loss._losses)
+        total = tf.keras.losses.Reduction.SUM
+        return all(getattr(loss, "reduction", None) != total for loss in losses)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See `tf.keras.Model`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,20 @@ DEFAULT_PARTITIONER = object()
 # that trains nothing.
 SERVERS = ("worker", "ps")
 EVALUATOR = "evaluator"
+
+
+class _Mirrored(tf.distribute.MirroredStrategy):
+    """A `MirroredStrategy` that does not mind others in the same process.
+
+    TensorFlow numbers the collective operations of each one from the same number on,
+    and remembers the shape that belongs to a number: a second model fails.
+    """
+
+    _key_bases = itertools.count(0, 100_000)
+
+    def __init__(self, devices: list[str] | None):
+        self._collective_key_base = next(self._key_bases)
+        super().__init__(devices)
 
 
 def get_strategy(
@@ -50,7 +65,7 @@ def get_strategy(
         devices = None
         if not tf.config.list_logical_devices("GPU"):
             devices = [d.name for d in tf.config.list_logical_devices("CPU")]
-        return tf.distribute.MirroredStrategy(devices)
+        return _Mirrored(devices)
     if strategy == MWMS_STRATEGY:
         return tf.distribute.MultiWorkerMirroredStrategy(
             cluster_resolver=cluster_resolver

@@ -1,0 +1,96 @@
+"""What a replica has to know of the other replicas' share of a global batch.
+
+Replicas have unequal numbers of lists, and their longest lists differ. A mean of the
+replicas' means is then not the mean over the global batch, and what is divided by the
+longest list is not what one process divides. Two numbers mend both, and one small sum
+over the replicas brings them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from tfr_pipeline.compat import tf
+
+# Replicas of one process are traced in threads of their own.
+_known = threading.local()
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalBatch:
+    """A global batch as one of its replicas sees it.
+
+    Attributes:
+      share: float32 scalar, lists of this replica over the mean of all replicas: the
+        mean over the lists of the global batch is the mean over replicas of `share`
+        times the mean over the replica's lists.
+      longest: int32 scalar, documents of the longest list of all replicas, 1 at least;
+        or the static width of padded lists.
+    """
+
+    share: Any
+    longest: Any
+
+
+def of(labels: Any) -> GlobalBatch | None:
+    """Asks the other replicas; all of them have to call it in the same steps.
+
+    Args:
+      labels: Ragged `[batch, (list)]` or dense `[batch, ...]`, or a structure of such
+        tensors, of which the first one counts.
+
+    Returns:
+      The global batch, or None where the local batch is all of it, and where static
+      shapes say that all replicas have batches of the same size.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync < 2:
+        return None
+    replicas = context.num_replicas_in_sync
+    first = tf.nest.flatten(labels)[0]
+    if isinstance(first, tf.RaggedTensor):
+        lists = tf.cast(first.nrows(), tf.int32)
+        longest = tf.cast(first.bounding_shape(axis=1), tf.int32)
+    else:
+        static = first.shape[:2]
+        if static.is_fully_defined():
+            return None
+        lists = tf.shape(first)[0]
+        longest = tf.shape(first)[1] if first.shape.rank > 1 else 1
+    # Every replica fills a row of its own of a matrix, so that one sum gives each of
+    # them all rows, and with them a maximum. Floats, which every device can add up.
+    mine = tf.cast(tf.stack([lists, longest]), tf.float32)
+    row = tf.one_hot(context.replica_id_in_sync_group, replicas)
+    rows = context.all_reduce(
+        tf.distribute.ReduceOp.SUM, row[:, tf.newaxis] * mine[tf.newaxis, :]
+    )
+    total = tf.reduce_sum(rows[:, 0])
+    return GlobalBatch(
+        share=tf.math.divide_no_nan(mine[0] * replicas, total),
+        longest=tf.maximum(tf.cast(tf.reduce_max(rows[:, 1]), tf.int32), 1),
+    )
+
+
+@contextlib.contextmanager
+def known(batch: GlobalBatch | None) -> Iterator[None]:
+    """Lets `longest_list` know the global batch, within the block and this thread."""
+    before = getattr(_known, "batch", None)
+    _known.batch = batch
+    try:
+        yield
+    finally:
+        _known.batch = before
+
+
+def longest_list() -> Any:
+    """Returns how long the longest list of the global batch is known to be at least.
+
+    Returns:
+      int32 scalar; 1 outside of `known`, where a batch has no other replicas.
+    """
+    batch = getattr(_known, "batch", None)
+    return 1 if batch is None else batch.longest
