@@ -105,6 +105,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.pipeline.best_exporter_metric_higher_better = True
     config.pipeline.early_stopping_patience = 15
     config.pipeline.checkpoint_every_steps = placeholder(int)
+    config.pipeline.checkpoint_every_seconds = placeholder(float)
     config.pipeline.strategy = "MirroredStrategy"
     if model == "dasalc":
         config.data.train_batch_size = 128

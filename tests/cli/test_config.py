@@ -116,6 +116,12 @@ def test_a_config_may_import_from_its_project(tmp_path):
         ("pipeline.metrics=('mrr',)", "pipeline", "metrics", ("mrr",)),
         ("pipeline.metrics=('mrr','map')", "pipeline", "metrics", ("mrr", "map")),
         ("pipeline.checkpoint_every_steps=5", "pipeline", "checkpoint_every_steps", 5),
+        (
+            "pipeline.checkpoint_every_seconds=600",
+            "pipeline",
+            "checkpoint_every_seconds",
+            600.0,
+        ),
         ("data.shuffle=false", "data", "shuffle", False),
         ("data.dir=/a=b/c", "data", "dir", "/a=b/c"),
         (

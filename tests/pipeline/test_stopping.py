@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -59,3 +60,25 @@ def test_a_run_that_goes_on_within_an_epoch_gives_the_signal_back(data, tmp_path
     train(config)
     assert signal.getsignal(signal.SIGTERM) is before
     assert [row["step"] for row in read_history(tmp_path / "run")] == [10, 20]
+
+
+class Sleep(tf.keras.callbacks.Callback):
+    """Takes a second for one step of training."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == 10:
+            time.sleep(1.0)
+
+
+def test_a_run_is_saved_when_the_last_save_is_long_ago(data, tmp_path):
+    """Without the clock, only the end of the epoch, step 20, would be saved."""
+    config = make_config(
+        data,
+        tmp_path / "run",
+        num_epochs=1,
+        steps_per_epoch=20,
+        checkpoint_every_seconds=1.0,
+    )
+    train(config, Sleep())
+    saved = {path.stem for path in (tmp_path / "run" / "checkpoints").glob("*.index")}
+    assert saved >= {"ckpt-10", "ckpt-20"}

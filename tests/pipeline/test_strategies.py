@@ -77,7 +77,7 @@ for index, task in enumerate(("chief", "worker", "worker")):
 
 
 def test_parameter_servers_are_built_for_the_cluster_of_tf_config(monkeypatch):
-    cluster = {"chief": ["localhost:1"], "worker": ["localhost:2"], "ps": []}
+    cluster = {"chief": ["localhost:1"], "worker": ["localhost:2"]}
     monkeypatch.setenv(
         "TF_CONFIG",
         json.dumps({"cluster": cluster, "task": {"type": "chief", "index": 0}}),

@@ -156,8 +156,13 @@ class ReduceOnPlateau(_RunCallback):
             state.plateau_epoch = epoch
 
 
+# What a worker wants at a step boundary: the largest wish of all is granted, so that
+# one exchange settles both.
+_SAVE, _STOP = 1, 2
+
+
 class Backup(_RunCallback):
-    """Saves the run after each epoch, every so many steps, and when told to stop.
+    """Saves the run after each epoch, every so often, and when told to stop.
 
     SIGTERM ends training at the next step boundary, or at the end of the validation
     under way, after a save. Stands last in the list of callbacks, so that it saves what
@@ -168,6 +173,8 @@ class Backup(_RunCallback):
       every_steps: Also saves so often within epochs.
       agree: Gives the largest of the workers' values to all of them: when one is told
         to stop, all do, at the same step.
+      every_seconds: Also saves within epochs when the last save is so long ago, by the
+        clock of the worker that owns the run directory.
     """
 
     def __init__(
@@ -175,17 +182,19 @@ class Backup(_RunCallback):
         checkpoints: Checkpoints,
         every_steps: int | None = None,
         agree: Callable[[int], int] = int,
+        every_seconds: float | None = None,
     ):
         super().__init__()
         self._agree = agree
         self._checkpoints, self._every = checkpoints, every_steps
-        self._saved = 0
+        self._seconds = every_seconds if checkpoints.decides else None
+        self._saved, self._saved_at = 0, 0.0
         self._previous: Any = None
         self._terminated = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts to listen to SIGTERM."""
-        self._saved = self._checkpoints.step
+        self._saved, self._saved_at = self._checkpoints.step, time.monotonic()
         # A run that goes on within an epoch begins to train twice.
         listens = self._previous is not None
         if not listens and threading.current_thread() is threading.main_thread():
@@ -202,16 +211,22 @@ class Backup(_RunCallback):
         """
         if batch + 1 >= self.params["steps"]:
             return  # A save here would skip the validation of this epoch.
-        if self._agree(self._terminated):
+        wish = self._agree(_STOP if self._terminated else self._is_time())
+        by_steps = self._every and self._checkpoints.step - self._saved >= self._every
+        if wish or by_steps:
             self._save()
+        if wish == _STOP:
             raise SystemExit(143)
-        if self._every and self._checkpoints.step - self._saved >= self._every:
-            self._save()
+
+    def _is_time(self) -> int:
+        if self._seconds is None:
+            return 0
+        return _SAVE if time.monotonic() - self._saved_at >= self._seconds else 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `on_train_batch_end`."""
         self._save()
-        if self._agree(self._terminated):
+        if self._agree(_STOP if self._terminated else 0) == _STOP:
             raise SystemExit(143)
 
     def release(self) -> None:
@@ -222,7 +237,7 @@ class Backup(_RunCallback):
 
     def _save(self) -> None:
         self._checkpoints.save()
-        self._saved = self._checkpoints.step
+        self._saved, self._saved_at = self._checkpoints.step, time.monotonic()
 
 
 class StopOnNaN(_RunCallback):

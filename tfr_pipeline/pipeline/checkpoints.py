@@ -62,6 +62,11 @@ class Checkpoints:
         )
 
     @property
+    def decides(self) -> bool:
+        """Whether this process's clock says when to save: the chief's does."""
+        return self._run.is_ours
+
+    @property
     def step(self) -> int:
         """Training steps done."""
         if self._dispatcher is not None:

@@ -13,7 +13,14 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
-from tfr_pipeline.pipeline import evaluator, heartbeat, settings, strategies, tasks
+from tfr_pipeline.pipeline import (
+    cluster_spec,
+    evaluator,
+    heartbeat,
+    settings,
+    strategies,
+    tasks,
+)
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.feed import Feed
@@ -62,6 +69,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._hparams = settings.with_our_fields(hparams)
         self._config = config
         name, resolver = self._hparams.strategy, self._hparams.cluster_resolver
+        cluster_spec.check(name, resolver)
         self._resolver = resolver or strategies.resolver_of_environment()
         task = self._resolver.task_type
         self._evaluates = task == strategies.EVALUATOR
@@ -162,7 +170,10 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             result.append(callbacks_lib.ReduceOnPlateau(state, **plateau))
         result.append(
             callbacks_lib.Backup(
-                checkpoints, hparams.checkpoint_every_steps, self._agree
+                checkpoints,
+                hparams.checkpoint_every_steps,
+                self._agree,
+                hparams.checkpoint_every_seconds,
             )
         )
         return result

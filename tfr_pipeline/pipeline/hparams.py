@@ -78,6 +78,8 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         without. `float32`, or None for Keras's global policy, which is float32 too
         unless somebody has set it.
       checkpoint_every_steps: Saves the state so often, beside the end of each epoch.
+      checkpoint_every_seconds: Saves the state at the first step boundary after so
+        many seconds without a save; the chief's clock counts.
       seed: Seed of everything random; None draws one and records it.
     """
 
@@ -116,6 +118,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     layout: str | None = None
     precision: str | None = None
     checkpoint_every_steps: int | None = None
+    checkpoint_every_seconds: float | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -138,6 +141,16 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
             raise ConfigError(
                 "PipelineHparams.early_stopping_min_delta: expected a number of at "
                 f"least 0, found {delta!r}."
+            )
+        seconds = self.checkpoint_every_seconds
+        if seconds is not None and (
+            not isinstance(seconds, int | float)
+            or isinstance(seconds, bool)
+            or not 0 < seconds < math.inf
+        ):
+            raise ConfigError(
+                "PipelineHparams.checkpoint_every_seconds: expected a positive number "
+                f"or None, found {seconds!r}."
             )
         if self.precision not in (None, *PRECISIONS):
             raise ConfigError(

@@ -157,8 +157,15 @@ def agreement(strategy: tf.distribute.Strategy | None) -> Callable[[int], int]:
     @tf.function(autograph=False)
     def gather(value: int) -> Any:
         def on_replica() -> Any:
-            values = tf.constant([value], tf.int32)
-            return tf.distribute.get_replica_context().all_gather(values, axis=0)
+            context = tf.distribute.get_replica_context()
+            # Every replica fills in its own place: a sum is one exchange, where
+            # `all_gather` takes two.
+            place = tf.one_hot(
+                context.replica_id_in_sync_group,
+                context.num_replicas_in_sync,
+                dtype=tf.int32,
+            )
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, place * value)
 
         return strategy.experimental_local_results(strategy.run(on_replica))[0]
 
