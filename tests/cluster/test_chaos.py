@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import threading
 import time
 
@@ -25,6 +26,7 @@ from tests.pipeline.training_helpers import (
     read_history,
     read_json,
 )
+from tfr_pipeline.cluster.ports import free_ports
 from tfr_pipeline.pipeline import experiment
 from tfr_pipeline.serving.predictor import Predictor
 
@@ -47,6 +49,7 @@ PHASES = [
 TRAIN = """
 import json, sys, time
 from tfr_pipeline.compat import tf
+from tfr_pipeline.cluster.ports import free_ports
 from tfr_pipeline.pipeline import experiment
 
 class Slow(tf.keras.callbacks.Callback):
@@ -72,7 +75,7 @@ def lists(data):
     return pipeline._dataset_builder.lists("test", "packed")
 
 
-def start(kind, data, folder, **flags):
+def start(kind, data, folder, before="", **flags):
     """Starts a job that trains into `folder/run`, with `folder/tmp` for its tasks."""
     strategy, cluster = KINDS[kind]
     config = make_config(
@@ -88,7 +91,7 @@ def start(kind, data, folder, **flags):
     (folder / "tmp").mkdir(exist_ok=True)
     return launch(
         json.dumps(config),
-        script=TRAIN,
+        script=before + TRAIN,
         environ={"TMPDIR": str(folder / "tmp"), "TF_NUM_INTRAOP_THREADS": "1"},
         **cluster,
         **flags,
@@ -182,7 +185,8 @@ def test_a_job_gets_over_the_loss_of_any_process_at_any_time(
     undisturbed, run, data, lists, tmp_path
 ):
     kind, wanted = undisturbed
-    choice = random.Random(f"{run} {kind} ")
+    # With this seed, every task and every phase has its turn.
+    choice = random.Random(f"{kind} {run} 155")
     after, most = PHASES[run]
     seconds = choice.uniform(0, most)
     process = start(kind, data, tmp_path)
@@ -204,6 +208,46 @@ def test_a_job_gets_over_the_loss_of_any_process_at_any_time(
     killer.join()
     print(out[-5000:])
     assert code == 0
+    assert left(tmp_path / "run") == wanted
+    assert_whole(tmp_path, lists)
+
+
+# The second worker does not even import TensorFlow when it is first started.
+ABSENT = """
+import json, os, pathlib, sys, time
+task = json.loads(os.environ["TF_CONFIG"])["task"]
+mark = pathlib.Path(json.loads(sys.argv[1])["model_dir"] + ".mark")
+if (task["type"], task["index"]) == ("worker", 1) and not mark.exists():
+    mark.touch()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_job_gets_over_a_taken_port_and_a_worker_that_never_starts(
+    undisturbed, data, lists, tmp_path
+):
+    kind, wanted = undisturbed
+    with socket.socket() as one:
+        # As gRPC does: the next one to do so would be let in as well.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        one.bind(("localhost", free_ports(1)[0]))
+        one.listen()
+        port = one.getsockname()[1]
+        process = start(
+            kind,
+            data,
+            tmp_path,
+            before=ABSENT,
+            start_timeout=40,
+            base_port=port - 1,
+        )
+        code, out = finished(process, timeout=400)
+    print(out[-5000:])
+    assert code == 0
+    assert f"port {port} of localhost:{port} is taken" in out
+    assert "missing after 40 s: worker 1 (localhost:" in out
+    assert "restart 2 of 3" in out
     assert left(tmp_path / "run") == wanted
     assert_whole(tmp_path, lists)
 
