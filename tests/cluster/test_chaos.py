@@ -53,6 +53,10 @@ from tfr_pipeline.cluster.ports import free_ports
 from tfr_pipeline.pipeline import experiment
 
 class Slow(tf.keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self._supports_tf_logs = True  # or parameter servers refuse it
+
     def on_train_batch_end(self, batch, logs=None):
         print("trained", flush=True)
         time.sleep(0.2)
