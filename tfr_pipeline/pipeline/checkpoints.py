@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+import shutil
 
 import tensorflow as tf
 
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
+
+# What TensorFlow writes under the names of checkpoints, with its temporary files.
+_OURS = re.compile(r"(ckpt|best)-\d+[._]|checkpoint\.tmp")
 
 
 class _SavedState(tf.train.experimental.PythonState):
@@ -78,12 +83,20 @@ class Checkpoints:
         if self._dispatcher is not None:
             self._dispatcher.settle()
         self._manager.save(checkpoint_number=self.step, options=self._options)
-        keep = self._best_prefix(self.state.best_step)
-        for path in glob.glob(
-            glob.escape(self._run.join("checkpoints", "best-")) + "*"
-        ):
-            if not path.startswith(keep + "."):
-                os.remove(path)
+        self.clean()
+
+    def clean(self) -> None:
+        """Removes what is of no use: bests of before, and halves of checkpoints.
+
+        The latter come from processes that were killed while they saved. Call it only
+        where nobody else saves.
+        """
+        kept = [*self._manager.checkpoints, self._best_prefix(self.state.best_step)]
+        names = tuple(f"{os.path.basename(path)}." for path in kept)
+        for path in glob.glob(glob.escape(self._run.join("checkpoints")) + "/*"):
+            name = os.path.basename(path)
+            if _OURS.match(name) and not name.startswith(names):
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
     def restore(self) -> bool:
         """Restores the last checkpoint; returns whether there was one."""

@@ -266,6 +266,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 model, self._run, state, self._twin, self._dispatcher
             )
             self._checkpoints.restore()
+            self._checkpoints.clean()
             self._run.write_environment(
                 state.seed, {"layout": layout, "replicas": self._feed.replicas}
             )
