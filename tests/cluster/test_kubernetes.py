@@ -124,9 +124,9 @@ def test_a_pod_that_does_not_fit_the_job_is_explained(index, extra, told):
 
 
 @pytest.fixture
-def pods(tmp_path):
-    """Starts containers of the first manifest, and ends them all."""
-    job = read_manifest("indexed_job.yaml")["Job"]
+def pods(request, tmp_path):
+    """Starts containers of a manifest, and ends them all."""
+    job = read_manifest(getattr(request, "param", INDEXED[0]))["Job"]
     pods = Pods(job, tmp_path / "mnt", make_image(tmp_path / "bin"))
     yield pods
     pods.close()
@@ -216,22 +216,30 @@ for text in (b"", b"GET / HTTP/1.1\\r\\n\\r\\n", b"{}\\n", b"\\xff\\n", b"[1]\\n
 
 
 @pytest.mark.slow
-def test_the_indexed_job_trains_and_goes_on_after_the_loss_of_a_pod(pods, tmp_path):
+@pytest.mark.parametrize(
+    ("pods", "restart"),
+    list(zip(INDEXED, ["", ", worker 0 alone"], strict=True)),
+    indirect=["pods"],
+)
+def test_an_indexed_job_trains_and_goes_on_after_the_loss_of_a_pod(
+    pods, restart, tmp_path
+):
     mnt = tmp_path / "mnt"
     os.rename(make_data(tmp_path / "made", queries=400), mnt / "data")
-    logs = [tmp_path / "0.log", tmp_path / "1.log"]
+    count = len(pods.names)
+    logs = [tmp_path / f"{index}.log" for index in range(count)]
     more = ["--config.pipeline.num_epochs=4", "--config.data.train_batch_size=4"]
     more.append("--config.model.scorer_args.hidden_layer_dims=(8,)")
-    first, second = (pods.start(i, logs[i], *more) for i in range(2))
-    history = mnt / "runs/letor/history.csv"
-    until(lambda: history.exists() and len(read_history(history.parent)) == 1, 120)
-    signal_container(second, signal.SIGKILL)
-    second.wait(30)
-    second = pods.start(1, logs[1], *more)
-    assert first.wait(240) == 0, logs[0].read_text()[-3000:]
-    assert second.wait(30) == 0
-    assert "restart 1 of 3" in logs[0].read_text()
+    running = [pods.start(index, logs[index], *more) for index in range(count)]
     run = mnt / "runs/letor"
+    history = run / "history.csv"
+    until(lambda: history.exists() and len(read_history(run)) == 1, 240)
+    signal_container(running[1], signal.SIGKILL)
+    running[1].wait(30)
+    running[1] = pods.start(1, logs[1], *more)
+    assert running[0].wait(300) == 0, logs[0].read_text()[-3000:]
+    assert [process.wait(60) for process in running] == count * [0]
+    assert f"restart 1 of 3 in 1 s{restart}\n" in logs[0].read_text()
     assert [row["step"] for row in read_history(run)] == [100, 200, 300, 400]
     assert read_json(run / "metrics.json")["step"] == 400
     (export,) = (run / "export/latest_model").iterdir()
