@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import ctypes
 import logging
 import signal
 import socket
@@ -102,6 +103,9 @@ class Dispatcher:
         self._model, self._strategy = model, strategy
         tf.get_logger().addFilter(_shorten)
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        # Never destroyed: that takes a lock which is held until a lost worker is back,
+        # and at the end of the process nobody can give it free any more.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coordinator))
         self._batches: Iterator[Any] = iter(())
         self._step: Any = None
         self._under_way: collections.deque[Any] = collections.deque()
