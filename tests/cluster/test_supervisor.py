@@ -216,3 +216,11 @@ def test_no_restarts_means_none():
     code, out = finished(launch("false", max_restarts=0))
     assert code == 1
     assert "given up after 0 restarts" in out
+
+
+def test_who_is_not_listened_to_does_not_hang():
+    script = BEAT.replace("time.sleep(1.5)", "print('x' * 200_000)\ntime.sleep(1.5)")
+    process = launch(script=script, workers=1, hang_timeout=1)
+    time.sleep(5)  # nobody reads, as after Ctrl-S, and the pipe is full
+    code, out = finished(process)
+    assert code == 0 and "heard" not in out

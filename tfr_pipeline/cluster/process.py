@@ -54,7 +54,7 @@ class Process:
         self.task, self._output, self._now = task, output, now
         self.started, self.reached = now(), False
         self.heard: float | None = None
-        self._said = 0.0
+        self._said, self._showing = 0.0, False
         self._child = subprocess.Popen(
             words,
             env=environment,
@@ -76,6 +76,17 @@ class Process:
     def up(self) -> bool:
         """Whether the task has shown life."""
         return self.reached or self.heard is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it was last heard, by whatever it says; 0 before it ever was.
+
+        0 also while its output is not taken from us, as by a terminal after Ctrl-S:
+        then nobody listens to it.
+        """
+        if self.heard is None or self._showing:
+            return 0.0
+        return self._now() - self.heard
 
     def poll(self) -> int | None:
         """Returns the exit code, below zero for signals, or None while it runs."""
@@ -121,11 +132,14 @@ class Process:
                     rest = rest.replace(BEAT, b"")
                 # A beat may be cut in two, but no line ends within one.
                 *lines, rest = rest.split(b"\n")
+                if len(rest) > _LONGEST_LINE:
+                    lines, rest = [*lines, rest], b""
+                self._showing = True
                 for line in lines:
                     write(line + b"\n")
-                if len(rest) > _LONGEST_LINE:
-                    write(rest + b"\n")
-                    rest = b""
+                if self.heard is not None:
+                    self.heard = self._now()
+                self._showing = False
             if rest:
                 write(rest + b"\n")
 
@@ -134,6 +148,24 @@ class Process:
         while self._child.returncode is None and not self.reached:
             self.reached = ports.answers(self.task.address)
             time.sleep(0.5)
+
+
+def environment(tf_config: str, folder: str | None, beats: bool) -> dict[str, str]:
+    """Returns the environment of a task.
+
+    Args:
+      tf_config: Its TF_CONFIG.
+      folder: For its temporary files, or None for that of this process.
+      beats: Whether somebody takes its beats out of its output again.
+    """
+    return {
+        **os.environ,
+        "TF_CONFIG": tf_config,
+        # A peer that is away for a moment is waited for.
+        "GRPC_FAIL_FAST": "use_caller",
+        **({"TFR_PIPELINE_HEARTBEAT": "1"} if beats else {}),
+        **({"TMPDIR": folder} if folder else {}),
+    }
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import signal
@@ -11,9 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from tfr_pipeline.cluster.clock import Clock, Restarts
 from tfr_pipeline.cluster.output import Output
 from tfr_pipeline.cluster.ports import taken
-from tfr_pipeline.cluster.process import Process
+from tfr_pipeline.cluster.process import Process, environment
 from tfr_pipeline.cluster.tf_config import EVALUATOR, Task
 
 DONE, GIVEN_UP, BAD_USAGE, STOPPED = 0, 1, 2, 143
@@ -24,9 +24,6 @@ _HOPELESS = (BAD_USAGE, 126, 127)
 _ALL_AGAIN = -1
 
 _POLL_SECONDS = 0.1
-_LONGEST_PAUSE = 60.0
-# After so long without a failure, the next one counts as the first again.
-_GOOD_RUN = 600.0
 # What is left of a job that failed has little to save: its peers are gone.
 _GRACE_AFTER_FAILURE = 10.0
 
@@ -78,15 +75,14 @@ class Supervisor:
         back_off: float = 1.0,
     ):
         self._start_words, self._make_tasks, self._remote = start, make_tasks, remote
-        self._log_dir, self._max_restarts, self._grace = log_dir, max_restarts, grace
+        self._log_dir, self._grace = log_dir, grace
         self._start_timeout, self._hang_timeout = start_timeout, hang_timeout
-        self._back_off = back_off
+        self._restarts, self._clock = Restarts(max_restarts, back_off), Clock()
+        self._now = self._clock.now
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
         self._due: dict[str, tuple[Task, float]] = {}
-        self._signals = self._restarts = self._in_a_row = 0
-        self._last_failure = 0.0
-        self._clock, self._ticked = 0.0, time.monotonic()
+        self._signals = 0
 
     def run(self) -> int:
         """Runs the job; returns its exit code: 0, 143, 2, or 1 when given up."""
@@ -105,11 +101,11 @@ class Supervisor:
                 self._output = Output(None)
                 self._output.say(f"--log_dir: {error}; choose another folder")
                 return BAD_USAGE
-            for attempt in itertools.count():
+            attempt, code = 0, _ALL_AGAIN
+            while code == _ALL_AGAIN:
                 code = self._attempt(self._make_tasks(attempt))
-                if code != _ALL_AGAIN:
-                    return code
-            raise AssertionError
+                attempt += 1
+            return code
         finally:
             self._end(0.0)
             if not self._remote:
@@ -174,14 +170,10 @@ class Supervisor:
             self._say(f"{task.name}: {problem}")
             return self._fail(None)
         words = self._start_words(task)
+        variables = environment(task.tf_config, self._folder_of(task), beats=True)
         try:
             self._running[task.name] = Process(
-                task,
-                words,
-                self._environment(task),
-                self._output,
-                self._now,
-                self._remote,
+                task, words, variables, self._output, self._now, self._remote
             )
         except OSError as error:
             self._say(f"{task.name}: cannot start {words[0]!r}: {error.strerror}")
@@ -189,36 +181,24 @@ class Supervisor:
             return BAD_USAGE
         return None
 
-    def _environment(self, task: Task) -> dict[str, str]:
-        result = {
-            **os.environ,
-            "TF_CONFIG": task.tf_config,
-            # A peer that is away for a moment is waited for.
-            "GRPC_FAIL_FAST": "use_caller",
-            "TFR_PIPELINE_HEARTBEAT": "1",
-        }
-        if not self._remote:
-            # What a killed task leaves behind goes with this folder.
-            folder = os.path.join(self._folder, task.name.replace(" ", "-"))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.makedirs(folder)
-            result["TMPDIR"] = folder
-        return result
+    def _folder_of(self, task: Task) -> str | None:
+        """An empty folder: what a killed task left behind goes before the next one."""
+        if self._remote:
+            return None
+        folder = os.path.join(self._folder, task.name.replace(" ", "-"))
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        return folder
 
     def _look_after(self, process: Process) -> int | None:
         """Looks whether a task lives; returns a code when that decides the job."""
         code, task = process.poll(), process.task
         if code is None:
-            process.keep()
-            silence = 0.0 if process.heard is None else self._now() - process.heard
-            if silence > self._hang_timeout > 0:
-                self._say(
-                    f"{_where(task)} has not been heard for {silence:.0f} s; killing it"
-                )
-                process.finish()
-                code = -signal.SIGKILL
-            else:
+            if not process.silence > self._hang_timeout > 0:
                 return self._check_start(process)
+            silence = f"{process.silence:.0f} s"
+            self._say(f"{_where(task)} has not been heard for {silence}; killing it")
+            code = -signal.SIGKILL
         process.finish()
         del self._running[task.name]
         self._ended[task.name] = code
@@ -261,29 +241,23 @@ class Supervisor:
 
     def _fail(self, alone: Task | None) -> int | None:
         """Plans a restart, of one task or of all, or gives up."""
-        now = self._now()
-        if now - self._last_failure > _GOOD_RUN:
-            self._in_a_row = 0
-        self._last_failure = now
-        if self._restarts >= self._max_restarts:
+        pause = self._restarts.next(self._now())
+        most = self._restarts.most
+        if pause is None:
             if alone is not None and alone.job == EVALUATOR:
                 self._say(f"{alone.name} stays away: no restarts are left")
                 return None
             self._end(_GRACE_AFTER_FAILURE)
-            self._say(f"given up after {self._max_restarts} restarts")
+            self._say(f"given up after {most} restarts")
             return GIVEN_UP
-        pause = min(self._back_off * 2**self._in_a_row, _LONGEST_PAUSE)
-        self._restarts += 1
-        self._in_a_row += 1
         whom = "" if alone is None else f", {alone.name} alone"
-        self._say(
-            f"restart {self._restarts} of {self._max_restarts} in {pause:g} s{whom}"
-        )
+        self._say(f"restart {self._restarts.count} of {most} in {pause:g} s{whom}")
+        when = self._now() + pause
         if alone is not None:
-            self._due[alone.name] = alone, now + pause
+            self._due[alone.name] = alone, when
             return None
         self._end(min(self._grace, _GRACE_AFTER_FAILURE), spare=EVALUATOR)
-        while self._now() < now + pause and not self._signals:
+        while self._now() < when and not self._signals:
             self._tick()
         return self._stop() if self._signals else _ALL_AGAIN
 
@@ -307,8 +281,6 @@ class Supervisor:
         while any(process.poll() is None for process in ending):
             if self._now() >= limit or self._signals > signals:
                 break
-            for process in ending:
-                process.keep()
             self._tick()
         for process in ending:
             code = process.poll()
@@ -318,20 +290,11 @@ class Supervisor:
             del self._running[process.task.name]
             self._ended[process.task.name] = -signal.SIGKILL if code is None else code
 
-    # Time and words
-
-    def _now(self) -> float:
-        """A clock that stands still while this process does.
-
-        Tasks that were stopped along with it, as a closed laptop does, are not late.
-        """
-        return self._clock
-
     def _tick(self) -> None:
         time.sleep(_POLL_SECONDS)
-        now = time.monotonic()
-        self._clock += min(now - self._ticked, 1.0)
-        self._ticked = now
+        self._clock.tick()
+        for process in self._running.values():
+            process.keep()
 
     def _say(self, text: str) -> None:
         self._output.say(text)

@@ -23,9 +23,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from tfr_pipeline.cluster.clock import Clock
 from tfr_pipeline.cluster.flags import parse
 from tfr_pipeline.cluster.ports import taken
-from tfr_pipeline.cluster.process import die_with, kill_group
+from tfr_pipeline.cluster.process import die_with, environment, kill_group
 from tfr_pipeline.cluster.supervisor import BAD_USAGE, PORT_TAKEN
 from tfr_pipeline.cluster.tf_config import address_of
 
@@ -57,18 +58,11 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(
         prefix="tfr_pipeline_task_", ignore_cleanup_errors=True
     ) as folder:
-        environment = {
-            **os.environ,
-            "TF_CONFIG": arguments.tf_config,
-            "GRPC_FAIL_FAST": "use_caller",
-            "TMPDIR": folder,
-        }
-        if arguments.supervised:
-            environment["TFR_PIPELINE_HEARTBEAT"] = "1"
-        return _run(arguments, environment)
+        variables = environment(arguments.tf_config, folder, arguments.supervised)
+        return _run(arguments, variables)
 
 
-def _run(arguments: argparse.Namespace, environment: dict[str, str]) -> int:
+def _run(arguments: argparse.Namespace, variables: dict[str, str]) -> int:
     asked = False
 
     def on_signal(*_: object) -> None:
@@ -80,7 +74,7 @@ def _run(arguments: argparse.Namespace, environment: dict[str, str]) -> int:
     try:
         child = subprocess.Popen(
             arguments.command,
-            env=environment,
+            env=variables,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with(os.getpid()),
@@ -110,21 +104,17 @@ class _Supervisor:
 
     def __init__(self, patience: float):
         self.says_term = False
-        self._patience, self._silence = patience, 0.0
-        self._ticked = time.monotonic()
+        self._patience, self._clock, self._heard = patience, Clock(), 0.0
         self._text = b""
 
     def listen(self) -> bool:
         """Waits a little for words; returns whether the supervisor is still there."""
         ready, _, _ = select.select([0], [], [], _POLL_SECONDS)
-        now = time.monotonic()
-        # Time in which this process was stopped as well does not count.
-        self._silence += min(now - self._ticked, 1.0)
-        self._ticked = now
+        self._clock.tick()
         if not ready:
-            return not self._silence > self._patience > 0
+            return not self._clock.now() - self._heard > self._patience > 0
         words = os.read(0, 4096)
-        self._silence = 0.0
+        self._heard = self._clock.now()
         self._text = (self._text + words)[-4096:]
         self.says_term = self.says_term or b"TERM\n" in self._text
         return bool(words)

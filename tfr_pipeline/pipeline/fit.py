@@ -63,6 +63,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         *,
         config: dict[str, Any] | None = None,
     ):
+        # Strategies wait for other tasks, one of which may hang.
+        heartbeat.start()
         self._validate_parameters(model_builder, dataset_builder)
         self._model_builder = model_builder
         self._dataset_builder = dataset_builder
@@ -240,7 +242,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
             also how workers and parameter servers end.
         """
-        heartbeat.start()
         hparams = self._hparams
         if self._serves:
             serve(self._resolver)
