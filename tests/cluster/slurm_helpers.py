@@ -23,6 +23,9 @@ class Lab:
         missing = [name for name in _NEEDED if shutil.which(name) is None]
         if os.geteuid() != 0 or missing:
             pytest.skip(f"needs root and {', '.join(missing or _NEEDED)}")
+        unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "true"]
+        if subprocess.run(unshare, capture_output=True, check=False).returncode:
+            pytest.skip("needs to be allowed to make namespaces")
         self._folder = folder
         self._process = subprocess.Popen(
             [ROOT / "tests/cluster/slurm_lab.sh", folder, *shell("echo ready; cat")],

@@ -225,10 +225,10 @@ def test_an_indexed_job_trains_and_goes_on_after_the_loss_of_a_pod(
     pods, restart, tmp_path
 ):
     mnt = tmp_path / "mnt"
-    os.rename(make_data(tmp_path / "made", queries=400), mnt / "data")
+    os.rename(make_data(tmp_path / "made", queries=240), mnt / "data")
     count = len(pods.names)
     logs = [tmp_path / f"{index}.log" for index in range(count)]
-    more = ["--config.pipeline.num_epochs=4", "--config.data.train_batch_size=4"]
+    more = ["--config.pipeline.num_epochs=3", "--config.data.train_batch_size=4"]
     more.append("--config.model.scorer_args.hidden_layer_dims=(8,)")
     running = [pods.start(index, logs[index], *more) for index in range(count)]
     run = mnt / "runs/letor"
@@ -242,7 +242,7 @@ def test_an_indexed_job_trains_and_goes_on_after_the_loss_of_a_pod(
     out = logs[0].read_text()
     assert f"restart 1 of 3 in 1 s{restart}\n" in out
     assert "restart 2" not in out
-    assert [row["step"] for row in read_history(run)] == [100, 200, 300, 400]
-    assert read_json(run / "metrics.json")["step"] == 400
+    assert [row["step"] for row in read_history(run)] == [60, 120, 180]
+    assert read_json(run / "metrics.json")["step"] == 180
     (export,) = (run / "export/latest_model").iterdir()
-    assert export.name == "400"
+    assert export.name == "180"

@@ -97,18 +97,18 @@ def test_slurm_writes_the_same_names_out(lab):
 
 def test_tasks_run_side_by_side_on_the_nodes_and_are_heard_through_srun(lab, tmp_path):
     log = tmp_path / "log"
-    # Three tasks on two nodes, one of which falls silent after its first beat.
+    # Three tasks on two nodes, one of which stops dead the first time.
     script = """
-import json, os, sys, time
+import json, os, signal, sys, time
+from tfr_pipeline.pipeline import heartbeat
+heartbeat.start()
 task = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-print("on", os.environ["SLURMD_NODENAME"], os.environ["TF_CONFIG"])
-sys.stdout.write("\\0\\n")
+sys.stdout.write(f"on {os.environ['SLURMD_NODENAME']} {os.environ['TF_CONFIG']}\\n")
+time.sleep(1)
 if task == 1 and not os.path.exists(sys.argv[1]):
     open(sys.argv[1], "w").close()
-    time.sleep(300)
-for _ in range(30):
-    time.sleep(0.2)
-    sys.stdout.write("\\0\\n")
+    os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(6)
 """
     words = ["--workers=3", "--hang_timeout=4", "--max_restarts=1"]
     command = [sys.executable, "-u", "-c", script, tmp_path / "mark"]
