@@ -100,7 +100,12 @@ def test_batches_keep_to_their_share_of_the_budget(arguments):
     if arguments["documents_per_batch"] is None:
         sizes = [len(batch) for batch in batches]
         assert max(sizes) - min(sizes) <= 1
-        assert max(sizes) * plan.replicas <= arguments["batch_size"] + plan.replicas - 1
+        most = max(arguments["batch_size"], plan.replicas)
+        assert plan.has_few_lists or max(sizes) * plan.replicas <= (
+            most + plan.replicas - 1
+        )
+        return
+    if plan.has_few_lists:
         return
     share = arguments["documents_per_batch"] / plan.replicas
     for batch in batches:
@@ -158,11 +163,45 @@ def test_a_list_longer_than_the_budget_leaves_no_batch_without_documents():
 
 @given(plans())
 @settings(max_examples=40, deadline=None)
-def test_the_steps_of_the_first_epoch_are_one_pass(arguments):
-    plan = BatchPlan(**{**arguments, "replicas": 1})
-    batches = take(plan.dataset(), plan.steps)
-    everything = sorted(itertools.chain(*batches))
-    assert everything == list(range(len(arguments["lengths"])))
+def test_the_steps_of_each_epoch_are_one_pass(arguments):
+    plan = BatchPlan(**arguments)
+    lists = len(arguments["lengths"])
+    if lists < plan.replicas:
+        return
+    count = plan.steps * plan.replicas
+    batches = take(plan.dataset(), 3 * count)
+    for number in range(3):
+        passed = batches[number * count : (number + 1) * count]
+        assert sorted(itertools.chain(*passed)) == list(range(lists))
+
+
+@given(plans())
+@settings(max_examples=40, deadline=None)
+def test_a_global_batch_has_the_same_lists_for_any_number_of_replicas(arguments):
+    one = BatchPlan(**{**arguments, "replicas": 1})
+    many = BatchPlan(**arguments)
+    if many.steps != one.steps:
+        assert many.has_few_lists
+        return
+    replicas = many.replicas
+    shared = [len(batch) >= replicas for batch in epoch(one, 1)]
+    if not all(shared):
+        return  # A list as long as the batch, with too few others beside it.
+    local = epoch(many, 1)
+    for step, batch in enumerate(epoch(one, 1)):
+        parts = local[step * replicas : (step + 1) * replicas]
+        assert all(parts)
+        assert sorted(itertools.chain(*parts)) == sorted(batch)
+
+
+def test_validation_has_the_same_batches_for_any_number_of_replicas():
+    plan = BatchPlan(np.ones(7), 5, replicas=4, training=False)
+    assert plan.steps == 2
+    batches = [index.numpy().tolist() for index in plan.dataset(repeat=False)]
+    assert len(batches) == 8
+    joined = [list(itertools.chain(*part)) for part in (batches[:4], batches[4:])]
+    one = BatchPlan(np.ones(7), 5, training=False).dataset(repeat=False)
+    assert joined == [index.numpy().tolist() for index in one]
 
 
 def test_fewer_lists_than_replicas_still_feed_every_replica():

@@ -123,7 +123,7 @@ def test_replicas_have_the_curve_of_one_with_the_same_global_batch(weighted, rep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batches", [{}, {"documents_per_batch": 100}])
+@pytest.mark.parametrize("batches", [{}, {"documents_per_batch": 60}])
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_each_loss_has_the_curve_of_one_replica(weighted, layout, batches):
     runs = [{"loss": loss, "layout": layout, **batches} for loss in LOSSES]

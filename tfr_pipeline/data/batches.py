@@ -33,15 +33,18 @@ class BatchPlan:
       documents_per_batch: About how many documents a global batch has.
       replicas: Number of replicas that share a global batch.
       seed: Orders the lists anew each epoch; None keeps them in order.
+      training: Each global batch has a list for every replica, if there are as many.
+        In validation replicas may have none.
 
     Attributes:
-      steps: Global batches in one pass over the lists. Where single lists are longer
-        than the share of a local batch, the passes after the first may take a few
-        more or less.
+      steps: Global batches in one pass over the lists.
+      has_few_lists: Whether there are fewer global batches than was asked for, because
+        each of them has to have a list for every replica.
 
-    A global batch is `replicas` local batches in a row. Batches of an epoch have
-    nearly equal numbers of lists, so there is no small rest at the end; shuffled ones
-    also have equal numbers of documents, as far as exchanges of lists reach.
+    A global batch is `replicas` local batches in a row, and is the same for any number
+    of them. Batches of an epoch have nearly equal numbers of lists, so there is no
+    small rest at the end; shuffled ones also have equal numbers of documents, as far as
+    exchanges of lists reach. A list longer than the budget fills a batch by itself.
     """
 
     def __init__(
@@ -51,28 +54,23 @@ class BatchPlan:
         documents_per_batch: int | None = None,
         replicas: int = 1,
         seed: int | None = None,
+        training: bool = True,
     ):
         self.num_lists = len(lengths)
         self._lengths = np.asarray(lengths, np.int64)
         self._by_documents = documents_per_batch is not None
+        self._sizes = self._lengths
         if documents_per_batch is not None:
-            steps = math.ceil(int(self._lengths.sum()) / documents_per_batch)
+            self._sizes = np.minimum(self._lengths, documents_per_batch)
+            steps = math.ceil(int(self._sizes.sum()) / documents_per_batch)
         else:
             steps = math.ceil(self.num_lists / batch_size)
+        most = max(1, self.num_lists // replicas)
+        self.has_few_lists = training and most < steps
+        self.steps = max(1, min(steps, most) if training else steps)
         self.replicas = replicas
         self._seed = seed
-        self._batches = max(1, steps) * replicas
-        self.steps = max(1, steps)
-        if self._by_documents and self._long_lists():
-            # Lists longer than a share leave batches without any, which training
-            # leaves out. About as many in each epoch: one of them tells how many.
-            with tf.init_scope():
-                splits = self._cut(self._shuffled(0)).numpy()
-            filled = int(np.count_nonzero(np.diff(splits)))
-            self.steps = max(1, math.ceil(filled / replicas))
-
-    def _long_lists(self) -> bool:
-        return int(self._lengths.max()) * self._batches > int(self._lengths.sum())
+        self._batches = self.steps * replicas
 
     def epoch(self, epoch: Any) -> tuple[Any, Any]:
         """Returns the order of an epoch and where its local batches begin.
@@ -83,45 +81,47 @@ class BatchPlan:
         Returns:
           `(order, row_splits)`, int64 `[lists]` and int64 `[batches + 1]`.
         """
-        order = self._shuffled(epoch)
-        splits = self._cut(order)
-        return self._level(order, splits), splits
-
-    def _shuffled(self, epoch: Any) -> Any:
         order = tf.range(self.num_lists, dtype=tf.int64)
         if self._seed is None:
-            return order
+            return order, tf.constant(self._cut(np.arange(self.num_lists)), tf.int64)
         seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(epoch, tf.int64)])
-        return tf.random.experimental.stateless_shuffle(order, seed=seed)
+        order = tf.random.experimental.stateless_shuffle(order, seed=seed)
+        order, splits = tf.numpy_function(self._arrange, [order], [tf.int64] * 2)
+        return (
+            tf.ensure_shape(order, [self.num_lists]),
+            tf.ensure_shape(splits, [self._batches + 1]),
+        )
 
-    def _cut(self, order: Any) -> Any:
-        """Returns where the local batches of an epoch begin."""
+    def _arrange(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cuts a random order into batches and evens them out."""
+        order, splits = order.copy(), self._cut(order)
+        # Global batches first: they are the same for any number of replicas.
+        order = level(order, splits[:: self.replicas], self._sizes)
+        for i in range(0, len(splits) - 1, self.replicas):
+            local = splits[i : i + self.replicas + 1]
+            part = slice(local[0], local[-1])
+            order[part] = level(order[part], local - local[0], self._sizes)
+        return order, splits
+
+    def _cut(self, order: np.ndarray) -> np.ndarray:
+        """Returns where the local batches of an epoch begin, int64 `[batches + 1]`."""
         batches = self._batches
         if not self._by_documents:
-            return tf.range(batches + 1, dtype=tf.int64) * self.num_lists // batches
+            return np.arange(batches + 1, dtype=np.int64) * self.num_lists // batches
         # Cut where the running number of documents passes multiples of the share.
-        ends = tf.cumsum(tf.gather(self._lengths, order))
-        targets = tf.range(1, batches, dtype=tf.int64) * ends[-1] // batches
-        inner = tf.searchsorted(ends, targets, side="left", out_type=tf.int64) + 1
-        inner = tf.minimum(inner, self.num_lists)
-        return tf.cast(tf.concat([[0], inner, [self.num_lists]], axis=0), tf.int64)
-
-    def _level(self, order: Any, splits: Any) -> Any:
-        """Evens batches out, unless the lists have to stay in order."""
-        if self._seed is None:
-            return order
-
-        def levelled(order: np.ndarray, splits: np.ndarray) -> np.ndarray:
-            # Global batches first: they are the same for any number of replicas.
-            order = level(order, splits[:: self.replicas], self._lengths)
-            for i in range(0, len(splits) - 1, self.replicas):
-                local = splits[i : i + self.replicas + 1]
-                part = slice(local[0], local[-1])
-                order[part] = level(order[part], local - local[0], self._lengths)
-            return order
-
-        order = tf.numpy_function(levelled, [order, splits], tf.int64)
-        return tf.ensure_shape(order, [self.num_lists])
+        ends = np.cumsum(self._sizes[order])
+        targets = np.arange(1, batches, dtype=np.int64) * ends[-1] // batches
+        inner = np.searchsorted(ends, targets, side="left") + 1
+        inner = np.minimum(inner, self.num_lists)
+        splits = np.concatenate([[0], inner, [self.num_lists]]).astype(np.int64)
+        if self.num_lists < batches:
+            return splits
+        # Long lists leave batches without any: those get the next ones.
+        shared = _spread(splits[np.newaxis, :: self.replicas], self.replicas)[0]
+        local = splits[:-1].reshape(self.steps, self.replicas)
+        local = np.column_stack([shared[:-1], local[:, 1:], shared[1:]])
+        local = np.clip(local, shared[:-1, np.newaxis], shared[1:, np.newaxis])
+        return np.append(_spread(local, 1)[:, :-1].ravel(), self.num_lists)
 
     def batch_of_step(self, step: int) -> np.ndarray:
         """Returns the indices of the lists in global batch `step` of training."""
@@ -140,8 +140,8 @@ class BatchPlan:
         Args:
           start_step: Global batches to leave out, counted from the first epoch.
           repeat: Goes through one epoch after the other without end, and leaves out
-            local batches without documents (a list longer than the budget makes
-            some): batch normalisation has no answer to them. Otherwise one epoch,
+            local batches without documents (of empty lists, or of fewer lists than
+            replicas): batch normalisation has no answer to them. Otherwise one epoch,
             complete.
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
           numbered: Gives pairs with the number of the local batch, int64 `[]`, counted
@@ -173,6 +173,19 @@ class BatchPlan:
         if numbered:
             return dataset.map(lambda number, index: (index, number))
         return dataset.map(lambda _, index: index)
+
+
+def _spread(splits: np.ndarray, least: int) -> np.ndarray:
+    """Moves the inner cuts of rows so that parts have so many lists at least.
+
+    Args:
+      splits: int64 `[rows, parts + 1]`, each row rising, with `least * parts` lists at
+        least from its first to its last cut.
+      least: Number of lists.
+    """
+    steps = np.arange(splits.shape[1]) * least
+    forward = np.maximum.accumulate(splits - steps, axis=1) + steps
+    return np.minimum(forward, splits[:, -1:] - steps[::-1])
 
 
 def packed_gather(

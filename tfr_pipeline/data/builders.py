@@ -139,6 +139,7 @@ class BaseDatasetBuilder(
             getattr(hparams, "documents_per_batch", None) if train else None,
             replicas,
             getattr(hparams, "seed", 0) if shuffle else None,
+            training=train,
         )
 
     def make_dataset(

@@ -52,7 +52,7 @@ def streamed(
             f"of other specs than {', '.join(KEPT)}, for which TF-Ranking's parser is "
             "used. Use those specs, or 'elwc' or 'eie' with 'first' or 'sample'."
         )
-    return tfr.data.build_ranking_dataset(
+    dataset = tfr.data.build_ranking_dataset(
         file_pattern=paths,
         data_format=_FORMATS[data_format],
         batch_size=hparams.train_batch_size if train else hparams.valid_batch_size,
@@ -60,7 +60,9 @@ def streamed(
         shuffle_examples=mixes,
         seed=seed,
         reader=reader.one_file(paths),
-        num_epochs=None if train else 1,
+        # Repeated below: TensorFlow Ranking's shuffling mixes epochs, and has some
+        # lists several times before it has others once.
+        num_epochs=1,
         shuffle=train and getattr(hparams, "shuffle", True),
         shuffle_buffer_size=1000,
         shuffle_seed=seed,
@@ -68,3 +70,4 @@ def streamed(
         drop_final_batch=False,
         **specs,
     )
+    return dataset.repeat() if train else dataset

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.pipeline import diagnosis, strategies
+from tfr_pipeline.pipeline import diagnosis, distribution, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.settings import plateau_arguments
 
@@ -51,14 +51,23 @@ class Feed:
         Args:
           objects: Losses and metrics; those of TF-Ranking take padded batches only.
         """
-        data = getattr(self._dataset_builder, "layouts", ())
+        builder = self._dataset_builder
+        hparams = getattr(builder, "_hparams", None)
+        distribution.check_batch_sizes(hparams, self.replicas)
+        data = getattr(builder, "layouts", ())
+        on_tpu = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        if on_tpu and data:
+            distribution.check_static_shapes(
+                hparams,
+                {**builder._context_feature_spec, **builder._example_feature_spec},
+                self.replicas,
+                bool(builder._pattern("valid")),
+            )
         if not data:
             return None
         model = getattr(self._model_builder, "layouts", ("padded",))
         both = [layout for layout in model if layout in data]
-        if not all(_is_ours(item) for item in objects) or isinstance(
-            self._strategy, tf.distribute.TPUStrategy
-        ):
+        if on_tpu or not all(_is_ours(item) for item in objects):
             both = [layout for layout in both if layout == "padded"]
         wanted = self._hparams.layout
         if wanted and wanted not in both:
@@ -129,8 +138,8 @@ class Feed:
         builder = self._dataset_builder
         if layout is None:
             if split == "train":
-                return builder.build_train_dataset()
-            return builder.build_valid_dataset()
+                return distribution.share_out(builder.build_train_dataset())
+            return distribution.share_out(builder.build_valid_dataset())
         if split == "valid" and not builder._pattern("valid"):
             return None
         prepare = getattr(model, "preparation", None)
@@ -184,6 +193,10 @@ class Feed:
             )
         if layout is None:
             return steps
+        distribution.check_plan(
+            builder.plan("train", layout, self.replicas),
+            getattr(builder._hparams, "documents_per_batch", None),
+        )
         if has_validation:
             whole = builder.plan("valid", layout, self.replicas).steps
             if hparams.validation_steps and hparams.validation_steps < whole:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +104,8 @@ def get_strategy(
 
 def resolver_of_environment() -> Any:
     """Returns the cluster resolver that reads TF_CONFIG."""
+    if not os.environ.get("TF_CONFIG"):
+        os.environ.pop("TF_CONFIG", None)  # TensorFlow stumbles over an empty one.
     return tf.distribute.cluster_resolver.TFConfigClusterResolver()
 
 
