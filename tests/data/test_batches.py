@@ -79,6 +79,18 @@ def test_a_resumed_run_sees_the_batches_it_would_have_seen(arguments, start):
 
 @given(plans(empty_lists=True))
 @settings(max_examples=15, deadline=None)
+def test_counts_are_those_of_the_batches_of_training(arguments):
+    plan = BatchPlan(**arguments)
+    sizes = [row for number in range(2) for row in plan.counts(number).tolist()]
+    wanted = [
+        [len(index), int(arguments["lengths"][index].sum())]
+        for index in take(plan.dataset(), len(sizes))
+    ]
+    assert sizes == wanted
+
+
+@given(plans(empty_lists=True))
+@settings(max_examples=30, deadline=None)
 def test_training_batches_have_documents_and_run_through_each_epoch(arguments):
     plan = BatchPlan(**arguments)
     lengths = arguments["lengths"]

@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 
 from tests.pipeline.test_resume import TRAIN, exported, load
-from tests.pipeline.training_helpers import environment, make_config, read_history
+from tests.pipeline.training_helpers import (
+    environment,
+    make_config,
+    read_history,
+    scalars,
+)
 
 WORKERS = 2
 STEPS = 40  # 4 epochs
@@ -109,10 +114,30 @@ def test_two_workers_leave_the_run_directory_of_one(undisturbed, finished):
 
     alone = pathlib.Path(finished[0]["model_dir"])
     assert {p.name for p in run.iterdir()} == {p.name for p in alone.iterdir()}
-    assert {p.name for p in (run / "logs").iterdir()} == {"train", "validation"}
+    shares = {f"worker-{index}" for index in range(WORKERS)}
+    assert {p.name for p in (run / "logs").iterdir()} == {
+        "train",
+        "validation",
+        *shares,
+    }
     assert [row["step"] for row in read_history(run)] == [10, 20, 30, 40]
     for index in range(WORKERS):
         assert not list((workers / f"tmp{index}").glob("tfr_pipeline*"))
+
+
+def test_the_shares_of_the_workers_are_logged_and_make_up_the_whole(undisturbed):
+    run, _, _ = undisturbed
+    shares = [scalars(run / "logs" / f"worker-{index}") for index in range(WORKERS)]
+    history = read_history(run)
+    for name in ("lists", "documents"):
+        by_worker = np.array([share[f"epoch_{name}"] for share in shares])
+        assert by_worker.min() > 0
+        wanted = [row[name] for row in history]
+        np.testing.assert_array_equal(by_worker.sum(axis=0), wanted)
+    waits = np.array([share["epoch_input_wait"] for share in shares])
+    np.testing.assert_allclose(
+        waits.max(axis=0), [row["input_wait"] for row in history], atol=1e-4
+    )
 
 
 def test_workers_hold_the_same_weights_and_export_them(undisturbed):

@@ -90,6 +90,25 @@ def read_history(run: Any) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+def untimed(row: dict[str, float]) -> dict[str, float]:
+    """Returns a row of the history without what depends on the clock."""
+    timed = ("seconds", "documents_per_second", "input_wait")
+    return {key: value for key, value in row.items() if key not in timed}
+
+
+def scalars(folder: Any) -> dict[str, list[float]]:
+    """Returns what a folder of TensorBoard's logs holds, by tag."""
+    from tfr_pipeline.compat import tf
+
+    found: dict[str, list[float]] = {}
+    for path in sorted(pathlib.Path(folder).glob("events.*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                number = float(tf.make_ndarray(value.tensor))
+                found.setdefault(value.tag, []).append(number)
+    return found
+
+
 def tree(folder: Any) -> dict[str, bytes]:
     """Returns the content of all files below a folder."""
     folder = pathlib.Path(folder)

@@ -20,6 +20,8 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.store import as_tensor
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
+# Of so many epochs a plan remembers how large the batches are.
+_EPOCHS_KEPT = 16
 # Functions without control flow on tensors: to convert them takes time at the start.
 plain = tf.autograph.experimental.do_not_convert
 
@@ -71,6 +73,7 @@ class BatchPlan:
         self.replicas = replicas
         self._seed = seed
         self._batches = self.steps * replicas
+        self._counts: dict[int, np.ndarray] = {}
 
     def epoch(self, epoch: Any) -> tuple[Any, Any]:
         """Returns the order of an epoch and where its local batches begin.
@@ -86,13 +89,31 @@ class BatchPlan:
             return order, tf.constant(self._cut(np.arange(self.num_lists)), tf.int64)
         seed = tf.stack([tf.constant(self._seed, tf.int64), tf.cast(epoch, tf.int64)])
         order = tf.random.experimental.stateless_shuffle(order, seed=seed)
-        order, splits = tf.numpy_function(self._arrange, [order], [tf.int64] * 2)
+        order, splits = tf.numpy_function(self._arrange, [epoch, order], [tf.int64] * 2)
         return (
             tf.ensure_shape(order, [self.num_lists]),
             tf.ensure_shape(splits, [self._batches + 1]),
         )
 
-    def _arrange(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def counts(self, epoch: int) -> np.ndarray:
+        """Returns int64 `[batches, 2]`: lists and documents of each local batch.
+
+        Those without documents, which training leaves out, are not among them.
+        """
+        if epoch not in self._counts:
+            self._count(epoch, *(part.numpy() for part in self.epoch(epoch)))
+        counts = self._counts[epoch]
+        return counts[counts[:, 1] > 0]
+
+    def _count(self, epoch: int, order: np.ndarray, splits: np.ndarray) -> None:
+        """Keeps what an epoch has: to level its batches anew would take time."""
+        ends = np.concatenate([[0], np.cumsum(self._lengths[order])])
+        self._counts.pop(epoch - _EPOCHS_KEPT, None)
+        self._counts[epoch] = np.diff([splits, ends[splits]], axis=1).T
+
+    def _arrange(
+        self, epoch: np.ndarray, order: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cuts a random order into batches and evens them out."""
         order, splits = order.copy(), self._cut(order)
         # Global batches first: they are the same for any number of replicas.
@@ -101,6 +122,7 @@ class BatchPlan:
             local = splits[i : i + self.replicas + 1]
             part = slice(local[0], local[-1])
             order[part] = level(order[part], local - local[0], self._sizes)
+        self._count(int(epoch), order, splits)
         return order, splits
 
     def _cut(self, order: np.ndarray) -> np.ndarray:
@@ -122,6 +144,19 @@ class BatchPlan:
         local = np.column_stack([shared[:-1], local[:, 1:], shared[1:]])
         local = np.clip(local, shared[:-1, np.newaxis], shared[1:, np.newaxis])
         return np.append(_spread(local, 1)[:, :-1].ravel(), self.num_lists)
+
+    def locate(self, batch: int) -> tuple[int, int]:
+        """Returns `(epoch, rest)`: the batch is number `rest`, counted from that epoch.
+
+        The epoch is the batch's own wherever no batch is left out, so that nothing has
+        to be shuffled and levelled on the way there.
+
+        Args:
+          batch: Number of a local batch of training, counted from the first epoch.
+        """
+        if self.num_lists < self._batches or self._lengths.min() < 1:
+            return 0, batch
+        return divmod(batch, self._batches)
 
     def batch_of_step(self, step: int) -> np.ndarray:
         """Returns the indices of the lists in global batch `step` of training."""
@@ -154,8 +189,10 @@ class BatchPlan:
             ragged = tf.RaggedTensor.from_row_splits(order, splits, validate=False)
             return tf.data.Dataset.from_tensor_slices(ragged)
 
+        skip = start_step * self.replicas
+        first, rest = self.locate(skip) if repeat else (0, skip)
         if repeat:
-            dataset = tf.data.Dataset.counter().flat_map(batches)
+            dataset = tf.data.Dataset.counter(first).flat_map(batches)
             lengths = tf.constant(self._lengths)
 
             @plain
@@ -165,11 +202,17 @@ class BatchPlan:
             dataset = dataset.filter(has_documents)
         else:
             dataset = batches(tf.constant(0, tf.int64))
-        dataset = dataset.enumerate().skip(start_step * self.replicas)
+        dataset = dataset.enumerate(first * self._batches).skip(rest)
         worker, workers = shard
         if workers > 1:
             local = self.replicas // workers
             dataset = dataset.filter(lambda i, _: i // local % workers == worker)
+        if repeat:
+            # Or workers would ask each other in every step whether there is a batch.
+            endless = tf.data.experimental.assert_cardinality(
+                tf.data.INFINITE_CARDINALITY
+            )
+            dataset = dataset.apply(endless)
         if numbered:
             return dataset.map(lambda number, index: (index, number))
         return dataset.map(lambda _, index: index)

@@ -94,6 +94,7 @@ class BaseDatasetBuilder(
         self._training_only_context_spec = training_only_context_spec or {}
         self._query_id = query_id
         self._prepared: dict[str, tuple[Any, Lists]] = {}
+        self._plans: dict[tuple[Any, ...], BatchPlan] = {}
         self._open()
         for specs in (self._all_example_specs, self._all_context_specs):
             if mask_feature_name in specs:
@@ -133,14 +134,18 @@ class BaseDatasetBuilder(
         if train and hparams.list_size:
             lengths = lengths.clip(max=hparams.list_size)
         shuffle = train and getattr(hparams, "shuffle", True)
-        return BatchPlan(
-            lengths,
+        settings = (
             hparams.train_batch_size if train else hparams.valid_batch_size,
             getattr(hparams, "documents_per_batch", None) if train else None,
             replicas,
             getattr(hparams, "seed", 0) if shuffle else None,
-            training=train,
+            train,
         )
+        # One plan for all who ask: it remembers what takes time to find out.
+        key = (split, layout, hparams.list_size, *settings)
+        if key not in self._plans:
+            self._plans[key] = BatchPlan(lengths, *settings)
+        return self._plans[key]
 
     def make_dataset(
         self,

@@ -34,6 +34,8 @@ class RankingModel(tf.keras.Model):
     prepared_call: Callable[..., Any] | None = None
 
     training_metrics = False
+    # For how long training steps waited for batches; None where Keras drives them.
+    input_seconds: float | None = None
     # XLA and TPU programs cannot stop in the middle.
     check_loss = True
     train_function: Any
@@ -50,8 +52,15 @@ class RankingModel(tf.keras.Model):
             metrics = self.metrics if self.training_metrics else self._loss_metrics()
             return {metric.name: metric.result() for metric in metrics}
 
-        function = self._many_steps(self.train_step, self._train_counter, results)
-        self.train_function = self.train_tf_function = function
+        steps = self._many_steps(self.train_step, self._train_counter, results)
+        self.input_seconds = 0.0
+
+        def function(iterator: Any) -> dict[str, Any]:
+            logs, seconds = steps(iterator)
+            self.input_seconds = (self.input_seconds or 0.0) + float(seconds)
+            return logs
+
+        self.train_function, self.train_tf_function = function, steps
         return function
 
     def make_test_function(self, force: bool = False) -> Any:
@@ -64,7 +73,11 @@ class RankingModel(tf.keras.Model):
         def results() -> dict[str, Any]:
             return {metric.name: metric.result() for metric in self.metrics}
 
-        function = self._many_steps(self.test_step, self._test_counter, results)
+        steps = self._many_steps(self.test_step, self._test_counter, results)
+
+        def function(iterator: Any) -> dict[str, Any]:
+            return steps(iterator)[0]
+
         self.test_function = function
         return function
 
@@ -77,17 +90,27 @@ class RankingModel(tf.keras.Model):
         """Returns a function of an iterator that takes `steps_per_execution` steps.
 
         Keras's carries what a step returns through the loop, and traces the step twice
-        to learn its shape; this one looks at the metrics when the loop has ended.
+        to learn its shape; this one looks at the metrics when the loop has ended. It
+        also returns the seconds for which steps waited for their batches.
         """
 
         def one(data: Any) -> None:
             step(data)
             counter.assign_add(1)
 
-        def many(iterator: Any) -> dict[str, Any]:
+        def many(iterator: Any) -> tuple[dict[str, Any], Any]:
+            waited = tf.constant(0.0, tf.float64)
             for _ in tf.range(self._steps_per_execution):
-                self.distribute_strategy.run(one, args=(next(iterator),))
-            return results()
+                # Asks for a batch when the step before has ended, as carried by the
+                # loop, and looks at the clock again when the batch is there.
+                with tf.control_dependencies([waited]):
+                    asked = tf.timestamp()
+                with tf.control_dependencies([asked]):
+                    data = next(iterator)
+                with tf.control_dependencies(tf.nest.flatten(data, True)):
+                    waited += tf.timestamp() - asked
+                self.distribute_strategy.run(one, args=(data,))
+            return results(), waited
 
         return tf.function(many, reduce_retracing=True)
 

@@ -14,44 +14,28 @@ import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, RunError, unknown_name
 from tfr_pipeline.pipeline.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.progress import Progress, RunCallback
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
 
 
-class _RunCallback(tf.keras.callbacks.Callback):
-    """A callback that never needs the numbers of a step, so never waits for them."""
+class Record(RunCallback):
+    """Keeps the history.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._supports_tf_logs = True
-
-
-class Record(_RunCallback):
-    """Keeps the history and the time spent in training steps.
-
-    Stands first: a validation loss that is not finite ends the run before anything
-    broken is saved.
+    Stands first of those that save: a validation loss that is not finite ends the run
+    before anything broken is saved.
 
     Args:
       run: The run directory.
       state: Gets one row an epoch.
+      progress: Has measured the epoch; stands before this one.
     """
 
-    def __init__(self, run: RunDirectory, state: RunState):
+    def __init__(self, run: RunDirectory, state: RunState, progress: Progress):
         super().__init__()
-        self._run, self._state = run, state
-        self._start = self._train_end = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """See `tf.keras.callbacks.Callback`."""
-        self._start, self._train_end = time.perf_counter(), 0.0
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Validation begins where the training of an epoch ends."""
-        self._train_end = self._train_end or time.perf_counter()
+        self._run, self._state, self._progress = run, state, progress
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
-        end = self._train_end or time.perf_counter()
         step = int(self.model.optimizer.iterations.numpy())
         loss = float((logs or {}).get("val_loss", 0.0))
         if not math.isfinite(loss):
@@ -60,17 +44,13 @@ class Record(_RunCallback):
                 "training loss was finite. Look for features so large that batch "
                 "statistics overflow; preprocess them (log1p) or leave them out."
             )
-        row = {
-            "epoch": epoch,
-            "step": step,
-            "seconds": round(end - self._start, 4),
-        }
+        row = {"epoch": epoch, "step": step, **self._progress.figures}
         row.update({key: float(value) for key, value in (logs or {}).items()})
         self._state.history.append(row)
         self._run.write_history(self._state)
 
 
-class SelectBest(_RunCallback):
+class SelectBest(RunCallback):
     """Keeps the best epoch, and stops when none was better for long.
 
     Args:
@@ -122,7 +102,7 @@ class SelectBest(_RunCallback):
         return self._sign * (value - than)
 
 
-class ReduceOnPlateau(_RunCallback):
+class ReduceOnPlateau(RunCallback):
     """Multiplies the learning rate when the validation loss stalls.
 
     Args:
@@ -161,7 +141,7 @@ class ReduceOnPlateau(_RunCallback):
 _SAVE, _STOP = 1, 2
 
 
-class Backup(_RunCallback):
+class Backup(RunCallback):
     """Saves the run after each epoch, every so often, and when told to stop.
 
     SIGTERM ends training at the next step boundary, or at the end of the validation
@@ -240,7 +220,7 @@ class Backup(_RunCallback):
         self._saved, self._saved_at = self._checkpoints.step, time.monotonic()
 
 
-class StopOnNaN(_RunCallback):
+class StopOnNaN(RunCallback):
     """Stops a model that has no check of its own loss; see `RankingModel`."""
 
     def __init__(self) -> None:
@@ -258,7 +238,7 @@ class StopOnNaN(_RunCallback):
             )
 
 
-class ExplainZeroLoss(_RunCallback):
+class ExplainZeroLoss(RunCallback):
     """Warns once when the loss of a whole epoch is exactly zero.
 
     Args:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
+from tfr_pipeline.data.batches import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.pipeline import diagnosis, distribution, strategies
@@ -39,6 +43,8 @@ class Feed:
         self._dataset_builder = dataset_builder
         self._hparams = hparams
         self._strategy = strategy
+        self._workers = 1
+        self._sizes: Iterator[np.ndarray] | None = None
 
     @property
     def replicas(self) -> int:
@@ -142,6 +148,9 @@ class Feed:
             return distribution.share_out(builder.build_valid_dataset())
         if split == "valid" and not builder._pattern("valid"):
             return None
+        if split == "train":
+            plan = builder.plan(split, layout, self.replicas)
+            self._sizes = _sizes(plan, start_step * self.replicas)
         prepare = getattr(model, "preparation", None)
         if self._strategy is None or strategies.is_coordinator(self._strategy):
             return builder.make_dataset(
@@ -150,11 +159,29 @@ class Feed:
 
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
             pipelines = (context.input_pipeline_id, context.num_input_pipelines)
+            self._workers = context.num_input_pipelines
             return builder.make_dataset(
                 split, layout, self.replicas, start_step, pipelines, prepare
             )
 
         return self._strategy.distribute_datasets_from_function(shard)
+
+    def take_sizes(self, steps: int) -> np.ndarray | None:
+        """Counts what the next steps on the last training dataset are made of.
+
+        Args:
+          steps: Global batches, from where the last call ended.
+
+        Returns:
+          int64 `[workers, 2]`, lists and documents by worker; None for datasets that
+          are not ours.
+        """
+        if self._sizes is None:
+            return None
+        rows = list(itertools.islice(self._sizes, steps * self.replicas))
+        # A global batch is so many local ones in a row, worker by worker.
+        shape = (steps, self._workers, self.replicas // self._workers, 2)
+        return np.array(rows, np.int64).reshape(shape).sum(axis=(0, 2))
 
     def check(self, layout: str | None) -> int:
         """Checks that there is the data that the settings need; reads all of it.
@@ -266,6 +293,15 @@ class Feed:
         return (
             f"the training loss of a whole epoch is 0, so nothing is learnt: {reasons}."
         )
+
+
+def _sizes(plan: BatchPlan, skip: int) -> Iterator[np.ndarray]:
+    """Yields lists and documents, int64 `[2]`, of one local batch after the other."""
+    first, skip = plan.locate(skip)
+    for epoch in itertools.count(first):
+        sizes = plan.counts(epoch)
+        yield from sizes[skip:]
+        skip = max(0, skip - len(sizes))
 
 
 def _is_ours(item: Any) -> bool:

@@ -17,6 +17,7 @@ from tfr_pipeline.pipeline import (
     cluster_spec,
     evaluator,
     heartbeat,
+    progress,
     settings,
     strategies,
     tasks,
@@ -150,11 +151,13 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         if checkpoints is None:
             raise RuntimeError("build_callbacks: call it through train_and_validate.")
         state = checkpoints.state
+        measured = progress.Progress(
+            self._run, self._feed.take_sizes, progress.gathering(self._strategy)
+        )
         result: list[tf.keras.callbacks.Callback] = [
-            callbacks_lib.Record(self._run, state),
-            tf.keras.callbacks.TensorBoard(
-                self._run.join("logs"), write_graph=False, profile_batch=0
-            ),
+            measured,
+            callbacks_lib.Record(self._run, state, measured),
+            progress.TensorBoard(self._run.join("logs"), measured),
         ]
         if settings.selects(hparams):
             result.append(
@@ -396,8 +399,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         )
         if self._dispatcher is not None:
             self._dispatcher.feed(train, done)
+            measures = [c for c in callbacks if isinstance(c, progress.Progress)]
             callbacks.insert(
-                0, Validate(self._dispatcher, self._twin, valid, valid_steps)
+                0, Validate(self._dispatcher, self._twin, valid, valid_steps, measures)
             )
             model.train_function, valid = self._dispatcher, None
         if not isinstance(model, RankingModel) and self._dispatcher is None:

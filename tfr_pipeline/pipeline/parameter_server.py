@@ -15,7 +15,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,7 @@ class Validate(tf.keras.callbacks.Callback):
       twin: The same model, compiled without strategy.
       dataset: Validation data, or None.
       steps: Batches of it; None for all.
+      measures: Callbacks that want to know when training ends and validation begins.
     """
 
     def __init__(
@@ -172,15 +173,19 @@ class Validate(tf.keras.callbacks.Callback):
         twin: tf.keras.Model,
         dataset: Any,
         steps: int | None,
+        measures: Sequence[tf.keras.callbacks.Callback] = (),
     ):
         super().__init__()
         self._supports_tf_logs = True
         self._dispatcher, self._twin = dispatcher, twin
         self._dataset, self._steps = dataset, steps
+        self._measures = measures
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
         self._dispatcher.settle()
+        for callback in self._measures:
+            callback.on_test_begin()
         gather_weights(self.model, self._twin)
         if self._dataset is None:
             return

@@ -46,7 +46,8 @@ class RunState:
       plateau_value: Best value that `plateau` has seen.
       plateau_epoch: Epoch of that value.
       stopped: Why training ended before its last epoch, or an empty string.
-      history: One dict an epoch: `epoch`, `step`, `seconds` and the metrics.
+      history: One dict an epoch: `epoch`, `step`, the figures of `Progress` and the
+        metrics.
     """
 
     seed: int = 0

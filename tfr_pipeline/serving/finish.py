@@ -60,8 +60,8 @@ def finish(
                 results[split] = evaluate(headline, lists)
     history = state.history
     # The first epoch of a process also traces; leave it out where there are others.
-    steady = history[1:] or history
-    documents = _documents(pipeline, steady)
+    steady = [row for row in history[1:] or history if "documents" in row]
+    documents = sum(row["documents"] for row in steady)
     seconds = sum(row["seconds"] for row in steady)
     run.write_json(
         "metrics.json",
@@ -84,20 +84,6 @@ def finish(
 def _version(run: RunDirectory, name: str, step: int) -> str:
     """Folder of an export. The version is the step, so a rerun replaces its own."""
     return run.join("export", name, str(step))
-
-
-def _documents(pipeline: Any, rows: list[dict[str, float]]) -> float:
-    """About how many documents the training steps of some epochs saw."""
-    builder = pipeline._dataset_builder
-    if not rows or not getattr(builder, "layouts", ()):
-        return 0.0
-    layout = builder.layouts[0]
-    lengths = builder.lists("train", layout).lengths
-    if builder._hparams.list_size:
-        lengths = lengths.clip(max=builder._hparams.list_size)
-    steps = builder.plan("train", layout, pipeline._feed.replicas).steps
-    per_step = float(lengths.sum()) / steps
-    return per_step * (pipeline._hparams.steps_per_epoch or steps) * len(rows)
 
 
 def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
