@@ -47,25 +47,42 @@ def container_command(job, *more):
     return [*container["command"], *container["args"], *more]
 
 
+class IndexedJob:
+    """The pods of a manifest's Indexed Job."""
+
+    def __init__(self, manifest: str, folder: pathlib.Path):
+        self._job = read_manifest(manifest)["Job"]
+        spec, name = self._job["spec"], self._job["metadata"]["name"]
+        service = spec["template"]["spec"]["subdomain"]
+        names = [f"{name}-{index}.{service}" for index in range(spec["completions"])]
+        self._pods = Pods(names, folder / "mnt", make_image(folder / "bin"))
+        self.close, self.size = self._pods.close, len(names)
+
+    def start(self, index, log, *more, command=None):
+        """Starts the container of a pod, with more arguments than its own."""
+        return self._pods.start(
+            index,
+            log,
+            command or container_command(self._job, *more),
+            container_environment(self._job, index),
+        )
+
+
 class Pods:
-    """The pods of an Indexed Job; skips the test where they cannot be had.
+    """Pods with names; skips the test where they cannot be had.
 
     Args:
-      job: The resource.
-      folder: What its volume holds.
+      names: Their names.
+      folder: What their volume holds.
       bin: Folder with the programs of the image.
     """
 
-    def __init__(self, job, folder: pathlib.Path, bin: pathlib.Path):
+    def __init__(self, names: list[str], folder: pathlib.Path, bin: pathlib.Path):
         if os.geteuid() != 0 or not all(
             map(shutil.which, ("unshare", "nsenter", "ip"))
         ):
             pytest.skip("needs root, util-linux and iproute2, for namespaces")
-        self._job, self._bin = job, bin
-        count = job["spec"]["completions"]
-        spec = job["spec"]["template"]["spec"]
-        name = job["metadata"]["name"]
-        self.names = [f"{name}-{index}.{spec['subdomain']}" for index in range(count)]
+        self.names, self._bin = names, bin
         self._host = subprocess.Popen(
             [
                 *(ROOT / "tests/cluster/pods.sh", folder, ",".join(self.names)),
@@ -85,9 +102,8 @@ class Pods:
         """Ends all that runs."""
         self._host.communicate()
 
-    def start(self, index, log, *more, command=None):
-        """Starts the container of a pod, with more arguments than its own."""
-        command = command or container_command(self._job, *more)
+    def start(self, index, log, command, variables):
+        """Starts the container of a pod."""
         inherited = {
             key: value
             for key, value in environment().items()
@@ -97,7 +113,7 @@ class Pods:
             **inherited,
             "PATH": f"{self._bin}:/usr/bin:/bin",
             "PYTHONUNBUFFERED": "1",
-            **container_environment(self._job, index),
+            **variables,
         }
         with open(log, "ab") as file:
             return subprocess.Popen(

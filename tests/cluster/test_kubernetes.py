@@ -12,8 +12,10 @@ import sys
 import pytest
 import yaml
 
+from configs.letor import get_config
 from tests.cluster.pods import (
     MANIFESTS,
+    IndexedJob,
     Pods,
     container_command,
     container_environment,
@@ -74,6 +76,20 @@ def test_names_of_service_volume_and_job_fit_each_other(path):
     assert pod["terminationGracePeriodSeconds"] > 60  # the default of --grace
 
 
+def test_commands_set_keys_that_their_config_has():
+    config = get_config("dnn")
+    paths = [*(ROOT / "launch").rglob("*.*"), *(ROOT / "docs").glob("launch_*.md")]
+    found = set()
+    for path in paths:
+        for key in re.findall(r"--config\.([\w.]+)=", path.read_text()):
+            here = config
+            for part in key.split("."):
+                assert part in here, f"{path}: {key}"
+                here = here[part]
+            found.add(key)
+    assert {"data.dir", "model_dir", "pipeline.strategy", "pipeline.tpu"} <= found
+
+
 def run_container(path, index, *more, **extra):
     """Runs the command of a manifest here, with the environment of a pod."""
     job = read_manifest(path)["Job"]
@@ -126,10 +142,9 @@ def test_a_pod_that_does_not_fit_the_job_is_explained(index, extra, told):
 @pytest.fixture
 def pods(request, tmp_path):
     """Starts containers of a manifest, and ends them all."""
-    job = read_manifest(getattr(request, "param", INDEXED[0]))["Job"]
-    pods = Pods(job, tmp_path / "mnt", make_image(tmp_path / "bin"))
-    yield pods
-    pods.close()
+    job = IndexedJob(getattr(request, "param", INDEXED[0]), tmp_path)
+    yield job
+    job.close()
 
 
 def instead(script, *flags):
@@ -215,6 +230,13 @@ for text in (b"", b"GET / HTTP/1.1\\r\\n\\r\\n", b"{}\\n", b"\\xff\\n", b"[1]\\n
     assert logs[0].read_text().count("] up ") == 2
 
 
+SMALL = [
+    "--config.pipeline.num_epochs=3",
+    "--config.data.train_batch_size=4",
+    "--config.model.scorer_args.hidden_layer_dims=(8,)",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pods", "restart"),
@@ -226,17 +248,15 @@ def test_an_indexed_job_trains_and_goes_on_after_the_loss_of_a_pod(
 ):
     mnt = tmp_path / "mnt"
     os.rename(make_data(tmp_path / "made", queries=240), mnt / "data")
-    count = len(pods.names)
+    count = pods.size
     logs = [tmp_path / f"{index}.log" for index in range(count)]
-    more = ["--config.pipeline.num_epochs=3", "--config.data.train_batch_size=4"]
-    more.append("--config.model.scorer_args.hidden_layer_dims=(8,)")
-    running = [pods.start(index, logs[index], *more) for index in range(count)]
+    running = [pods.start(index, logs[index], *SMALL) for index in range(count)]
     run = mnt / "runs/letor"
     history = run / "history.csv"
     until(lambda: history.exists() and len(read_history(run)) == 1, 240)
     signal_container(running[1], signal.SIGKILL)
     running[1].wait(30)
-    running[1] = pods.start(1, logs[1], *more)
+    running[1] = pods.start(1, logs[1], *SMALL)
     assert running[0].wait(300) == 0, logs[0].read_text()[-3000:]
     assert [process.wait(60) for process in running] == count * [0]
     out = logs[0].read_text()
@@ -246,3 +266,49 @@ def test_an_indexed_job_trains_and_goes_on_after_the_loss_of_a_pod(
     assert read_json(run / "metrics.json")["step"] == 180
     (export,) = (run / "export/latest_model").iterdir()
     assert export.name == "180"
+
+
+@pytest.mark.slow
+def test_the_tfjob_trains_with_the_tf_config_of_its_operator(tmp_path):
+    replicas = read_manifest("tfjob.yaml")["TFJob"]["spec"]["tfReplicaSpecs"]
+    tasks, cluster = [], {}
+    for kind, replica in replicas.items():
+        for index in range(replica["replicas"]):
+            job = kind.lower()
+            name = f"train-tfjob-{job}-{index}.default.svc"
+            tasks.append((job, index, name, replica))
+            if job != "evaluator":  # which the operator leaves out
+                cluster.setdefault(job, []).append(f"{name}:2222")
+    names = [name for _, _, name, _ in tasks]
+    pods = Pods(names, tmp_path / "mnt", make_image(tmp_path / "bin"))
+    try:
+        made = make_data(tmp_path / "made", queries=240)
+        os.rename(made, tmp_path / "mnt" / "data")
+        running = []
+        for number, (job, index, name, replica) in enumerate(tasks):
+            config = {
+                "cluster": cluster,
+                "task": {"type": job, "index": index},
+                "environment": "cloud",
+            }
+            running.append(
+                pods.start(
+                    number,
+                    tmp_path / f"{name}.log",
+                    container_command({"spec": replica}, *SMALL),
+                    {"TF_CONFIG": json.dumps(config), "GRPC_FAIL_FAST": "use_caller"},
+                )
+            )
+        log = tmp_path / f"{names[0]}.log"
+        assert running[0].wait(240) == 0, log.read_text()[-3000:]
+        for process in running[1:]:  # cleanPodPolicy: Running
+            signal_container(process, signal.SIGTERM)
+        ends = [process.wait(60) for process in running]
+        jobs = [job for job, *_ in tasks]
+        assert jobs == ["chief", "worker", "worker", "ps", "ps", "evaluator"]
+        assert ends == [0, 143, 143, 143, 143, 0]
+        run = tmp_path / "mnt/runs/letor"
+        assert [row["step"] for row in read_history(run)] == [60, 120, 180]
+        assert (run / "export/latest_model/180/saved_model.pb").exists()
+    finally:
+        pods.close()

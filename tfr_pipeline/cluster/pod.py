@@ -28,6 +28,7 @@ from tfr_pipeline.cluster.process import die_with, kill_group
 from tfr_pipeline.cluster.supervisor import DONE, GIVEN_UP, STOPPED
 
 _POLL_SECONDS = 0.2
+_PATIENCE = 5.0
 _SAY_AGAIN = 60.0
 _LONGEST_CONFIG = 1 << 20
 # Ends the connection, with the exit code; what the job says once it is done.
@@ -58,7 +59,12 @@ def wait_for_tasks(port: int, command: Sequence[str], silence: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     running: _Running | None = None
-    with _listen(port) as server:
+    try:
+        server = _listen(port)
+    except OSError as error:
+        print(f"[pod] port {port}: {error.strerror}; choose another --port", flush=True)
+        return GIVEN_UP
+    with server:
         print(f"[pod] waiting for the supervisor, at port {port}", flush=True)
         said = time.monotonic()
         while not stop:
@@ -96,10 +102,10 @@ def _listen(port: int) -> socket.socket:
 
 def _read_line(connection: socket.socket) -> bytes:
     """Returns the first line, or what there is of it."""
-    text = b""
-    connection.settimeout(5.0)
+    text, limit = b"", time.monotonic() + _PATIENCE
     with contextlib.suppress(OSError):
         while not text.endswith(b"\n") and len(text) < _LONGEST_CONFIG:
+            connection.settimeout(max(0.001, limit - time.monotonic()))
             # One by one: the lines after the first are for the task.
             byte = connection.recv(1)
             if not byte:
@@ -240,7 +246,7 @@ def _write(text: bytes) -> None:
 
 def _connect(address: str) -> socket.socket:
     host = address.rpartition(":")[0]
-    connection = socket.create_connection((host, port_of(address)), timeout=5.0)
+    connection = socket.create_connection((host, port_of(address)), timeout=_PATIENCE)
     connection.settimeout(None)
     return connection
 
