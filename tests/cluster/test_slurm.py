@@ -202,7 +202,7 @@ def test_a_job_trains_on_two_nodes_and_goes_on_after_a_requeue(lab, tmp_path):
     job = lab.submit(log, "--workers=2", "--", *command)
     until(lambda: "[worker 1] step 20\n" in read(log), 120)
     lab.run("scontrol", "requeue", job)
-    assert lab.wait(job, "COMPLETED", "FAILED", seconds=240) == "COMPLETED"
+    assert lab.wait(job, "COMPLETED", "FAILED", seconds=420) == "COMPLETED"
     out = log.read_text()
     steps = [int(step) for step in re.findall(r"\[worker 0\] step (\d+)\n", out)]
     assert steps[-1] == 80
