@@ -116,6 +116,7 @@ demo: $(STAMP) ## makes data, trains, evaluates and ranks, in demo/
 
 bench: $(STAMP) ## measures speed beside TF-Ranking's pipeline, in bench/ (an hour)
 	@$(BIN)/python tests/bench/speed.py --output=bench $(ARGS)
+	@$(BIN)/python tests/bench/scaling.py --output=bench
 
 docs: $(STAMP) ## builds the documentation, in docs/_build/html
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \

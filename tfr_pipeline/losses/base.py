@@ -30,8 +30,13 @@ class TwoLayouts:
     its own; as long as it does not, they are padded to the longest list of the
     batch. The layout is read off the tensors; the constructor's `ragged` is kept
     for TF-Ranking's sake and decides nothing.
+
+    Attributes:
+      tpu_ready: Whether XLA can compile the loss of dense batches of fixed shapes. A
+        subclass that cannot be compiled says False.
     """
 
+    tpu_ready = True
     _loss: Any = None
     _get_reduction: Any
 

@@ -69,6 +69,11 @@ class WeightedSumLoss(tf.keras.losses.Loss):
         self.losses = list(losses)
         self.weights = [float(weight) for weight in weights]
 
+    @property
+    def tpu_ready(self) -> bool:
+        """Whether all parts are; see `TwoLayouts`."""
+        return all(getattr(loss, "tpu_ready", False) for loss in self.losses)
+
     @tf.autograph.experimental.do_not_convert
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Computes the sum; arguments as the parts take them."""

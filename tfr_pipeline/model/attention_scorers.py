@@ -47,6 +47,8 @@ class AttentionScorer(Scorer):
       TensorShape([1, 3])
     """
 
+    tpu_ready = True
+
     def __init__(
         self,
         hidden_layer_dims: Sequence[int] = (64, 32),

@@ -169,7 +169,7 @@ class FlattenList(tfr.keras.layers.FlattenList):
                     for name, tensor in example_features.items()
                 },
             )
-        batch, size = tf.unstack(tf.shape(mask))
+        size = tf.shape(mask)[1]
         if self._circular_padding or self._real_only:
             index = _circular(mask)
             example_features = {
@@ -178,7 +178,8 @@ class FlattenList(tfr.keras.layers.FlattenList):
             }
         return (
             {
-                name: tf.repeat(tensor, tf.fill([batch], size), axis=0)
+                # One number of repetitions: a number for each list needs a mask.
+                name: tf.repeat(tensor, size, axis=0)
                 for name, tensor in context_features.items()
             },
             {

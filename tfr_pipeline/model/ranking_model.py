@@ -101,15 +101,22 @@ class RankingModel(tf.keras.Model):
         def many(iterator: Any) -> tuple[dict[str, Any], Any]:
             waited = tf.constant(0.0, tf.float64)
             for _ in tf.range(self._steps_per_execution):
-                # Asks for a batch when the step before has ended, as carried by the
-                # loop, and looks at the clock again when the batch is there.
+                # Asks for a batch when the step before has ended, and looks at the
+                # clock again when the batch is there.
                 with tf.control_dependencies([waited]):
                     asked = tf.timestamp()
                 with tf.control_dependencies([asked]):
                     data = next(iterator)
                 with tf.control_dependencies(tf.nest.flatten(data, True)):
-                    waited += tf.timestamp() - asked
+                    came = tf.timestamp()
+                    waited += came - asked
+                data = _after(came, data)
+                graph = tf.compat.v1.get_default_graph()
+                before = len(graph.get_operations())
                 self.distribute_strategy.run(one, args=(data,))
+                step_ends = graph.get_operations()[before:]
+                with tf.control_dependencies(step_ends):
+                    waited = tf.identity(waited)
             return results(), waited
 
         return tf.function(many, reduce_retracing=True)
@@ -211,3 +218,15 @@ class RankingModel(tf.keras.Model):
         for name in ("training_metrics", "check_loss"):
             setattr(model, name, config.get(name, getattr(cls, name)))
         return model
+
+
+def _after(moment: Any, data: Any) -> Any:
+    """Returns the same data, but not before a moment has been taken.
+
+    Where one thread does all, it may be well within a step before it reads the clock.
+    """
+    parts = []
+    for part in tf.nest.flatten(data, expand_composites=True):
+        with tf.control_dependencies([moment]), tf.device(part.device or None):
+            parts.append(tf.identity(part))
+    return tf.nest.pack_sequence_as(data, parts, expand_composites=True)

@@ -28,7 +28,14 @@ _GAM_KEYS = (
 
 
 class Scorer(tfr.keras.model.Scorer):
-    """Interface: scores the documents of padded lists."""
+    """Interface: scores the documents of padded lists.
+
+    Attributes:
+      tpu_ready: Whether XLA can compile it for batches of fixed shapes, on `float32`
+        and `int32` only. A subclass of ours that cannot be compiled says False.
+    """
+
+    tpu_ready = False
 
     @abc.abstractmethod
     def __call__(
@@ -173,6 +180,8 @@ class DNNScorer(UnivariateScorer, tfr.keras.model.DNNScorer):
       TensorShape([1, 2])
     """
 
+    tpu_ready = True
+
     def __init__(self, **dnn_kwargs: Any):
         if "hidden_layer_dims" not in dnn_kwargs:
             raise ConfigError(
@@ -228,6 +237,8 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
       >>> scorer({}, {"bm25": tf.ones([1, 2, 1])}, mask).shape
       TensorShape([1, 2])
     """
+
+    tpu_ready = True
 
     def __init__(self, *, per_column: bool = False, **gam_kwargs: Any):
         for key in gam_kwargs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -106,6 +106,27 @@ def check_static_shapes(
             "TPUStrategy: expected static shapes and float32 features, found: "
             f"{'; '.join(problems)}."
         )
+
+
+def check_tpu_ready(model_builder: Any, losses: Sequence[Any]) -> None:
+    """Checks that scorer and losses are declared to work on TPUs (`tpu_ready`).
+
+    Raises:
+      ConfigError: One of them is not.
+    """
+    parts = [getattr(model_builder, "_scorer", model_builder), *losses]
+    names = [type(part).__name__ for part in parts if not _tpu_ready(part)]
+    if names:
+        raise ConfigError(
+            "TPUStrategy: expected a scorer and losses that XLA can compile, found "
+            f"{', '.join(names)}. Take scorers and losses of tfr_pipeline, or set "
+            "`tpu_ready = True` in a class of yours that "
+            "`tf.function(jit_compile=True)` compiles with fixed shapes."
+        )
+
+
+def _tpu_ready(part: Any) -> bool:
+    return bool(getattr(part, "tpu_ready", False))
 
 
 def share_out(dataset: Any) -> Any:

@@ -62,6 +62,11 @@ class Feed:
         distribution.check_batch_sizes(hparams, self.replicas)
         data = getattr(builder, "layouts", ())
         on_tpu = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        if on_tpu:
+            losses = [
+                item for item in objects if isinstance(item, tf.keras.losses.Loss)
+            ]
+            distribution.check_tpu_ready(self._model_builder, losses)
         if on_tpu and data:
             distribution.check_static_shapes(
                 hparams,
