@@ -28,6 +28,7 @@ TRAIN = """
 import dataclasses, json, shutil, sys
 from tfr_pipeline.compat import tf
 from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.experiment import build_pipeline
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
@@ -59,6 +60,16 @@ for epochs in (2, 3):  # The second run resumes.
     )
     whole = again.train_and_validate()
     print("variables", len(again._checkpoints._model.weights), len(whole.weights))
+
+hparams = dataclasses.replace(
+    hparams, learning_rate=1e38, model_dir=served["model_dir"] + "-broken"
+)
+try:
+    SimplePipeline(
+        pipeline._model_builder, pipeline._dataset_builder, hparams
+    ).train_and_validate()
+except RunError as error:
+    print(error)
 """
 
 
@@ -101,8 +112,10 @@ def test_one_worker_trains_as_one_process_does(data, tmp_path):
         for key in ("loss", "val_loss", "val_metric/ndcg_10", "val_metric/mrr"):
             assert other[key] == pytest.approx(one[key], rel=1e-4), key
     # Large variables stand in parts on both servers; exports have them whole.
-    split, whole = map(int, out.split()[-2:])
+    *_, variables, broken = out.splitlines()
+    split, whole = map(int, variables.split()[1:])
     assert split > whole
+    assert "the loss is NaN or infinite in one of the steps" in broken
     mine, theirs = exported(alone), exported(served)
     assert mine.keys() == theirs.keys()
     for name in mine:

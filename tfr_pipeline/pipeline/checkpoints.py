@@ -41,7 +41,6 @@ class Checkpoints:
       model: A compiled model.
       run: The run directory.
       state: State to save and to restore into.
-      twin: Has the weights of the last epoch in one piece, where `model` has not.
       dispatcher: Hands out the steps, where others take them.
     """
 
@@ -50,11 +49,11 @@ class Checkpoints:
         model: tf.keras.Model,
         run: RunDirectory,
         state: RunState,
-        twin: tf.keras.Model | None = None,
         dispatcher: Dispatcher | None = None,
     ):
         self._model, self._run, self.state = model, run, state
-        self._whole = twin or model
+        # What servers hold is in one piece there.
+        self._whole = dispatcher.twin if dispatcher else model
         self._dispatcher = dispatcher
         # The chief reads and writes, not the servers that hold the variables.
         device = "/job:chief/replica:0/task:0" if dispatcher else None

@@ -6,17 +6,17 @@ import os
 import random
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
-from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
+from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
 from tfr_pipeline.pipeline import (
     cluster_spec,
     evaluator,
     heartbeat,
+    loop,
     progress,
     settings,
     strategies,
@@ -25,13 +25,7 @@ from tfr_pipeline.pipeline import (
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.feed import Feed
-from tfr_pipeline.pipeline.parameter_server import (
-    Dispatcher,
-    Validate,
-    gather_weights,
-    serve,
-    spread_weights,
-)
+from tfr_pipeline.pipeline.parameter_server import Dispatcher, serve
 from tfr_pipeline.pipeline.run import RunDirectory, RunState
 from tfr_pipeline.pipeline.schedules import build_optimizer
 
@@ -93,8 +87,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         )
         self._checkpoints: Checkpoints | None = None
         self._dispatcher: Dispatcher | None = None
-        # The model without strategy, where the one with it has no use for that.
-        self._twin: tf.keras.Model | None = None
         self._outputs: tuple[str, ...] = ()
 
     def _validate_parameters(self, model_builder: Any, dataset_builder: Any) -> None:
@@ -256,32 +248,32 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         tf.keras.utils.set_random_seed(state.seed)
         if self._evaluates:
             return self._watch()
+        twin = None
         if strategies.is_coordinator(self._strategy):
-            self._twin = self._compile(self._layout(), 1)
+            twin = self._compile(self._layout(), 1)
         with strategies.strategy_scope(self._strategy):
             layout = self._layout()
             steps = self._feed.check(layout)
             model = self._compile(layout, steps * hparams.num_epochs)
             self._run.claim(self._config or settings.as_json(hparams))
-            if self._twin is not None:
-                spread_weights(self._twin, model)
-                self._dispatcher = Dispatcher(model, self._strategy, self._resolver)
-            self._checkpoints = Checkpoints(
-                model, self._run, state, self._twin, self._dispatcher
-            )
+            if twin is not None:
+                self._dispatcher = Dispatcher(
+                    model, twin, self._strategy, self._resolver
+                )
+            self._checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
             self._checkpoints.restore()
             self._checkpoints.clean()
             self._run.write_environment(
                 state.seed, {"layout": layout, "replicas": self._feed.replicas}
             )
-            self._fit(model, layout, steps, verbose)
+            loop.train(self, model, layout, steps, verbose)
         if self._run.is_ours:
             from tfr_pipeline.serving.finish import finish
 
             finish(self, *self._without_strategy(model, layout), self._run)
         # A worker that left while the chief exports would end the chief.
         self._agree(0)
-        return self._twin or model
+        return self._dispatcher.twin if self._dispatcher else model
 
     def _without_strategy(
         self, model: tf.keras.Model, layout: str | None
@@ -294,9 +286,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         assert self._checkpoints is not None
         if not strategies.is_distributed(self._strategy):
             return model, self._checkpoints
-        if self._twin is not None:
-            gather_weights(model, self._twin)
-            return self._twin, self._checkpoints
+        if self._dispatcher is not None:
+            return self._dispatcher.gather(), self._checkpoints
         local = self._compile(layout, 1)
         checkpoints = Checkpoints(local, self._run, RunState())
         checkpoints.restore()
@@ -380,79 +371,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         path = os.path.join(output, str(step))
         self.export_saved_model(model, path)
         return path
-
-    def _fit(
-        self, model: tf.keras.Model, layout: str | None, steps: int, verbose: int
-    ) -> None:
-        """Runs `model.fit` from wherever the run stands to its last step."""
-        assert self._checkpoints is not None
-        hparams, checkpoints = self._hparams, self._checkpoints
-        done = checkpoints.step
-        if done >= steps * hparams.num_epochs or checkpoints.state.stopped:
-            return
-        train = self._feed.dataset("train", layout, done, model)
-        valid = self._feed.dataset("valid", layout, model=self._twin or model)
-        valid_steps = None if valid is None else self._feed.steps("valid", layout)
-        callbacks = self.build_callbacks()
-        callbacks.insert(
-            0, callbacks_lib.ExplainZeroLoss(lambda: self._feed.explain_zero(layout))
-        )
-        if self._dispatcher is not None:
-            self._dispatcher.feed(train, done)
-            measures = [c for c in callbacks if isinstance(c, progress.Progress)]
-            callbacks.insert(
-                0, Validate(self._dispatcher, self._twin, valid, valid_steps, measures)
-            )
-            model.train_function, valid = self._dispatcher, None
-        if not isinstance(model, RankingModel) and self._dispatcher is None:
-            # First, so that none of the others saves what is broken.
-            callbacks.insert(0, callbacks_lib.StopOnNaN())
-
-        def fit(first: int, last: int, steps_per_epoch: int) -> None:
-            model.fit(
-                self._dispatcher.no_data() if self._dispatcher else train,
-                epochs=last,
-                initial_epoch=first,
-                steps_per_epoch=steps_per_epoch,
-                validation_data=valid,
-                validation_steps=valid_steps,
-                callbacks=callbacks,
-                # Keras has no progress bar for parameter servers.
-                verbose=min(verbose * 2, 2) if self._dispatcher else verbose,
-            )
-
-        epoch, within = divmod(done, steps)
-        try:
-            if within:  # the rest of the epoch in which the run was interrupted
-                fit(epoch, epoch + 1, steps - within)
-                epoch += 1
-                if self._dispatcher is None:
-                    train = self._feed.dataset("train", layout, epoch * steps, model)
-            if epoch < hparams.num_epochs and not checkpoints.state.stopped:
-                fit(epoch, hparams.num_epochs, steps)
-        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            # Lost workers are replaced; what servers held is gone.
-            if self._dispatcher is None:
-                raise
-            raise RunError(
-                f"lost a parameter server at step {checkpoints.step} "
-                f"({error.message[:100]}). Start all tasks again: the run goes on from "
-                "its last checkpoint."
-            ) from None
-        except tf.errors.InvalidArgumentError as error:
-            if NON_FINITE_LOSS not in str(error):
-                raise
-            # A finite loss may have an infinite gradient; the step after notices.
-            # Moving statistics do not count: the step that fails has moved them.
-            finite = all(
-                np.isfinite(weight.numpy()).all() for weight in model.trainable_weights
-            )
-            step = checkpoints.step if finite else checkpoints.step - 1
-            raise RunError(self._feed.explain_non_finite(layout, step)) from None
-        finally:
-            for callback in callbacks:
-                if isinstance(callback, callbacks_lib.Backup):
-                    callback.release()
 
     # Export
 

@@ -88,19 +88,28 @@ class Dispatcher:
     """Hands the batches of a dataset to workers; Keras's training function.
 
     Args:
-      model: The model, compiled within the scope of `strategy`.
+      model: The model, compiled within the scope of `strategy`; starts with the
+        weights of `twin`.
+      twin: The same model, compiled without strategy.
       strategy: A `ParameterServerStrategy`.
       resolver: Its cluster resolver.
+
+    Attributes:
+      twin: As given; has the weights of the last epoch, in this process.
+      step: Number of steps handed out since training began.
     """
 
-    def __init__(self, model: tf.keras.Model, strategy: Any, resolver: Any):
+    def __init__(
+        self, model: tf.keras.Model, twin: tf.keras.Model, strategy: Any, resolver: Any
+    ):
         if strategy.num_replicas_in_sync > 1:
             raise ConfigError(
                 "ParameterServerStrategy: expected workers with one GPU or none, found "
                 f"{strategy.num_replicas_in_sync}. Start a worker for each, with "
                 "CUDA_VISIBLE_DEVICES set."
             )
-        self._model, self._strategy = model, strategy
+        self._model, self.twin, self._strategy = model, twin, strategy
+        _spread_weights(twin, model)
         tf.get_logger().addFilter(_shorten)
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         # Never destroyed: that takes a lock which is held until a lost worker is back,
@@ -145,6 +154,11 @@ class Dispatcher:
         self._under_way.clear()
         self._model.optimizer.iterations.assign(self.step)
 
+    def gather(self) -> tf.keras.Model:
+        """Returns the twin, with the weights of this moment."""
+        _gather_weights(self._model, self.twin)
+        return self.twin
+
     @staticmethod
     def no_data() -> Any:
         """Returns what Keras is given to iterate over instead of data."""
@@ -161,7 +175,6 @@ class Validate(tf.keras.callbacks.Callback):
 
     Args:
       dispatcher: Hands out the steps.
-      twin: The same model, compiled without strategy.
       dataset: Validation data, or None.
       steps: Batches of it; None for all.
       measures: Callbacks that want to know when training ends and validation begins.
@@ -170,15 +183,13 @@ class Validate(tf.keras.callbacks.Callback):
     def __init__(
         self,
         dispatcher: Dispatcher,
-        twin: tf.keras.Model,
         dataset: Any,
         steps: int | None,
         measures: Sequence[tf.keras.callbacks.Callback] = (),
     ):
         super().__init__()
         self._supports_tf_logs = True
-        self._dispatcher, self._twin = dispatcher, twin
-        self._dataset, self._steps = dataset, steps
+        self._dispatcher, self._dataset, self._steps = dispatcher, dataset, steps
         self._measures = measures
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -186,24 +197,24 @@ class Validate(tf.keras.callbacks.Callback):
         self._dispatcher.settle()
         for callback in self._measures:
             callback.on_test_begin()
-        gather_weights(self.model, self._twin)
+        twin = self._dispatcher.gather()
         if self._dataset is None:
             return
-        found = outside_scope(
-            lambda: self._twin.evaluate(
+        found = _outside_scope(
+            lambda: twin.evaluate(
                 self._dataset, steps=self._steps, return_dict=True, verbose=0
             )
         )
         logs.update({f"val_{name}": value for name, value in found.items()})
 
 
-def outside_scope(function: Callable[[], Any]) -> Any:
+def _outside_scope(function: Callable[[], Any]) -> Any:
     """Calls a function in a thread, which has no strategy."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
 
 
-def gather_weights(model: tf.keras.Model, twin: tf.keras.Model) -> None:
+def _gather_weights(model: tf.keras.Model, twin: tf.keras.Model) -> None:
     """Copies weights of servers, large ones in parts, to a model of this process."""
     parts = iter(model.weights)
     for weight in twin.weights:
@@ -213,8 +224,8 @@ def gather_weights(model: tf.keras.Model, twin: tf.keras.Model) -> None:
         weight.assign(value)
 
 
-def spread_weights(twin: tf.keras.Model, model: tf.keras.Model) -> None:
-    """Reverse of `gather_weights`: parts get what the whole was initialised with."""
+def _spread_weights(twin: tf.keras.Model, model: tf.keras.Model) -> None:
+    """Reverse of `_gather_weights`: parts get what the whole was initialised with."""
     parts = iter(model.weights)
     for weight in twin.weights:
         rest = weight.numpy()
