@@ -111,13 +111,11 @@ def assert_same_curve(one, many, replicas):
         np.testing.assert_allclose(mirrored, alone, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_replicas_have_the_curve_of_one_with_the_same_global_batch(weighted, replicas):
     # A sum of losses is as good as each of them, at the price of one.
-    runs = [{"loss": ",".join(f"{loss}:0.5" for loss in LOSSES)}]
-    if replicas == 2:
-        runs.append({**runs[0], "documents_per_batch": 60})
-        runs.append({**runs[0], "layout": "padded"})
+    loss = {"loss": ",".join(f"{loss}:0.5" for loss in LOSSES)}
+    runs = [{**loss, "documents_per_batch": 60}, {**loss, "layout": "padded"}]
     for one, many in curves(replicas, weighted, *runs):
         assert_same_curve(one, many, replicas)
 
