@@ -2,8 +2,9 @@
 
 Replicas have unequal numbers of lists, and their longest lists differ. A mean of the
 replicas' means is then not the mean over the global batch, and what is divided by the
-longest list is not what one process divides. Two numbers mend both, and one small sum
-over the replicas brings them.
+longest list is not what one process divides. Two numbers mend both. Datasets of this
+package know them and send them along; for others, one small sum over replicas brings
+them, which costs an exchange a step.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfr_pipeline.compat import tf
+
+# Name among the features of what a dataset sends along.
+SIZES = "tfr_pipeline/global_batch"
 
 # Replicas of one process are traced in threads of their own.
 _known = threading.local()
@@ -36,12 +40,28 @@ class GlobalBatch:
     longest: Any
 
 
-def of(labels: Any) -> GlobalBatch | None:
-    """Asks the other replicas; all of them have to call it in the same steps.
+def take_sizes(features: Any) -> tuple[Any, Any]:
+    """Takes what a dataset has sent along out of the features.
+
+    Returns:
+      The features without it, and the number of lists and the longest list of the
+      global batch, int32 `[2]`, or None.
+    """
+    if not isinstance(features, Mapping) or SIZES not in features:
+        return features, None
+    rest = {name: value for name, value in features.items() if name != SIZES}
+    return rest, features[SIZES]
+
+
+def of(labels: Any, sizes: Any = None) -> GlobalBatch | None:
+    """Returns what there is to know of the global batch.
+
+    Without `sizes` it asks the other replicas: all have to call it in the same steps.
 
     Args:
       labels: Ragged `[batch, (list)]` or dense `[batch, ...]`, or a structure of such
         tensors, of which the first one counts.
+      sizes: See `take_sizes`.
 
     Returns:
       The global batch, or None where the local batch is all of it, and where static
@@ -61,6 +81,13 @@ def of(labels: Any) -> GlobalBatch | None:
             return None
         lists = tf.shape(first)[0]
         longest = tf.shape(first)[1] if first.shape.rank > 1 else 1
+    if sizes is not None:
+        return GlobalBatch(
+            share=tf.math.divide_no_nan(
+                tf.cast(lists * replicas, tf.float32), tf.cast(sizes[0], tf.float32)
+            ),
+            longest=tf.maximum(tf.maximum(longest, sizes[1]), 1),
+        )
     # Every replica fills a row of its own of a matrix, so that one sum gives each of
     # them all rows, and with them a maximum. Floats, which every device can add up.
     mine = tf.cast(tf.stack([lists, longest]), tf.float32)

@@ -169,6 +169,7 @@ class BatchPlan:
         repeat: bool = True,
         shard: tuple[int, int] = (0, 1),
         numbered: bool = False,
+        sized: bool = False,
     ) -> Any:
         """Returns a `tf.data.Dataset` of int64 `[lists in a local batch]`.
 
@@ -181,7 +182,10 @@ class BatchPlan:
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
           numbered: Gives pairs with the number of the local batch, int64 `[]`, counted
             from the first epoch.
+          sized: Gives pairs of all that and the lists and the longest list of the
+            global batch, int32 `[2]`.
         """
+        lengths = tf.constant(self._lengths)
 
         @plain
         def batches(epoch: Any) -> Any:
@@ -193,7 +197,6 @@ class BatchPlan:
         first, rest = self.locate(skip) if repeat else (0, skip)
         if repeat:
             dataset = tf.data.Dataset.counter(first).flat_map(batches)
-            lengths = tf.constant(self._lengths)
 
             @plain
             def has_documents(index: Any) -> Any:
@@ -202,6 +205,17 @@ class BatchPlan:
             dataset = dataset.filter(has_documents)
         else:
             dataset = batches(tf.constant(0, tf.int64))
+
+        @plain
+        def with_sizes(shares: Any) -> Any:
+            documents = tf.gather(lengths, shares.values)
+            longest = tf.reduce_max(tf.concat([documents, [0]], axis=0))
+            sizes = tf.stack([tf.size(documents, tf.int64), longest])
+            sizes = tf.cast(sizes, tf.int32)[tf.newaxis, :]
+            return shares, tf.tile(sizes, [shares.nrows(), 1])
+
+        if sized:
+            dataset = dataset.ragged_batch(self.replicas).map(with_sizes).unbatch()
         dataset = dataset.enumerate(first * self._batches).skip(rest)
         worker, workers = shard
         if workers > 1:
@@ -213,9 +227,14 @@ class BatchPlan:
                 tf.data.INFINITE_CARDINALITY
             )
             dataset = dataset.apply(endless)
-        if numbered:
-            return dataset.map(lambda number, index: (index, number))
-        return dataset.map(lambda _, index: index)
+
+        @plain
+        def element(number: Any, index: Any) -> Any:
+            index, sizes = index if sized else (index, None)
+            index = (index, number) if numbered else index
+            return (index, sizes) if sized else index
+
+        return dataset.map(element)
 
 
 def _spread(splits: np.ndarray, least: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import files
+from tfr_pipeline import files, global_batch
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.abstract import AbstractDatasetBuilder, NullDatasetBuilder
 from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
@@ -131,8 +131,9 @@ class BaseDatasetBuilder(
         # Hyperparameters of TF-Ranking's own class lack our fields.
         hparams, train = self._hparams, split == "train"
         lengths = self.lists(split, layout).lengths
-        if train and hparams.list_size:
-            lengths = lengths.clip(max=hparams.list_size)
+        list_size = hparams.list_size if train else hparams.valid_list_size
+        if list_size:
+            lengths = lengths.clip(max=list_size)
         shuffle = train and getattr(hparams, "shuffle", True)
         settings = (
             hparams.train_batch_size if train else hparams.valid_batch_size,
@@ -155,6 +156,7 @@ class BaseDatasetBuilder(
         start_step: int = 0,
         shard: tuple[int, int] = (0, 1),
         prepare: Prepare | None = None,
+        sized: bool = False,
     ) -> tf.data.Dataset:
         """Returns batches in one of `layouts`.
 
@@ -168,6 +170,8 @@ class BaseDatasetBuilder(
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
           prepare: Applied to the matrices of packed batches, all documents at once
             and ahead, unless the data is larger than `PREPARED_BYTES`.
+          sized: Adds what replicas have to know of each other to the features; see
+            `global_batch`.
 
         Returns:
           A dataset of `(features, labels)` or `(features, labels, weights)`.
@@ -181,17 +185,36 @@ class BaseDatasetBuilder(
         batch = self._assembler(lists, layout, list_size)
         select = self._selection(split, layout)
         index = self.plan(split, layout, replicas).dataset(
-            start_step if train else 0, train, shard, numbered=select is not None
+            start_step if train else 0,
+            train,
+            shard,
+            numbered=select is not None,
+            sized=sized,
         )
         # Gathering a packed batch takes a fraction of a step: more threads than the
         # one that fetches ahead would only disturb those that compute.
         parallel = None if layout == "packed" else tf.data.AUTOTUNE
-        if select is None:
-            dataset = index.map(batch, num_parallel_calls=parallel)
-        else:
-            dataset = index.map(select).map(
+
+        def assemble(index: Any, sizes: Any) -> Any:
+            features, *others = batch(index)
+            if isinstance(features, dict):
+                features = {**features, global_batch.SIZES: sizes}
+            return features, *others
+
+        if select is not None:
+            choose = select
+            if sized:
+                index = index.map(lambda pair, sizes: (choose(*pair), sizes))
+            else:
+                index = index.map(choose)
+        if sized:
+            dataset = index.map(assemble, num_parallel_calls=parallel)
+        elif select is not None:
+            dataset = index.map(
                 lambda *chosen: batch(chosen), num_parallel_calls=parallel
             )
+        else:
+            dataset = index.map(batch, num_parallel_calls=parallel)
         dataset = dataset.prefetch(2)
         # tf.data rewrites a dataset as a graph in which all that it captures is a
         # constant: a copy of the data, in memory even where the data is on disk.

@@ -124,7 +124,8 @@ class RankingModel(tf.keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        batch = global_batch.of(y)
+        x, sizes = global_batch.take_sizes(x)
+        batch = global_batch.of(y, sizes)
         with tf.GradientTape() as tape:
             y_pred = self._scores(x, training=True)
             with global_batch.known(batch):
@@ -145,8 +146,9 @@ class RankingModel(tf.keras.Model):
     def test_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
+        x, sizes = global_batch.take_sizes(x)
         y_pred = self._scores(x, training=False)
-        with global_batch.known(global_batch.of(y)):
+        with global_batch.known(global_batch.of(y, sizes)):
             self.compute_loss(x, y, y_pred, sample_weight)
         return self.compute_metrics(x, y, y_pred, sample_weight)
 

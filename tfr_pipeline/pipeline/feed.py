@@ -14,6 +14,7 @@ from tfr_pipeline import files
 from tfr_pipeline.data.batches import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline import diagnosis, distribution, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.settings import plateau_arguments
@@ -162,11 +163,19 @@ class Feed:
                 split, layout, start_step=start_step, prepare=prepare
             )
 
+        # Else replicas would have to ask each other, which costs an exchange a step.
+        sized = (
+            self.replicas > 1
+            and isinstance(model, RankingModel)
+            and type(model).train_step is RankingModel.train_step
+            and not isinstance(self._strategy, tf.distribute.TPUStrategy)
+        )
+
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
             pipelines = (context.input_pipeline_id, context.num_input_pipelines)
             self._workers = context.num_input_pipelines
             return builder.make_dataset(
-                split, layout, self.replicas, start_step, pipelines, prepare
+                split, layout, self.replicas, start_step, pipelines, prepare, sized
             )
 
         return self._strategy.distribute_datasets_from_function(shard)
