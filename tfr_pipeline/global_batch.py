@@ -29,23 +29,27 @@ class GlobalBatch:
     """A global batch as one of its replicas sees it.
 
     Attributes:
-      share: float32 scalar, lists of this replica over the mean of all replicas: the
-        mean over the lists of the global batch is the mean over replicas of `share`
-        times the mean over the replica's lists.
+      share: float32 scalar, lists of this replica, those that only fill its batch
+        among them, over the mean of all replicas without those: the mean over the lists
+        of the global batch is the mean over replicas of `share` times the mean over the
+        replica's lists.
       longest: int32 scalar, documents of the longest list of all replicas, 1 at least;
         or the static width of padded lists.
+      real: int32 scalar, lists of this replica, the first ones of its batch, without
+        those that fill it; None where batches are not filled.
     """
 
     share: Any
     longest: Any
+    real: Any = None
 
 
 def take_sizes(features: Any) -> tuple[Any, Any]:
     """Takes what a dataset has sent along out of the features.
 
     Returns:
-      The features without it, and the number of lists and the longest list of the
-      global batch, int32 `[2]`, or None.
+      The features without it, and int32 `[3]`, or None: the lists and the longest list
+      of the global batch, and the lists of the local one.
     """
     if not isinstance(features, Mapping) or SIZES not in features:
         return features, None
@@ -68,16 +72,17 @@ def of(labels: Any, sizes: Any = None) -> GlobalBatch | None:
       shapes say that all replicas have batches of the same size.
     """
     context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync < 2:
+    replicas, filled = 1 if context is None else context.num_replicas_in_sync, False
+    if replicas < 2 and sizes is None:
         return None
-    replicas = context.num_replicas_in_sync
     first = tf.nest.flatten(labels)[0]
     if isinstance(first, tf.RaggedTensor):
         lists = tf.cast(first.nrows(), tf.int32)
         longest = tf.cast(first.bounding_shape(axis=1), tf.int32)
     else:
-        static = first.shape[:2]
-        if static.is_fully_defined():
+        # Batches of one shape that come with sizes are of a dataset that fills them.
+        filled = first.shape[:2].is_fully_defined()
+        if filled and sizes is None:
             return None
         lists = tf.shape(first)[0]
         longest = tf.shape(first)[1] if first.shape.rank > 1 else 1
@@ -87,6 +92,7 @@ def of(labels: Any, sizes: Any = None) -> GlobalBatch | None:
                 tf.cast(lists * replicas, tf.float32), tf.cast(sizes[0], tf.float32)
             ),
             longest=tf.maximum(tf.maximum(longest, sizes[1]), 1),
+            real=sizes[2] if filled else None,
         )
     # Every replica fills a row of its own of a matrix, so that one sum gives each of
     # them all rows, and with them a maximum. Floats, which every device can add up.
@@ -104,7 +110,7 @@ def of(labels: Any, sizes: Any = None) -> GlobalBatch | None:
 
 @contextlib.contextmanager
 def known(batch: GlobalBatch | None) -> Iterator[None]:
-    """Lets `longest_list` know the global batch, within the block and this thread."""
+    """Lets those below know the global batch, within the block and this thread."""
     before = getattr(_known, "batch", None)
     _known.batch = batch
     try:
@@ -121,3 +127,16 @@ def longest_list() -> Any:
     """
     batch = getattr(_known, "batch", None)
     return 1 if batch is None else batch.longest
+
+
+def count_real(weights: Any) -> Any:
+    """Sets the weights of lists that fill a batch to 0.
+
+    Args:
+      weights: float32 `[batch, 1]`.
+    """
+    batch = getattr(_known, "batch", None)
+    if batch is None or batch.real is None:
+        return weights
+    real = tf.sequence_mask(batch.real, tf.shape(weights)[0])[:, tf.newaxis]
+    return tf.where(real, weights, 0.0)

@@ -48,7 +48,6 @@ def test_document_budgets_that_leave_replicas_without_lists_are_found():
     [
         ({"list_size": None}, {}, "list_size is None"),
         ({"valid_list_size": None}, {}, "valid_list_size is None"),
-        ({"train": 12}, {}, "train_batch_size is 12; take a multiple of the 8"),
         ({"documents_per_batch": 99}, {}, "documents_per_batch makes unequal"),
         ({}, {"b": tf.io.FixedLenFeature((), tf.string)}, "feature 'b' is string"),
         ({}, {"b": tf.io.FixedLenFeature((), tf.int64)}, "feature 'b' is int64"),
@@ -57,15 +56,15 @@ def test_document_budgets_that_leave_replicas_without_lists_are_found():
 )
 def test_what_a_tpu_cannot_do_is_said_with_what_to_do(changes, specs, found):
     sizes = {"list_size": 50, "valid_list_size": 50}
-    distribution.check_static_shapes(hparams(**sizes), {"a": FLOAT}, 8, True)
+    distribution.check_static_shapes(hparams(**sizes), {"a": FLOAT}, True)
     wrong = hparams(**{**sizes, **changes})
     with pytest.raises(ConfigError, match=found):
-        distribution.check_static_shapes(wrong, {"a": FLOAT, **specs}, 8, True)
+        distribution.check_static_shapes(wrong, {"a": FLOAT, **specs}, True)
 
 
 def test_without_validation_its_shapes_do_not_matter():
     without = hparams(list_size=50, valid=3)
-    distribution.check_static_shapes(without, {"a": FLOAT}, 8, False)
+    distribution.check_static_shapes(without, {"a": FLOAT}, False)
 
 
 def test_foreign_datasets_are_shared_by_element_unless_they_say_otherwise():

@@ -6,12 +6,15 @@ it cannot know; TPUs do as well. Beside that, none has strings, and int64 is slo
 
 from __future__ import annotations
 
+import json
 import types
 
 import numpy as np
 import pytest
 
-from tfr_pipeline import losses
+from tests.pipeline.training_helpers import make_config, make_data
+from tests.replicas import run_on_devices
+from tfr_pipeline import global_batch, losses
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.keys import RankingLossKey
@@ -20,6 +23,7 @@ from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, UnivariateScorer
 from tfr_pipeline.pipeline.distribution import check_tpu_ready
+from tfr_pipeline.pipeline.experiment import build_pipeline
 
 LISTS, LIST_SIZE = 4, 6
 FEATURES = {
@@ -183,3 +187,83 @@ def test_what_is_not_declared_is_refused_by_name():
         check_tpu_ready(builder(Mine()), [theirs])
     Mine.tpu_ready = True
     check_tpu_ready(builder(Mine()), [ours])
+
+
+# Trains on batches as TPUStrategy gets them, or as others do; prints what comes out.
+TRAIN = """
+import json, sys
+from tfr_pipeline.pipeline.experiment import build_pipeline
+
+pipeline = build_pipeline(json.loads(sys.argv[1]))
+builder = pipeline._dataset_builder
+for replicas, as_on_tpus in ((1, False), (1, True), (2, True)):
+    strategy = tf.distribute.MirroredStrategy(
+        [d.name for d in tf.config.list_logical_devices("CPU")[:replicas]]
+    )
+    tf.keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = pipeline._compile("padded", 6)
+        model.check_loss = not as_on_tpus
+        model.jit_compile = as_on_tpus and replicas == 1
+
+        def dataset(split):
+            return strategy.distribute_datasets_from_function(
+                lambda _: builder.make_dataset(
+                    split, "padded", replicas, sized=as_on_tpus, fixed=as_on_tpus
+                )
+            )
+
+        model.fit(dataset("train"), steps_per_epoch=6, epochs=2, verbose=0)
+        logs = model.evaluate(dataset("valid"), steps=3, return_dict=True, verbose=0)
+    weights = [weight.tolist() for weight in model.get_weights()]
+    print(json.dumps([weights, logs]))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A config of padded lists: 40 for training and 10 to validate, in odd batches."""
+    data = make_data(tmp_path_factory.mktemp("tpu"))
+    metrics = ["ndcg_10", "mrr", "map", "precision_3", "arp", "hits_1"]
+    config = make_config(
+        data, "unused", layout="padded", optimizer="sgd", metrics=metrics
+    )
+    config["data"].update(
+        train_batch_size=7, list_size=10, valid_batch_size=4, valid_list_size=12
+    )
+    config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
+    return config
+
+
+def test_batches_for_tpus_have_one_shape_and_every_list_once(config):
+    builder = build_pipeline(config)._dataset_builder
+    fixed = builder.make_dataset("train", replicas=2, sized=True, fixed=True).take(12)
+    for spec in tf.nest.flatten(fixed.element_spec):
+        assert spec.shape.is_fully_defined()
+    plain = builder.make_dataset("train", replicas=2).take(12)
+    filled = 0
+    for (features, labels), (wanted, wanted_labels) in zip(fixed, plain, strict=True):
+        lists = len(wanted_labels)
+        assert len(labels) == 4 and lists in (3, 4)
+        np.testing.assert_array_equal(labels[:lists], wanted_labels)
+        assert (labels[lists:].numpy() < 0).all()
+        _, sizes = global_batch.take_sizes(features)
+        assert sizes[0] in (6, 7)
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(features[name][:lists], value)
+        assert not features[builder._mask_feature_name][lists:].numpy().any()
+        filled += 4 - lists
+    assert filled == 12 * 4 - 40
+
+
+def test_lists_that_fill_batches_for_tpus_count_for_nothing(config):
+    found = run_on_devices(2, TRAIN, json.dumps(config)).splitlines()[-3:]
+    (weights, logs), *others = map(json.loads, found)
+    # The loss that is shown is the mean over all lists, those that fill among them.
+    shown = [name for name in logs if "loss" not in name]
+    assert len(shown) == 6
+    for other, other_logs in others:
+        for one, two in zip(weights, other, strict=True):
+            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
+        for name in shown:
+            np.testing.assert_allclose(other_logs[name], logs[name], rtol=1e-5)

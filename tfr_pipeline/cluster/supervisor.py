@@ -277,9 +277,9 @@ class Supervisor:
         if grace > 0:
             for process in ending:
                 process.terminate()
-        limit, signals = self._now() + grace, self._signals
+        limit = self._now() + grace
         while any(process.poll() is None for process in ending):
-            if self._now() >= limit or self._signals > signals:
+            if self._now() >= limit or self._signals > 1:
                 break
             self._tick()
         for process in ending:

@@ -75,6 +75,11 @@ class BatchPlan:
         self._batches = self.steps * replicas
         self._counts: dict[int, np.ndarray] = {}
 
+    @property
+    def most_lists(self) -> int:
+        """Lists of the largest local batch, where batches are cut by lists."""
+        return math.ceil(self.num_lists / self._batches)
+
     def epoch(self, epoch: Any) -> tuple[Any, Any]:
         """Returns the order of an epoch and where its local batches begin.
 
@@ -182,8 +187,8 @@ class BatchPlan:
           shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
           numbered: Gives pairs with the number of the local batch, int64 `[]`, counted
             from the first epoch.
-          sized: Gives pairs of all that and the lists and the longest list of the
-            global batch, int32 `[2]`.
+          sized: Gives pairs of all that and int32 `[3]`; see
+            `global_batch.take_sizes`.
         """
         lengths = tf.constant(self._lengths)
 
@@ -211,8 +216,9 @@ class BatchPlan:
             documents = tf.gather(lengths, shares.values)
             longest = tf.reduce_max(tf.concat([documents, [0]], axis=0))
             sizes = tf.stack([tf.size(documents, tf.int64), longest])
-            sizes = tf.cast(sizes, tf.int32)[tf.newaxis, :]
-            return shares, tf.tile(sizes, [shares.nrows(), 1])
+            sizes = tf.tile(sizes[tf.newaxis, :], [shares.nrows(), 1])
+            sizes = tf.concat([sizes, shares.row_lengths()[:, tf.newaxis]], axis=1)
+            return shares, tf.cast(sizes, tf.int32)
 
         if sized:
             dataset = dataset.ragged_batch(self.replicas).map(with_sizes).unbatch()
@@ -251,13 +257,15 @@ def _spread(splits: np.ndarray, least: int) -> np.ndarray:
 
 
 def packed_gather(
-    lists: Lists, list_size: int | None = None
+    lists: Lists, list_size: int | None = None, num_lists: int | None = None
 ) -> Callable[[Any], tuple[dict[str, Any], Any, Any]]:
     """Returns a function from list indices to a packed batch.
 
     Args:
       lists: All lists. Their arrays are not copied where `as_tensor` can do without.
       list_size: Takes only the first so many documents of each list.
+      num_lists: Fills each batch up to so many lists with some that have no documents;
+        their query features are those of list 0. A batch must not have more.
 
     Returns:
       A function from int64 `[batch]`, or from a pair of that and the documents as
@@ -287,6 +295,12 @@ def packed_gather(
             start = tf.gather(starts, index)
             rows = tf.ragged.range(start, start + tf.gather(lengths, index))
         splits = rows.row_splits
+        if num_lists is not None:
+            missing = num_lists - tf.size(index)
+            index = tf.ensure_shape(tf.pad(index, [[0, missing]]), [num_lists])
+            splits = tf.concat([splits, tf.repeat(splits[-1:], missing)], axis=0)
+            splits = tf.ensure_shape(splits, [num_lists + 1])
+            rows = tf.RaggedTensor.from_row_splits(rows.values, splits, validate=False)
 
         def ragged(source: Any) -> Any:
             if source is None:

@@ -157,6 +157,7 @@ class BaseDatasetBuilder(
         shard: tuple[int, int] = (0, 1),
         prepare: Prepare | None = None,
         sized: bool = False,
+        fixed: bool = False,
     ) -> tf.data.Dataset:
         """Returns batches in one of `layouts`.
 
@@ -172,6 +173,8 @@ class BaseDatasetBuilder(
             and ahead, unless the data is larger than `PREPARED_BYTES`.
           sized: Adds what replicas have to know of each other to the features; see
             `global_batch`.
+          fixed: Fills padded batches with lists without documents, so that all have
+            the same shape; for batches by number of lists.
 
         Returns:
           A dataset of `(features, labels)` or `(features, labels, weights)`.
@@ -182,9 +185,12 @@ class BaseDatasetBuilder(
         lists = self.lists(split, layout)
         if prepare and layout == "packed":
             lists = self._prepare(split, lists, prepare)
-        batch = self._assembler(lists, layout, list_size)
+        plan = self.plan(split, layout, replicas)
+        num_lists = plan.most_lists if fixed else None
+        gather = packed_gather(lists, list_size, num_lists)
+        batch = self._assembler(gather, layout, list_size)
         select = self._selection(split, layout)
-        index = self.plan(split, layout, replicas).dataset(
+        index = plan.dataset(
             start_step if train else 0,
             train,
             shard,
@@ -230,16 +236,15 @@ class BaseDatasetBuilder(
         return self._prepared[split][1]
 
     def _assembler(
-        self, lists: Lists, layout: str, list_size: int | None
+        self, gather: Callable[[Any], Any], layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
-        """Returns the function from list indices to a batch."""
+        """Returns the function from list indices to a batch; see `packed_gather`."""
         block_layout = self._block_layout(layout)
         matrices, beside = separate(self._all_example_specs)
         defaults = {name: spec.default_value for name, spec in matrices.items()}
         for name, spec in self._all_context_specs.items():
             if not isinstance(spec, tf.io.FixedLenFeature):
                 beside[name] = spec
-        gather = packed_gather(lists, list_size)
 
         def batch(index: Any) -> Any:
             features, _, _ = gather(index)

@@ -11,7 +11,7 @@ import numpy as np
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data import reader
-from tfr_pipeline.data.batches import packed_gather, pad, plain
+from tfr_pipeline.data.batches import pad, plain
 from tfr_pipeline.data.builders import BaseDatasetBuilder, Specs
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists
@@ -262,11 +262,10 @@ class MultiLabelDatasetBuilder(
         return super()._block_layout("packed" if self._own_batches else layout)
 
     def _assembler(
-        self, lists: Lists, layout: str, list_size: int | None
+        self, gather: Callable[[Any], Any], layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         if not self._own_batches:
-            return super()._assembler(lists, layout, list_size)
-        gather = packed_gather(lists, list_size)
+            return super()._assembler(gather, layout, list_size)
         specs = self._example_feature_spec
         block_layout = self._block_layout(layout)
         defaults = {name: spec.default_value for name, spec in specs.items()}

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data import reader
-from tfr_pipeline.data.batches import packed_gather, plain
+from tfr_pipeline.data.batches import plain
 from tfr_pipeline.data.builders import BaseDatasetBuilder, Specs
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists, weigh_lists
@@ -250,11 +250,10 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
         return dataclasses.replace(lists, values=values, labels=None, weights=None)
 
     def _assembler(
-        self, lists: Lists, layout: str, list_size: int | None
+        self, gather: Callable[[Any], Any], layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         if layout == "padded":
-            return super()._assembler(lists, layout, list_size)
-        gather = packed_gather(lists, list_size)
+            return super()._assembler(gather, layout, list_size)
 
         @plain
         def batch(index: Any) -> Any:

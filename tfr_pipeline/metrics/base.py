@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfr_pipeline import global_batch
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import check_topn
 from tfr_pipeline.metrics.batch import Batch
@@ -32,6 +33,7 @@ class TwoLayouts:
             `y_true` (per document).
         """
         values, weights = self.per_list(y_true, y_pred, sample_weight)
+        weights = global_batch.count_real(weights)
         return tf.keras.metrics.Mean.update_state(self, values, sample_weight=weights)
 
     def per_list(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:

@@ -52,7 +52,7 @@ class RankingModel(tf.keras.Model):
             metrics = self.metrics if self.training_metrics else self._loss_metrics()
             return {metric.name: metric.result() for metric in metrics}
 
-        steps = self._many_steps(self.train_step, self._train_counter, results)
+        steps = self._many_steps(self._train, self._train_counter, results)
         self.input_seconds = 0.0
 
         def function(iterator: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class RankingModel(tf.keras.Model):
         def results() -> dict[str, Any]:
             return {metric.name: metric.result() for metric in self.metrics}
 
-        steps = self._many_steps(self.test_step, self._test_counter, results)
+        steps = self._many_steps(self._test, self._test_counter, results)
 
         def function(iterator: Any) -> dict[str, Any]:
             return steps(iterator)[0]
@@ -123,6 +123,17 @@ class RankingModel(tf.keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
+        self._train(data)
+        metrics = self.metrics if self.training_metrics else self._loss_metrics()
+        return {metric.name: metric.result() for metric in metrics}
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """See `tf.keras.Model`."""
+        self._test(data)
+        return self.get_metrics_result()
+
+    def _train(self, data: Any) -> None:
+        """Takes a step; to read metrics would be an exchange between replicas."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         batch = global_batch.of(y, sizes)
@@ -140,17 +151,23 @@ class RankingModel(tf.keras.Model):
         with tf.control_dependencies([loss]):
             self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         if self.training_metrics:
-            return self.compute_metrics(x, y, y_pred, sample_weight)
-        return {metric.name: metric.result() for metric in self._loss_metrics()}
+            with global_batch.known(batch):
+                self._update_metrics(x, y, y_pred, sample_weight)
 
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """See `tf.keras.Model`."""
+    def _test(self, data: Any) -> None:
+        """Evaluates a batch, as `_train` trains on one."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         y_pred = self._scores(x, training=False)
         with global_batch.known(global_batch.of(y, sizes)):
             self.compute_loss(x, y, y_pred, sample_weight)
-        return self.compute_metrics(x, y, y_pred, sample_weight)
+            self._update_metrics(x, y, y_pred, sample_weight)
+
+    def _update_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
+        if type(self).compute_metrics is tf.keras.Model.compute_metrics:
+            self.compiled_metrics.update_state(y, y_pred, sample_weight)
+        else:
+            self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _scores(self, x: Any, training: bool) -> Any:
         if self.prepared_call is not None and is_prepared(x):

@@ -65,14 +65,13 @@ def check_plan(plan: BatchPlan, documents_per_batch: int | None) -> None:
 
 
 def check_static_shapes(
-    hparams: Any, specs: Mapping[str, Any], replicas: int, validates: bool
+    hparams: Any, specs: Mapping[str, Any], validates: bool
 ) -> None:
     """Checks that every batch has the same shape and only what a TPU can hold.
 
     Args:
       hparams: The dataset builder's hyperparameters.
       specs: Maps the features that a model gets to their `tf.io` specs.
-      replicas: Number of replicas.
       validates: Whether there is validation data.
 
     Raises:
@@ -80,16 +79,9 @@ def check_static_shapes(
         TPUs have not.
     """
     problems = []
-    names = [("list_size", "train_batch_size")]
-    names += [("valid_list_size", "valid_batch_size")] if validates else []
-    for list_size, batch_size in names:
-        if not getattr(hparams, list_size, None):
-            problems.append(f"{list_size} is None; set it, all lists are padded to it")
-        size = getattr(hparams, batch_size)
-        if size % replicas:
-            problems.append(
-                f"{batch_size} is {size}; take a multiple of the {replicas} replicas"
-            )
+    for name in ["list_size"] + ["valid_list_size"] * validates:
+        if not getattr(hparams, name, None):
+            problems.append(f"{name} is None; set it, all lists are padded to it")
     if getattr(hparams, "documents_per_batch", None):
         problems.append("documents_per_batch makes unequal batches; leave it out")
     for name, spec in specs.items():

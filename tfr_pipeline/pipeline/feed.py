@@ -72,7 +72,6 @@ class Feed:
             distribution.check_static_shapes(
                 hparams,
                 {**builder._context_feature_spec, **builder._example_feature_spec},
-                self.replicas,
                 bool(builder._pattern("valid")),
             )
         if not data:
@@ -163,19 +162,27 @@ class Feed:
                 split, layout, start_step=start_step, prepare=prepare
             )
 
-        # Else replicas would have to ask each other, which costs an exchange a step.
+        fixed = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        # Else replicas would have to ask each other, which costs an exchange a step,
+        # and lists that fill a batch would count.
         sized = (
-            self.replicas > 1
+            (self.replicas > 1 or fixed)
             and isinstance(model, RankingModel)
             and type(model).train_step is RankingModel.train_step
-            and not isinstance(self._strategy, tf.distribute.TPUStrategy)
         )
 
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
             pipelines = (context.input_pipeline_id, context.num_input_pipelines)
             self._workers = context.num_input_pipelines
             return builder.make_dataset(
-                split, layout, self.replicas, start_step, pipelines, prepare, sized
+                split,
+                layout,
+                self.replicas,
+                start_step,
+                pipelines,
+                prepare,
+                sized,
+                fixed,
             )
 
         return self._strategy.distribute_datasets_from_function(shard)
