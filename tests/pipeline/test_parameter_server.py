@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from tfr_pipeline.pipeline.experiment import build_pipeline
 # Trains with servers that live in the same process.
 TRAIN = """
 import dataclasses, json, shutil, sys
-from tfr_pipeline.compat import tf
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.experiment import build_pipeline
@@ -186,7 +186,7 @@ def test_a_job_of_processes_trains_stops_and_goes_on(data, tmp_path):
         num_epochs=200,
         strategy="ParameterServerStrategy",
     )
-    jobs = {"chief": 1, "worker": 1, "ps": 1, "evaluator": 1}
+    jobs = {"chief": 1, "worker": 2, "ps": 1, "evaluator": 1}
     tasks = start_job(config, tmp_path / "tasks", jobs)
     log = tmp_path / "tasks" / "evaluator-0.log"
     try:
@@ -196,7 +196,8 @@ def test_a_job_of_processes_trains_stops_and_goes_on(data, tmp_path):
     finally:
         # All at once: servers stay until the chief has saved.
         codes = end_job(tasks)
-    assert codes == {"chief-0": 143, "worker-0": 143, "ps-0": 143, "evaluator-0": 0}
+    ended = dict.fromkeys(["chief-0", "worker-0", "worker-1", "ps-0"], 143)
+    assert codes == {**ended, "evaluator-0": 0}
     done = int(read_history(tmp_path / "run")[-1]["step"])
     assert 0 < done < 2000
     config["pipeline"]["num_epochs"] = done // 10 + 1
@@ -207,6 +208,15 @@ def test_a_job_of_processes_trains_stops_and_goes_on(data, tmp_path):
     assert [row["step"] for row in history] == list(range(10, done + 11, 10))
     assert f"step {done + 10}:" in (tmp_path / "again" / "evaluator-0.log").read_text()
     assert os.listdir(tmp_path / "run" / "export" / "latest_model") == [str(done + 10)]
+    # Each worker's share of an epoch: whichever batches it got, all together.
+    shares = re.findall(
+        rf"epoch {done // 10 + 1}/.* worker (\d): (\d+) lists, (\d+) documents",
+        (tmp_path / "again" / "chief-0.log").read_text(),
+    )
+    assert [worker for worker, *_ in shares] == ["0", "1"]
+    for column, name in ((1, "lists"), (2, "documents")):
+        assert sum(int(share[column]) for share in shares) == history[-1][name]
+    assert 0 <= history[-1]["input_wait"] <= 1
     events = list((tmp_path / "run" / "logs" / "evaluator").iterdir())
     assert all(path.name.startswith("events") for path in events)
     # Tasks other than the chief leave nothing behind.

@@ -31,7 +31,7 @@ from tfr_pipeline.pipeline.experiment import build_pipeline
 
 config, foreign, epochs = map(json.loads, sys.argv[1:])
 seen = []
-step = RankingModel.train_step
+step = RankingModel._train
 
 def record(self, data):
     features = data[0]
@@ -54,7 +54,7 @@ if foreign:
         own = lambda self, split=split: self._streamed(split)
         setattr(SimpleDatasetBuilder, f"build_{split}_dataset", own)
     SimpleDatasetBuilder.layouts = ()
-RankingModel.train_step = record
+RankingModel._train = record
 pipeline = build_pipeline(config)
 tf.keras.utils.set_random_seed(config["seed"])
 feed = pipeline._feed

@@ -144,7 +144,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             raise RuntimeError("build_callbacks: call it through train_and_validate.")
         state = checkpoints.state
         measured = progress.Progress(
-            self._run, self._feed.take_sizes, progress.gathering(self._strategy)
+            self._run,
+            (self._dispatcher or self._feed).take_sizes,
+            progress.gathering(self._strategy),
         )
         result: list[tf.keras.callbacks.Callback] = [
             measured,

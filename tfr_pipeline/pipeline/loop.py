@@ -48,7 +48,7 @@ def train(
         0, callbacks_lib.ExplainZeroLoss(lambda: feed.explain_zero(layout))
     )
     if dispatcher is not None:
-        dispatcher.feed(data, done)
+        dispatcher.feed(data, done, feed.take_sizes)
         measures = [item for item in callbacks if isinstance(item, Progress)]
         callbacks.insert(0, Validate(dispatcher, valid, valid_steps, measures))
         model.train_function, data, valid = dispatcher, dispatcher.no_data(), None

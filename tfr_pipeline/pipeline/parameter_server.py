@@ -116,14 +116,26 @@ class Dispatcher:
         # and at the end of the process nobody can give it free any more.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coordinator))
         self._batches: Iterator[Any] = iter(())
+        self._size: Callable[[int], Any] = lambda steps: None
         self._step: Any = None
         self._under_way: collections.deque[Any] = collections.deque()
-        self._most = _UNDER_WAY * resolver.cluster_spec().num_tasks("worker")
+        workers = resolver.cluster_spec().num_tasks("worker")
+        self._most = _UNDER_WAY * workers
+        self._taken: Any = np.zeros([workers, 2], np.int64)
         self.step = 0
 
-    def feed(self, dataset: tf.data.Dataset, step: int) -> None:
-        """Takes the batches from `step` on."""
-        self._batches, self.step = iter(dataset), step
+    def feed(
+        self, dataset: tf.data.Dataset, step: int, size: Callable[[int], Any]
+    ) -> None:
+        """Takes the batches from `step` on.
+
+        Args:
+          dataset: The batches.
+          step: Number of the first one.
+          size: See `Feed.take_sizes`.
+        """
+        self._batches, self.step, self._size = iter(dataset), step, size
+        self._model.input_seconds = 0.0
         if self._step is None:
             model, strategy = self._model, self._strategy
 
@@ -138,11 +150,37 @@ class Dispatcher:
     def __call__(self, iterator: Any) -> Any:
         """Hands out one batch; waits while workers have enough to do."""
         while len(self._under_way) >= self._most:
-            self._under_way.popleft().get()
-        value = self._coordinator.schedule(self._step, args=(next(self._batches),))
-        self._under_way.append(value)
+            self._count()
+        idle, began = self._coordinator.done(), time.perf_counter()
+        batch = next(self._batches)
+        if idle:
+            self._model.input_seconds += time.perf_counter() - began
+        value = self._coordinator.schedule(self._step, args=(batch,))
+        self._under_way.append((value, self._size(1)))
         self.step += 1
         return value
+
+    def _count(self) -> None:
+        """Waits for the oldest step under way, and notes whose it was."""
+        value, sizes = self._under_way.popleft()
+        value.get()
+        if sizes is None:
+            self._taken = None
+            return
+        # Nothing public says where a function has run.
+        device = tf.nest.flatten(value._values)[0].device
+        self._taken[tf.DeviceSpec.from_string(device).task] += sizes[0]
+
+    def take_sizes(self, steps: int) -> np.ndarray | None:
+        """Returns int64 `[workers, 2]`: lists and documents since the last call.
+
+        Args:
+          steps: Not needed: what is done counts, not what was handed out.
+        """
+        taken = self._taken
+        if taken is not None:
+            self._taken = np.zeros_like(taken)
+        return taken
 
     def settle(self) -> None:
         """Waits for the steps under way, and counts each of them once.
@@ -151,7 +189,8 @@ class Dispatcher:
         twice.
         """
         self._coordinator.join()
-        self._under_way.clear()
+        while self._under_way:
+            self._count()
         self._model.optimizer.iterations.assign(self.step)
 
     def gather(self) -> tf.keras.Model:
