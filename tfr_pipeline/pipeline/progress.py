@@ -81,8 +81,8 @@ class Progress(RunCallback):
     steps, without validation; `lists` and `documents` of all workers, exactly as the
     plan of the batches says; `documents_per_second`; and `input_wait`, the share of
     the seconds in which a worker had no batch to work on, of the one that waited
-    longest, with parameter servers all of them at once. What cannot be known is not there: counts of datasets that are not ours;
-    the wait where Keras drives the steps.
+    longest, with parameter servers of all at once. What cannot be known is not there:
+    counts of datasets that are not ours; the wait where Keras drives the steps.
 
     The share of each worker, where there are several, stands in TensorBoard under
     `logs/worker-<i>`.
