@@ -107,7 +107,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.pipeline.checkpoint_every_steps = placeholder(int)
     config.pipeline.checkpoint_every_seconds = placeholder(float)
     config.pipeline.strategy = "MirroredStrategy"
-    config.pipeline.tpu = ""  # of TPUStrategy: a name, an address, or "local"
+    config.pipeline.tpu = ""  # "local" for TPUStrategy
     if model == "dasalc":
         config.data.train_batch_size = 128
         # Attention takes memory with the square of the longest list.

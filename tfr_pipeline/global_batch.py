@@ -34,7 +34,7 @@ class GlobalBatch:
         of the global batch is the mean over replicas of `share` times the mean over the
         replica's lists.
       longest: int32 scalar, documents of the longest list of all replicas, 1 at least;
-        or the static width of padded lists.
+        or an int, the width of padded lists of one size.
       real: int32 scalar, lists of this replica, the first ones of its batch, without
         those that fill it; None where batches are not filled.
     """
@@ -91,7 +91,10 @@ def of(labels: Any, sizes: Any = None) -> GlobalBatch | None:
             share=tf.math.divide_no_nan(
                 tf.cast(lists * replicas, tf.float32), tf.cast(sizes[0], tf.float32)
             ),
-            longest=tf.maximum(tf.maximum(longest, sizes[1]), 1),
+            # Known ahead where shapes are: a TPU cannot pad by what it computes.
+            longest=first.shape[1]
+            if filled and first.shape.rank > 1
+            else tf.maximum(tf.maximum(longest, sizes[1]), 1),
             real=sizes[2] if filled else None,
         )
     # Every replica fills a row of its own of a matrix, so that one sum gives each of
@@ -123,7 +126,7 @@ def longest_list() -> Any:
     """Returns how long the longest list of the global batch is known to be at least.
 
     Returns:
-      int32 scalar; 1 outside of `known`, where a batch has no other replicas.
+      int32 scalar or int; 1 outside of `known`, where a batch has no other replicas.
     """
     batch = getattr(_known, "batch", None)
     return 1 if batch is None else batch.longest

@@ -167,6 +167,8 @@ _MIRRORED = """
 """
 
 
+# The quick test of replicas is in tests/pipeline/test_global_batch.py.
+@pytest.mark.slow
 def test_two_mirrored_replicas_train_and_measure_as_one_device_does():
     folder = __file__.rsplit("/", 1)[0]
     code = textwrap.dedent(_MIRRORED).format(folder=folder)

@@ -62,6 +62,28 @@ def test_what_a_tpu_cannot_do_is_said_with_what_to_do(changes, specs, found):
         distribution.check_static_shapes(wrong, {"a": FLOAT, **specs}, True)
 
 
+def test_batches_of_others_need_one_shape_and_what_a_tpu_can_hold():
+    def batch(**changes):
+        given = {"a": tf.TensorSpec([8, 50, 1]), "mask": tf.TensorSpec([8, 50], bool)}
+        return {**given, **changes}, tf.TensorSpec([8, 50])
+
+    distribution.check_elements("train", batch())
+    for wrong in (
+        tf.TensorSpec([None, 50, 1]),
+        tf.TensorSpec([8], tf.string),
+        tf.TensorSpec([8], tf.int64),
+        tf.RaggedTensorSpec([8, None]),
+    ):
+        with pytest.raises(ConfigError, match=r"valid batches of one shape.*found"):
+            distribution.check_elements("valid", batch(b=wrong))
+
+
+def test_a_tpu_of_another_machine_is_refused():
+    distribution.check_tpu_host("local")
+    with pytest.raises(ConfigError, match=r"found 'grpc://10\.0\.0\.2:8470'"):
+        distribution.check_tpu_host("grpc://10.0.0.2:8470")
+
+
 def test_without_validation_its_shapes_do_not_matter():
     without = hparams(list_size=50, valid=3)
     distribution.check_static_shapes(without, {"a": FLOAT}, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,8 +37,11 @@ def free_ports(count):
     return ports
 
 
-def start_workers(config, folder, pause=0.0):
-    """Starts the workers of a cluster; `folder` gets their weights and output."""
+def start_workers(config, folder, pause=0.0, **others):
+    """Starts the workers of a cluster; `folder` gets their weights and output.
+
+    `others` are changes to the config of those that are not the chief.
+    """
     folder.mkdir(exist_ok=True)
     hosts = [f"localhost:{port}" for port in free_ports(WORKERS)]
     workers = []
@@ -53,7 +57,7 @@ def start_workers(config, folder, pause=0.0):
                         sys.executable,
                         "-c",
                         TRAIN,
-                        json.dumps(config),
+                        json.dumps({**config, **(others if index else {})}),
                         weights,
                         str(pause),
                     ],
@@ -105,13 +109,6 @@ def test_two_workers_leave_the_run_directory_of_one(undisturbed, finished):
     run, workers, steps = undisturbed
     assert steps[-1] == STEPS
 
-    def kinds(folder):
-        # Names of exports and checkpoints hold the step, those of logs the time.
-        paths = (p.relative_to(folder) for p in pathlib.Path(folder).rglob("*"))
-        return {str(p) for p in paths if len(p.parts) == 1 or p.parts[0] == "logs"} - {
-            str(p) for p in paths if p.name.startswith("events")
-        }
-
     alone = pathlib.Path(finished[0]["model_dir"])
     assert {p.name for p in run.iterdir()} == {p.name for p in alone.iterdir()}
     shares = {f"worker-{index}" for index in range(WORKERS)}
@@ -150,6 +147,7 @@ def test_workers_hold_the_same_weights_and_export_them(undisturbed):
         assert array.tobytes() in trained
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_others_and_all_go_on_where_they_were(
     undisturbed, data, tmp_path
 ):
@@ -170,3 +168,19 @@ def test_a_killed_worker_ends_the_others_and_all_go_on_where_they_were(
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert not os.listdir(tmp_path / "workers" / "tmp0")
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_see_the_same_checkpoints_say_so(
+    undisturbed, data, tmp_path
+):
+    run, _, _ = undisturbed
+    shutil.copytree(run, tmp_path / "run")
+    config = run_config(data, tmp_path / "run")
+    config["pipeline"]["num_epochs"] = 5
+    elsewhere = str(tmp_path / "elsewhere")
+    running = start_workers(config, tmp_path / "workers", model_dir=elsewhere)
+    codes = [worker.wait(timeout=120) for worker in running]
+    assert 0 not in codes
+    said = (tmp_path / "workers" / "1.log").read_text()
+    assert f"found step 0, another one step {STEPS}. All workers need" in said

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ import dataclasses, json, shutil, sys
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.progress import Progress
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 served, ports, workers = map(json.loads, sys.argv[1:])
@@ -45,6 +47,17 @@ servers = [
 resolvers = tf.distribute.cluster_resolver
 resolver = resolvers.SimpleClusterResolver(spec, rpc_layer="grpc")
 partitioners = tf.distribute.experimental.partitioners
+
+
+class Talkative(SimplePipeline):
+    def build_callbacks(self):
+        callbacks = super().build_callbacks()
+        for callback in callbacks:
+            if isinstance(callback, Progress):
+                callback._every = 0.0
+        return callbacks
+
+
 pipeline = build_pipeline(served)
 for epochs in (2, 3):  # The second run resumes.
     shutil.rmtree(served["model_dir"] + "/export", ignore_errors=True)
@@ -55,10 +68,10 @@ for epochs in (2, 3):  # The second run resumes.
         cluster_resolver=resolver,
         variable_partitioner=partitioners.MinSizePartitioner(64, max_shards=2),
     )
-    again = SimplePipeline(
+    again = Talkative(
         pipeline._model_builder, pipeline._dataset_builder, hparams, config=served
     )
-    whole = again.train_and_validate()
+    whole = again.train_and_validate(verbose=1)
     print("variables", len(again._checkpoints._model.weights), len(whole.weights))
 
 hparams = dataclasses.replace(
@@ -116,6 +129,7 @@ def test_one_worker_trains_as_one_process_does(data, tmp_path):
     split, whole = map(int, variables.split()[1:])
     assert split > whole
     assert "the loss is NaN or infinite in one of the steps" in broken
+    assert "epoch 3/3, step 5/10: " in out
     mine, theirs = exported(alone), exported(served)
     assert mine.keys() == theirs.keys()
     for name in mine:
@@ -190,7 +204,8 @@ def test_a_job_of_processes_trains_stops_and_goes_on(data, tmp_path):
     tasks = start_job(config, tmp_path / "tasks", jobs)
     log = tmp_path / "tasks" / "evaluator-0.log"
     try:
-        while "step" not in log.read_text():
+        while not re.search(r"^step \d+:", log.read_text(), re.MULTILINE):
+            time.sleep(0.2)
             codes = {name: task.poll() for name, task in tasks.items()}
             assert not any(codes.values()), codes
     finally:

@@ -23,6 +23,7 @@ def test_the_history_counts_every_list_and_document_of_an_epoch(finished):
         assert (row["lists"], row["documents"]) == (len(lengths), lengths.sum())
         speed = row["documents"] / row["seconds"]
         assert row["documents_per_second"] == pytest.approx(speed, rel=0.02)
+        assert row["steps_per_second"] == pytest.approx(10 / row["seconds"], rel=0.02)
         assert 0 <= row["input_wait"] <= 1
 
 
@@ -125,3 +126,23 @@ def test_the_wait_for_input_is_that_of_the_steps_and_no_more(mirrored, waits):
     model.fit(data, steps_per_epoch=steps, verbose=0)
     spent = time.perf_counter() - start
     assert waits * asleep <= model.input_seconds <= spent - steps * asleep
+
+
+class Counting(RankingModel):
+    """Reports what Keras's documentation lets a subclass add."""
+
+    def compute_metrics(self, x, y, y_pred, sample_weight):
+        found = super().compute_metrics(x, y, y_pred, sample_weight)
+        return {**found, "lists": tf.cast(tf.shape(y)[0], tf.float32)}
+
+
+def test_what_a_model_computes_of_its_own_is_reported():
+    inputs = tf.keras.Input([1])
+    model = Counting(inputs, tf.keras.layers.Dense(1)(inputs))
+    model.training_metrics = True
+    model.compile("sgd", "mse")
+    data = np.ones([8, 1], np.float32)
+    logs = model.fit(
+        data, data, batch_size=4, validation_data=(data[:3], data[:3]), verbose=0
+    )
+    assert logs.history["lists"] == [4.0] and logs.history["val_lists"] == [3.0]

@@ -126,6 +126,7 @@ for text in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_have_the_losses_of_one_with_the_same_global_batch(data, tmp_path):
     configs = []
     for strategy in ("", "MirroredStrategy"):

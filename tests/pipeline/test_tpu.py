@@ -252,6 +252,8 @@ def test_batches_for_tpus_have_one_shape_and_every_list_once(config):
         for name, value in wanted.items():
             np.testing.assert_array_equal(features[name][:lists], value)
         assert not features[builder._mask_feature_name][lists:].numpy().any()
+        # What pads on a TPU has to be known before it runs.
+        assert global_batch.of(labels, sizes).longest == 10
         filled += 4 - lists
     assert filled == 12 * 4 - 40
 

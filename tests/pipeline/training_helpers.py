@@ -92,7 +92,7 @@ def read_history(run: Any) -> list[dict[str, float]]:
 
 def untimed(row: dict[str, float]) -> dict[str, float]:
     """Returns a row of the history without what depends on the clock."""
-    timed = ("seconds", "documents_per_second", "input_wait")
+    timed = ("seconds", "steps_per_second", "documents_per_second", "input_wait")
     return {key: value for key, value in row.items() if key not in timed}
 
 

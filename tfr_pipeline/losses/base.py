@@ -98,9 +98,9 @@ class TwoLayouts:
                 sample_weight = sample_weight[:, tf.newaxis]
             if sample_weight.shape.rank == 2:
                 # One column is a weight a list, and stays one.
-                one = tf.shape(sample_weight)[1] == 1
-                columns = tf.where(one, 1, longest)
-                columns = 1 if sample_weight.shape[1] == 1 else columns
+                columns = 1 if sample_weight.shape[1] == 1 else longest
+                if sample_weight.shape[1] is None:
+                    columns = tf.where(tf.shape(sample_weight)[1] == 1, 1, longest)
                 sample_weight = at_least(sample_weight, (lists, columns), 0.0)
         return self.call_padded(y_true, y_pred, sample_weight)
 

@@ -84,7 +84,17 @@ class RankingModel(tf.keras.Model):
     @property
     def _own_loop(self) -> bool:
         """Whether Keras has to drive the steps in one of its other ways."""
-        return bool(self._cluster_coordinator or self.run_eagerly or self.jit_compile)
+        return bool(
+            self._cluster_coordinator
+            or self.run_eagerly
+            or self.jit_compile
+            or self._computes_metrics
+        )
+
+    @property
+    def _computes_metrics(self) -> bool:
+        """Whether a subclass says what a step reports."""
+        return type(self).compute_metrics is not tf.keras.Model.compute_metrics
 
     def _many_steps(self, step: Any, counter: Any, results: Any) -> Any:
         """Returns a function of an iterator that takes `steps_per_execution` steps.
@@ -123,17 +133,23 @@ class RankingModel(tf.keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
-        self._train(data)
+        found = self._train(data)
+        if found is not None:
+            return found
         metrics = self.metrics if self.training_metrics else self._loss_metrics()
         return {metric.name: metric.result() for metric in metrics}
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
-        self._test(data)
-        return self.get_metrics_result()
+        found = self._test(data)
+        return self.get_metrics_result() if found is None else found
 
-    def _train(self, data: Any) -> None:
-        """Takes a step; to read metrics would be an exchange between replicas."""
+    def _train(self, data: Any) -> dict[str, Any] | None:
+        """Takes a step; to read metrics would be an exchange between replicas.
+
+        Returns:
+          What an overridden `compute_metrics` returns, else None.
+        """
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         batch = global_batch.of(y, sizes)
@@ -145,29 +161,39 @@ class RankingModel(tf.keras.Model):
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
             # The metric of the loss is weighted by lists already, its gradient is not.
             if batch is not None and self._averages:
-                loss *= tf.cast(batch.share, loss.dtype)
+                share = tf.cast(batch.share, loss.dtype)
+                penalty = self._penalty(loss.dtype)
+                loss = (loss - penalty) * share + penalty
         self._validate_target_and_loss(y, loss)
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
             self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
-        if self.training_metrics:
-            with global_batch.known(batch):
-                self._update_metrics(x, y, y_pred, sample_weight)
+        if not self.training_metrics:
+            return None
+        with global_batch.known(batch):
+            return self._update_metrics(x, y, y_pred, sample_weight)
 
-    def _test(self, data: Any) -> None:
+    def _test(self, data: Any) -> dict[str, Any] | None:
         """Evaluates a batch, as `_train` trains on one."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         y_pred = self._scores(x, training=False)
         with global_batch.known(global_batch.of(y, sizes)):
             self.compute_loss(x, y, y_pred, sample_weight)
-            self._update_metrics(x, y, y_pred, sample_weight)
+            return self._update_metrics(x, y, y_pred, sample_weight)
 
-    def _update_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
-        if type(self).compute_metrics is tf.keras.Model.compute_metrics:
-            self.compiled_metrics.update_state(y, y_pred, sample_weight)
-        else:
-            self.compute_metrics(x, y, y_pred, sample_weight)
+    def _update_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any
+    ) -> dict[str, Any] | None:
+        if self._computes_metrics:
+            return self.compute_metrics(x, y, y_pred, sample_weight)
+        self.compiled_metrics.update_state(y, y_pred, sample_weight)
+        return None
+
+    def _penalty(self, dtype: Any) -> Any:
+        """Returns what regularisation adds to the loss of a replica."""
+        total = sum(tf.cast(tf.reduce_sum(loss), dtype) for loss in self.losses)
+        return total / tf.distribute.get_strategy().num_replicas_in_sync
 
     def _scores(self, x: Any, training: bool) -> Any:
         if self.prepared_call is not None and is_prepared(x):

@@ -77,6 +77,12 @@ class Checkpoints:
             return self._dispatcher.step
         return int(self._model.optimizer.iterations.numpy())
 
+    @property
+    def latest(self) -> int:
+        """The step of the last checkpoint on disk, 0 without one."""
+        path = tf.train.latest_checkpoint(self._run.checkpoints)
+        return _step_of(path) if path else 0
+
     def save(self) -> None:
         """Saves the state of the run at the current step."""
         if self._dispatcher is not None:
@@ -131,7 +137,7 @@ class Checkpoints:
         except (tf.errors.OpError, AssertionError, ValueError) as error:
             raise _unusable(path, error) from error
         self._model.set_weights(bare.get_weights())
-        self._model.optimizer.iterations.assign(int(path.rpartition("-")[2]))
+        self._model.optimizer.iterations.assign(_step_of(path))
         return True
 
     def save_best(self) -> None:
@@ -157,6 +163,10 @@ class Checkpoints:
 
     def _best_prefix(self, step: int) -> str:
         return self._run.join("checkpoints", f"best-{step}")
+
+
+def _step_of(path: str) -> int:
+    return int(path.rpartition("-")[2])
 
 
 def _unusable(path: str, error: Exception) -> RunError:

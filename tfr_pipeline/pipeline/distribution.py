@@ -100,6 +100,46 @@ def check_static_shapes(
         )
 
 
+def check_elements(split: str, specs: Any) -> None:
+    """Checks that all batches have one shape and what a TPU can hold.
+
+    Args:
+      split: `train` or `valid`, for the message.
+      specs: The `element_spec` of a dataset.
+
+    Raises:
+      ConfigError: A tensor has a shape that changes, or a dtype that TPUs have not.
+    """
+    wrong = [
+        str(spec)
+        for spec in tf.nest.flatten(specs)
+        if not isinstance(spec, tf.TensorSpec)
+        or not spec.shape.is_fully_defined()
+        or spec.dtype in (tf.string, tf.int64, tf.float64)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"TPUStrategy: expected {split} batches of one shape, of float32, int32 or "
+            f"bool, found {', '.join(wrong)}. Pad lists to a list_size and batch with "
+            "drop_remainder=True; leave strings out and cast."
+        )
+
+
+def check_tpu_host(tpu: str | None) -> None:
+    """Checks that this process runs on the TPU's own machine, where its data has to be.
+
+    Batches are put together by Python code, which does not run anywhere else.
+
+    Raises:
+      ConfigError: The TPU is another machine's.
+    """
+    if tpu != "local":
+        raise ConfigError(
+            f"pipeline.tpu: expected 'local', found {tpu!r}. Start the run on the TPU "
+            "VM itself, for instance with launch/tpu_vm.sh."
+        )
+
+
 def check_tpu_ready(model_builder: Any, losses: Sequence[Any]) -> None:
     """Checks that scorer and losses are declared to work on TPUs (`tpu_ready`).
 

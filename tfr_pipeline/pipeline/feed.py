@@ -52,6 +52,10 @@ class Feed:
         """Number of replicas that share a global batch."""
         return 1 if self._strategy is None else self._strategy.num_replicas_in_sync
 
+    @property
+    def _on_tpu(self) -> bool:
+        return isinstance(self._strategy, tf.distribute.TPUStrategy)
+
     def choose_layout(self, objects: list[Any]) -> str | None:
         """Returns the batch layout, or None for datasets that are not ours.
 
@@ -62,7 +66,7 @@ class Feed:
         hparams = getattr(builder, "_hparams", None)
         distribution.check_batch_sizes(hparams, self.replicas)
         data = getattr(builder, "layouts", ())
-        on_tpu = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        on_tpu = self._on_tpu
         if on_tpu:
             losses = [
                 item for item in objects if isinstance(item, tf.keras.losses.Loss)
@@ -162,13 +166,14 @@ class Feed:
                 split, layout, start_step=start_step, prepare=prepare
             )
 
-        fixed = isinstance(self._strategy, tf.distribute.TPUStrategy)
+        fixed = self._on_tpu
+        step = "train_step" if split == "train" else "test_step"
         # Else replicas would have to ask each other, which costs an exchange a step,
         # and lists that fill a batch would count.
         sized = (
             (self.replicas > 1 or fixed)
             and isinstance(model, RankingModel)
-            and type(model).train_step is RankingModel.train_step
+            and getattr(type(model), step) is getattr(RankingModel, step)
         )
 
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -239,6 +244,8 @@ class Feed:
                 "valid_input_pattern: expected files, found none, but "
                 f"{' and '.join(needs)} needs them."
             )
+        if self._on_tpu:
+            self._check_elements(layout, has_validation)
         if layout is None:
             return steps
         distribution.check_plan(
@@ -257,6 +264,17 @@ class Feed:
             # Read after training; whether it is there had better be known before.
             files.expand(builder._pattern("test"), "test data")
         return steps
+
+    def _check_elements(self, layout: str | None, validates: bool) -> None:
+        builder = self._dataset_builder
+        for split in ["train"] + ["valid"] * validates:
+            if layout is not None:
+                data = builder.make_dataset(split, layout, self.replicas, fixed=True)
+            elif split == "train":
+                data = builder.build_train_dataset()
+            else:
+                data = builder.build_valid_dataset()
+            distribution.check_elements(split, data.element_spec)
 
     def explain_non_finite(self, layout: str | None, step: int) -> str:
         """Says which batch broke the loss or its gradient."""

@@ -14,6 +14,7 @@ from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
 from tfr_pipeline.pipeline import (
     cluster_spec,
+    distribution,
     evaluator,
     heartbeat,
     loop,
@@ -71,6 +72,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         task = self._resolver.task_type
         self._evaluates = task == strategies.EVALUATOR
         self._serves = name == strategies.PS_STRATEGY and task in strategies.SERVERS
+        if name == strategies.TPU_STRATEGY:
+            distribution.check_tpu_host(self._hparams.tpu)
         # Only one task of a job with parameter servers knows the strategy.
         helps = self._evaluates or self._serves
         self._strategy = strategies.get_strategy(
@@ -263,6 +266,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                     model, twin, self._strategy, self._resolver
                 )
             self._checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
+            self._check_same_step(self._checkpoints.latest)
             self._checkpoints.restore()
             self._checkpoints.clean()
             self._run.write_environment(
@@ -276,6 +280,19 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         # A worker that left while the chief exports would end the chief.
         self._agree(0)
         return self._dispatcher.twin if self._dispatcher else model
+
+    def _check_same_step(self, step: int) -> None:
+        """Checks that workers are about to restore the same checkpoint.
+
+        Else they would train different weights, and wait for each other for ever.
+        """
+        latest = self._agree(step)
+        if latest != step:
+            raise RunError(
+                f"{self._run.checkpoints}: this worker found step {step}, another one "
+                f"step {latest}. All workers need the same model_dir: a folder that "
+                "they share."
+            )
 
     def _without_strategy(
         self, model: tf.keras.Model, layout: str | None
@@ -328,7 +345,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           PipelineError: What `train_and_validate` would raise up to its first step.
         """
         hparams = self._hparams
-        with strategies.strategy_scope(self._strategy):
+        if self._serves:
+            serve(self._resolver)
+        # The chief of parameter servers takes its step alone.
+        alone = strategies.is_coordinator(self._strategy)
+        with strategies.strategy_scope(None if alone else self._strategy):
             layout = self._layout()
             steps = self._feed.check(layout)
             valid_steps = self._feed.steps("valid", layout)

@@ -61,7 +61,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       cluster_resolver: Cluster resolver of the strategy.
       variable_partitioner: Partitioner of `ParameterServerStrategy`; None for one
         that splits large variables over all servers.
-      tpu: Address for `TPUStrategy`.
+      tpu: For `TPUStrategy`: "local", the TPU of this machine.
       optimizer_args: Further arguments of the optimizer: `weight_decay`,
         `global_clipnorm`, `clipnorm`, `clipvalue`, `beta_1`, ...
       schedule: Name of a schedule or a dict with its `name` and arguments; see

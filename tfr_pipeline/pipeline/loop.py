@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.errors import RunError
-from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
+from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.parameter_server import Validate
 from tfr_pipeline.pipeline.progress import Progress
@@ -48,13 +48,14 @@ def train(
         0, callbacks_lib.ExplainZeroLoss(lambda: feed.explain_zero(layout))
     )
     if dispatcher is not None:
-        dispatcher.feed(data, done, feed.take_sizes)
+        # Keras begins a finite dataset anew each epoch.
+        dispatcher.feed(data.repeat(), done, feed.take_sizes)
         measures = [item for item in callbacks if isinstance(item, Progress)]
         callbacks.insert(0, Validate(dispatcher, valid, valid_steps, measures))
         model.train_function, data, valid = dispatcher, dispatcher.no_data(), None
         # Keras has no progress bar for parameter servers.
         verbose = min(verbose * 2, 2)
-    elif not isinstance(model, RankingModel):
+    elif not getattr(model, "check_loss", False):
         # First, so that none of the others saves what is broken.
         callbacks.insert(0, callbacks_lib.StopOnNaN())
 

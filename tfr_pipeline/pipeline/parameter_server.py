@@ -7,7 +7,6 @@ workers and servers need neither data nor a model: they run what they are sent.
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import ctypes
 import logging
@@ -15,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,7 @@ class Dispatcher:
         self._batches: Iterator[Any] = iter(())
         self._size: Callable[[int], Any] = lambda steps: None
         self._step: Any = None
-        self._under_way: collections.deque[Any] = collections.deque()
+        self._under_way: list[Any] = []
         workers = resolver.cluster_spec().num_tasks("worker")
         self._most = _UNDER_WAY * workers
         self._taken: Any = np.zeros([workers, 2], np.int64)
@@ -142,8 +141,10 @@ class Dispatcher:
             @tf.function(input_signature=[dataset.element_spec], autograph=False)
             def train(batch: Any) -> Any:
                 logs = strategy.run(model.train_step, args=(batch,))
-                loss = tf.debugging.check_numerics(logs["loss"], NON_FINITE_LOSS)
-                return {**logs, "loss": loss}
+                if "loss" in logs:
+                    loss = tf.debugging.check_numerics(logs["loss"], NON_FINITE_LOSS)
+                    logs = {**logs, "loss": loss}
+                return logs
 
             self._step = train
 
@@ -161,9 +162,18 @@ class Dispatcher:
         return value
 
     def _count(self) -> None:
-        """Waits for the oldest step under way, and notes whose it was."""
-        value, sizes = self._under_way.popleft()
-        value.get()
+        """Waits for a step under way to end, and notes whose it was."""
+        # Nothing public says whether one has ended. The first is not waited for: its
+        # worker may be slow, or lost.
+        while not (done := [item for item in self._under_way if _has_ended(item[0])]):
+            time.sleep(0.001)
+        value, sizes = done[0]
+        self._under_way.remove(done[0])
+        try:
+            value.get()
+        except tf.errors.CancelledError:
+            self._coordinator.join()  # raises what the others were cancelled for
+            raise
         if sizes is None:
             self._taken = None
             return
@@ -192,6 +202,11 @@ class Dispatcher:
         while self._under_way:
             self._count()
         self._model.optimizer.iterations.assign(self.step)
+
+    def results(self, names: Iterable[str]) -> dict[str, float]:
+        """Returns those of the training's losses and metrics that have these names."""
+        metrics = {metric.name: metric for metric in self._model.metrics}
+        return {n: float(metrics[n].result()) for n in names if n in metrics}
 
     def gather(self) -> tf.keras.Model:
         """Returns the twin, with the weights of this moment."""
@@ -236,6 +251,8 @@ class Validate(tf.keras.callbacks.Callback):
         self._dispatcher.settle()
         for callback in self._measures:
             callback.on_test_begin()
+        # Those of the last step that was handed out lack what was under way then.
+        logs.update(self._dispatcher.results(logs))
         twin = self._dispatcher.gather()
         if self._dataset is None:
             return
@@ -245,6 +262,10 @@ class Validate(tf.keras.callbacks.Callback):
             )
         )
         logs.update({f"val_{name}": value for name, value in found.items()})
+
+
+def _has_ended(value: Any) -> bool:
+    return value._status.name != "NOT_READY"
 
 
 def _outside_scope(function: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,12 @@ class Progress(RunCallback):
     """Measures training, and says so in lines where there is no progress bar.
 
     `figures` describes the last epoch, as `history.csv` has it: `seconds` in training
-    steps, without validation; `lists` and `documents` of all workers, exactly as the
-    plan of the batches says; `documents_per_second`; and `input_wait`, the share of
-    the seconds in which a worker had no batch to work on, of the one that waited
-    longest, with parameter servers of all at once. What cannot be known is not there:
-    counts of datasets that are not ours; the wait where Keras drives the steps.
+    steps, without validation; `steps_per_second`; `lists` and `documents` of all
+    workers, exactly as the plan of the batches says; `documents_per_second`; and
+    `input_wait`, the share of the seconds in which a worker had no batch to work on, of
+    the one that waited longest, with parameter servers of all at once. What cannot be
+    known is not there: counts of datasets that are not ours; the wait where Keras
+    drives the steps.
 
     The share of each worker, where there are several, stands in TensorBoard under
     `logs/worker-<i>`.
@@ -122,7 +123,8 @@ class Progress(RunCallback):
         if spent < self._every or not self._speaks:
             return
         before, self._last = self._last, self._mark()
-        loss = (logs or {}).get("loss")
+        # What a parameter server's worker has not computed yet is no dict.
+        loss = logs.get("loss") if isinstance(logs, Mapping) else None
         self._say(
             f"step {self._steps}/{self.params['steps']}: "
             + ("" if loss is None else f"loss {float(loss):.4g}, ")
@@ -138,7 +140,10 @@ class Progress(RunCallback):
         end = self._end or self._mark()
         seconds, wait, documents = end.since(self._begin)
         waits = None if wait is None else self._gather(wait)
-        self.figures = {"seconds": round(seconds, 4)}
+        self.figures = {
+            "seconds": round(seconds, 4),
+            "steps_per_second": round(end.steps / seconds, 2),
+        }
         if documents is not None:
             self.figures["lists"] = int(end.sizes[:, 0].sum())
             self.figures["documents"] = int(documents)

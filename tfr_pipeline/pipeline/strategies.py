@@ -79,8 +79,7 @@ def get_strategy(
         except (ValueError, tf.errors.OpError) as error:
             raise ConfigError(
                 f"{TPU_STRATEGY}: no TPU answers at pipeline.tpu={tpu!r} "
-                f"({str(error)[:200]}). Give its name or address, or 'local' on a TPU "
-                "machine."
+                f"({str(error)[:200]}). 'local' is that of the machine itself."
             ) from error
         return tf.distribute.TPUStrategy(resolver)
     if strategy == PS_STRATEGY:
