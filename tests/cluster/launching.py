@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ import time
 from tests.pipeline.training_helpers import environment
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+STARTED: list[subprocess.Popen[str]] = []
 
 
 def launch(*words, script=None, launcher="local.sh", inside=(), environ=None, **flags):
@@ -31,13 +35,27 @@ def launch(*words, script=None, launcher="local.sh", inside=(), environ=None, **
         for name, value in flags.items()
         if value is not None
     ]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*inside, ROOT / "launch" / launcher, *flags, "--", *map(str, command)],
         env=environment(PYTHON=sys.executable, PYTHONUNBUFFERED="1", **(environ or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+def kill_what_is_left():
+    """Ends launchers that a test which failed has left; the kernel ends their tasks."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
 
 
 def finished(process, timeout=60):

@@ -153,7 +153,7 @@ def test_a_cancelled_job_saves_and_leaves_no_process(lab, tmp_path):
     lab.run("scancel", job)
     assert lab.wait(job, "CANCELLED", "COMPLETED", "FAILED") == "CANCELLED"
     out = until(lambda: (t := read(log)).count("saved\n") == 2 and t)
-    assert "restart" not in out and "requeue" not in out
+    assert "restart" not in out and "at the time limit" not in out
     until(lambda: "left_over" not in lab.run("ps", "-e", "-o", "args"), 20)
 
 
@@ -166,7 +166,7 @@ def test_a_job_at_its_time_limit_saves_and_goes_back_into_the_queue(lab, tmp_pat
     out = until(lambda: (t := read(log)).count("saved\n") == 4 and t, 90)
     assert "[job] at the time limit; requeue 1 of 1" in out
     assert lab.wait(job, "COMPLETED", "FAILED", "CANCELLED") == "FAILED"
-    assert "not again after 1 requeues" in log.read_text()
+    assert "no requeue: at the time limit, but not again after 1" in log.read_text()
 
 
 TRAIN = """

@@ -6,13 +6,17 @@ Plain scripts take the place of training, so that each test takes a second or tw
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
+import sys
 import time
 
 import pytest
 
 from tests.cluster.launching import SLEEP, finished, gone, launch, pids
+from tests.cluster.slurm_helpers import until
+from tfr_pipeline.cluster.ports import free_ports, is_free
 
 # `who` dies once, some time after everybody else is there; then the chief ends. The
 # others wait until they are told to end, as they do under ParameterServerStrategy.
@@ -130,9 +134,9 @@ time.sleep(300 if first else 0)
 
 
 def test_who_is_missing_at_the_start_is_named_and_all_start_again(tmp_path):
-    code, out = finished(launch(tmp_path, script=OPEN, start_timeout=1.5))
+    code, out = finished(launch(tmp_path, script=OPEN, start_timeout=2))
     assert code == 0, out
-    (line,) = (line for line in out.splitlines() if "missing" in line)
+    line = next(line for line in out.splitlines() if "missing" in line)
     assert "worker 1 (localhost:" in line and "worker 0" not in line
     assert "restart 1 of 3" in out
 
@@ -144,12 +148,12 @@ def test_a_command_without_port_or_beats_is_never_missing():
 
 
 def test_a_taken_port_is_named_and_others_are_used():
+    port = next(port for port in iter(lambda: free_ports(1)[0], 0) if is_free(port + 1))
     with socket.socket() as one:
         # As gRPC does: the next one to do so is let in as well.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        one.bind(("localhost", 0))
+        one.bind(("localhost", port))
         one.listen()
-        port = one.getsockname()[1]
         script = "import os; print(os.environ['TF_CONFIG'])"
         process = launch(script=script, workers=1, base_port=port)
         code, out = finished(process)
@@ -212,6 +216,159 @@ def test_a_second_signal_kills_at_once():
     assert all(gone(pid) for pid in tasks.values())
 
 
+# Takes its time to save, as its first argument says.
+SAVE = """
+import os, signal, sys, time
+def end(*_):
+    time.sleep(float(sys.argv[1]))
+    print("saved", flush=True)
+    os._exit(143)
+signal.signal(signal.SIGTERM, end)
+print("pid", os.getpid(), flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_terminal_that_is_closed_and_hangs_up_twice_lets_tasks_save():
+    process = launch(1, script=SAVE)
+    pids(process)
+    process.send_signal(signal.SIGHUP)
+    for line in process.stdout:
+        if "stopping" in line:
+            break
+    process.send_signal(signal.SIGHUP)
+    code, out = finished(process)
+    assert code == 143
+    assert out.count("saved") == 2
+
+
+def test_what_a_shell_has_started_saves_though_the_shell_ends_at_once():
+    line = shlex.join([sys.executable, "-c", SAVE, "1"])
+    process = launch("sh", "-c", f"{line}; true")
+    pids(process)
+    process.terminate()
+    code, out = finished(process)
+    assert code == 143
+    assert out.count("saved") == 2 and "killing" not in out
+
+
+def test_tasks_are_told_to_end_though_nobody_reads_what_they_say(tmp_path):
+    script = """
+import pathlib, signal, sys
+told = False
+def end(*_):
+    global told
+    told = True
+signal.signal(signal.SIGTERM, end)
+while not told:
+    print("x" * 1000, flush=True)
+pathlib.Path(sys.argv[1]).touch()
+"""
+    process = launch(tmp_path / "saved", script=script, workers=1, grace=20)
+    assert process.stdout.readline()
+    time.sleep(1)  # the pipe is full
+    process.terminate()
+    until((tmp_path / "saved").exists, 15)
+    # All was told, so it does not wait for a reader either.
+    assert process.wait(15) == 0
+
+
+# Worker 0 fails when the evaluator has failed twice, and is done the second time.
+TWO_FAIL = """
+import json, os, pathlib, sys, time
+folder, name = pathlib.Path(sys.argv[1]), json.loads(os.environ["TF_CONFIG"])["task"]
+with open(folder / name["type"], "a") as file:
+    file.write("x")
+starts = lambda job: len((folder / job).read_text()) if (folder / job).exists() else 0
+while name["type"] == "worker" and starts("evaluator") < 2:
+    time.sleep(0.02)
+sys.exit(name["type"] == "evaluator" or starts("worker") == 1)
+"""
+
+
+def test_failures_of_the_evaluator_take_no_restart_from_the_others(tmp_path):
+    flags = {"workers": 1, "evaluator": True, "max_restarts": 1}
+    code, out = finished(launch(tmp_path, script=TWO_FAIL, **flags))
+    assert code == 0, out
+    assert "restart 1 of 1 in 1 s, evaluator 0 alone" in out
+    assert "evaluator 0 stays away" in out
+    assert "restart 1 of 1 in 1 s\n" in out
+
+
+def test_who_is_told_to_end_by_others_costs_no_restart_and_its_peers_save(tmp_path):
+    script = SAVE.replace(
+        'print("pid"',
+        """
+import json, pathlib
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+mark = pathlib.Path(sys.argv[2]) / str(index)
+if mark.exists():
+    sys.exit(0)
+mark.touch()
+while index and not (pathlib.Path(sys.argv[2]) / "0").exists():
+    time.sleep(0.02)
+if index:
+    sys.exit(143)
+print("pid\"""",
+    )
+    # Longer than peers of a failed task have.
+    code, out = finished(launch(11, tmp_path, script=script, max_restarts=0))
+    assert code == 0, out
+    assert "restart (not counted) in 1 s" in out
+    assert "[worker 0] saved" in out
+
+
+def test_the_folder_of_a_launcher_that_was_killed_goes_with_the_next(tmp_path):
+    environ = {"TMPDIR": str(tmp_path)}
+    killed = launch(script=SLEEP, environ=environ)
+    pids(killed)
+    killed.kill()
+    killed.wait()
+    (left,) = os.listdir(tmp_path)
+    running = launch(script=SLEEP, environ=environ)
+    pids(running)
+    (held,) = os.listdir(tmp_path)
+    assert held != left
+    assert finished(launch("true", environ=environ))[0] == 0
+    assert os.listdir(tmp_path) == [held]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags", "told"),
+    [
+        ("local.sh", {"base_port": 65535}, "last port of the job to be 65535"),
+        ("local.sh", {"base_port": 70000}, "expected 1 to 65535, found 70000"),
+        ("ssh.sh", {"hosts": "a", "base_port": 65535}, "last port of the job"),
+        (
+            "slurm.sbatch",
+            {"base_port": 0, "inside": ["bash"]},
+            "expected 1 to 65535, found 0",
+        ),
+        ("ssh.sh", {"hosts": "a:22,b:22"}, "a port of ssh goes into"),
+    ],
+)
+def test_ports_that_cannot_be_are_explained(launcher, flags, told):
+    code, out = finished(launch("true", launcher=launcher, **flags))
+    assert code == 2
+    assert told in out and "Traceback" not in out
+
+
+def test_a_command_that_cannot_be_started_now_is_tried_again(tmp_path):
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\necho started\n")
+    program.chmod(0o755)
+    with open(program, "a"):  # which Linux does not start: "text file busy"
+        process = launch(program, workers=1)
+        for line in process.stdout:
+            if "restart 1 of 3" in line:
+                break
+        else:
+            raise AssertionError("not tried again")
+    code, out = finished(process)
+    assert code == 0, out
+    assert "[worker 0] started" in out
+
+
 def test_no_restarts_means_none():
     code, out = finished(launch("false", max_restarts=0))
     assert code == 1
@@ -219,8 +376,8 @@ def test_no_restarts_means_none():
 
 
 def test_who_is_not_listened_to_does_not_hang():
-    script = BEAT.replace("time.sleep(1.5)", "print('x' * 200_000)\ntime.sleep(1.5)")
-    process = launch(script=script, workers=1, hang_timeout=1)
+    script = BEAT.replace("time.sleep(1.5)", "print('x\\n' * 200_000)\ntime.sleep(1.5)")
+    process = launch(script=script, workers=1, hang_timeout=3)
     time.sleep(5)  # nobody reads, as after Ctrl-S, and the pipe is full
     code, out = finished(process)
     assert code == 0 and "heard" not in out

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
+from tfr_pipeline.cluster.ports import is_free
 from tfr_pipeline.pipeline import cluster_spec
 
 
@@ -34,25 +34,14 @@ def _own_port(cluster: Mapping[str, Any], task: Mapping[str, Any]) -> Iterator[F
         return
     address = tasks[str(index)] if isinstance(tasks, dict) else tasks[index]
     port = int(address.rpartition(":")[2])
-    if not port_is_free(port):
+    if not is_free(port):
         advice = "end the process that holds it (`ss -ltnp`), or change the port"
         yield Finding(WARN, "TF_CONFIG port", f"{port} is in use here", advice)
 
 
-def port_is_free(port: int) -> bool:
-    """Whether a server could listen on `port` of this machine now."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind(("", port))
-        except OSError:
-            return False
-    return True
-
-
 def check_ports(ports: str) -> Iterator[Finding]:
     """That local clusters can get ports at all, and that the asked ones are free."""
-    if port_is_free(0):
+    if is_free(0):
         yield Finding(OK, "ports", "a server can listen on this machine")
     else:
         advice = "allow it: local clusters talk over TCP"
@@ -61,7 +50,7 @@ def check_ports(ports: str) -> Iterator[Finding]:
         what = f"port {port}"
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             yield Finding(FAIL, what, "not a port", "expected 1 to 65535")
-        elif port_is_free(int(port)):
+        elif is_free(int(port)):
             yield Finding(OK, what, "free")
         else:
             advice = "end the process that holds it (`ss -ltnp`), or take another"

@@ -7,7 +7,8 @@ import time
 # Longer between two looks at the clock, and this process was stopped.
 _LONGEST_TICK = 1.0
 _LONGEST_PAUSE = 60.0
-# After so long without a failure, the next one counts as the first again.
+# After so long without a restart, the next pause is the shortest again. The number of
+# restarts that are left stays what it was.
 _GOOD_RUN = 600.0
 
 
@@ -39,7 +40,7 @@ class Restarts:
       pause: Seconds before the first; doubles each time, up to a minute.
 
     Attributes:
-      count: How many there were.
+      count: How many there were that counted.
 
     Example:
       >>> restarts = Restarts(4, 1.0)
@@ -51,14 +52,19 @@ class Restarts:
         self.most, self.count = most, 0
         self._pause, self._in_a_row, self._last = pause, 0, 0.0
 
-    def next(self, now: float) -> float | None:
-        """Takes a restart; returns the pause before it, or None if none is left."""
+    def next(self, now: float, counts: bool = True) -> float | None:
+        """Takes a restart; returns the pause before it, or None if none is left.
+
+        Args:
+          now: The time.
+          counts: Whether it is one of those that there are.
+        """
         if now - self._last > _GOOD_RUN:
             self._in_a_row = 0
         self._last = now
-        if self.count >= self.most:
+        if counts and self.count >= self.most:
             return None
         pause = min(self._pause * 2**self._in_a_row, _LONGEST_PAUSE)
-        self.count += 1
+        self.count += counts
         self._in_a_row += 1
         return pause

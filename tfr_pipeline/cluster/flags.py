@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from tfr_pipeline.cluster.ports import HIGHEST
 from tfr_pipeline.cluster.supervisor import Supervisor
 from tfr_pipeline.cluster.tf_config import Task
 
 _Number = TypeVar("_Number", int, float)
+# The least seconds of silence after which a task takes its supervisor, who says
+# something every second, for dead.
+_LEAST_SILENCE = 3.0
 
 
 def make_parser(
@@ -34,7 +39,7 @@ def make_parser(
         add("--workers", type=_positive, required=True, metavar="N", help="workers")
         add(
             "--ps",
-            type=_natural,
+            type=natural,
             default=0,
             metavar="M",
             help="parameter servers; with any, there is a chief beside the workers",
@@ -44,14 +49,19 @@ def make_parser(
     add("--log_dir", metavar="DIR", help="folder of a log file a task")
     add(
         "--max_restarts",
-        type=_natural,
+        type=natural,
         default=3,
         metavar="N",
-        help="after failures (%(default)s)",
+        help="after failures, of all tasks but the evaluator, or of that (%(default)s)",
     )
     for name, default, text in (
         ("grace", 60.0, "between SIGTERM and SIGKILL"),
-        ("start_timeout", 300.0, "until all tasks have to be there; 0 for no limit"),
+        (
+            "start_timeout",
+            300.0,
+            "until all tasks have to be there, once one but the evaluator is; 0 for no "
+            "limit",
+        ),
         ("hang_timeout", 120.0, "of silence until a task is killed; 0 for no limit"),
     ):
         add(
@@ -79,6 +89,38 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     return arguments
 
 
+def port(text: str) -> int:
+    """Reads a port, as a type of `add_argument`."""
+    number = int(text)
+    if not 1 <= number <= HIGHEST:
+        raise argparse.ArgumentTypeError(f"expected 1 to {HIGHEST}, found {text}")
+    return number
+
+
+def add_base_port(
+    parser: argparse.ArgumentParser, default: int | None, text: str
+) -> None:
+    """Adds `--base_port`, of the first task; `text` says what it is by default."""
+    parser.add_argument(
+        "--base_port",
+        type=port,
+        default=default,
+        metavar="PORT",
+        help=f"of the first task; others, and those of restarts, go on from it. {text}",
+    )
+
+
+def check_ports(
+    parser: argparse.ArgumentParser, flag: str, first: int | None, count: int
+) -> None:
+    """Ends with an error when the ports after that of a flag go beyond the highest."""
+    if first is not None and first + count - 1 > HIGHEST:
+        parser.error(
+            f"{flag}: expected the last port of the job to be {HIGHEST} at most, found "
+            f"{first + count - 1}; choose a lower one"
+        )
+
+
 def num_addresses(arguments: argparse.Namespace) -> int:
     """Returns how many tasks listen: a chief, workers, servers; not the evaluator."""
     return arguments.workers + (1 + arguments.ps if arguments.ps else 0)
@@ -87,6 +129,35 @@ def num_addresses(arguments: argparse.Namespace) -> int:
 def num_tasks(arguments: argparse.Namespace) -> int:
     """Returns how many tasks there are."""
     return num_addresses(arguments) + arguments.evaluator
+
+
+def task_words(
+    arguments: argparse.Namespace,
+    tf_config: str | None = None,
+    python: str = sys.executable,
+) -> list[str]:
+    """Returns what runs the command below `tfr_pipeline.cluster.task`, supervised.
+
+    Args:
+      arguments: The flags.
+      tf_config: TF_CONFIG, where no environment brings it.
+      python: The interpreter.
+    """
+    silence = arguments.hang_timeout
+    if silence:
+        # It should be gone before somebody else is started in its place.
+        silence = max(_LEAST_SILENCE, silence / 2)
+    return [
+        *(python, "-m", "tfr_pipeline.cluster.task", "--supervised"),
+        *(f"--grace={arguments.grace:g}", f"--silence={silence:g}"),
+        *(() if tf_config is None else (f"--tf_config={tf_config}",)),
+        *("--", *arguments.command),
+    ]
+
+
+def in_folder(folder: str, words: Sequence[str]) -> str:
+    """Returns the line for a shell that runs a command in a folder."""
+    return f"cd {shlex.quote(folder)} || exit 2; exec {shlex.join(words)}"
 
 
 def make_supervisor(
@@ -120,7 +191,8 @@ def show(
         print(before + shlex.join(start(task)))
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """Reads 0 or more, as a type of `add_argument`."""
     return _at_least(0, int(text))
 
 

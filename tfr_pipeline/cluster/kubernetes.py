@@ -14,13 +14,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from tfr_pipeline.cluster import flags, pod
+from tfr_pipeline.cluster.ports import of_attempt
 from tfr_pipeline.cluster.supervisor import DONE
 from tfr_pipeline.cluster.tf_config import Task, compose, make_cluster
 from tfr_pipeline.errors import ConfigError
 
 # Set by Kubernetes itself, and by the manifest.
 _INDEX, _JOB, _SERVICE = "JOB_COMPLETION_INDEX", "JOB_NAME", "JOB_SERVICE"
-_ATTEMPTS = 100
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -31,12 +31,13 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=flags.port,
         default=2222,
         help="where pods wait for the supervisor (%(default)s); TensorFlow takes the "
         "ones above, another for each attempt",
     )
     arguments = flags.parse(parser, sys.argv[1:] if words is None else words)
+    flags.check_ports(parser, "--port", arguments.port, 2)
     environ = dict(os.environ)
     if arguments.dry_run:
         for name, value in ((_INDEX, "0"), (_JOB, "JOB"), (_SERVICE, "SERVICE")):
@@ -49,8 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
         flags.show(job.make_tasks(0), job.start)
         return 0
     if job.index > 0:
-        silence = arguments.hang_timeout / 2
-        return pod.wait_for_tasks(arguments.port, arguments.command, silence)
+        return pod.wait_for_tasks(
+            arguments.port, lambda tf_config: flags.task_words(arguments, tf_config)
+        )
     code = flags.make_supervisor(
         arguments, job.start, job.make_tasks, remote=True
     ).run()
@@ -98,7 +100,7 @@ class Job:
 
     def make_tasks(self, attempt: int) -> list[Task]:
         """Returns the tasks of an attempt, which has a port of its own."""
-        port = self._arguments.port + 1 + attempt % _ATTEMPTS
+        (port,) = of_attempt(self._arguments.port + 1, 1, attempt)
         count = flags.num_addresses(self._arguments)
         addresses = [f"{host}:{port}" for host in self._hosts[:count]]
         cluster = make_cluster(addresses, self._arguments.ps)
@@ -110,8 +112,7 @@ class Job:
         """Returns the local command of a task: itself here, a client for others."""
         rank = self._ranks[task.name]
         if rank == 0:
-            silence = self._arguments.hang_timeout / 2
-            return pod.task_words(self._arguments.command, silence)
+            return flags.task_words(self._arguments)
         return [sys.executable, "-m", "tfr_pipeline.cluster.pod", self._address(rank)]
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tfr_pipeline.cluster import flags
-from tfr_pipeline.cluster.ports import free_ports
+from tfr_pipeline.cluster.ports import free_ports, of_attempt
 from tfr_pipeline.cluster.tf_config import Task, compose, make_cluster
 
 
@@ -15,21 +15,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = flags.make_parser(
         "launch/local.sh", "Runs a command as all tasks of a job, on this machine."
     )
-    parser.add_argument(
-        "--base_port",
-        type=int,
-        metavar="PORT",
-        help="of the first task; the others follow. By default, any that are free",
-    )
+    flags.add_base_port(parser, None, "By default, any that are free")
     arguments = flags.parse(parser, sys.argv[1:] if words is None else words)
     count = flags.num_addresses(arguments)
+    flags.check_ports(parser, "--base_port", arguments.base_port, count)
 
     def make_tasks(attempt: int) -> list[Task]:
         if arguments.base_port is None:
             ports = free_ports(count)
         else:
-            first = arguments.base_port + attempt * count
-            ports = list(range(first, first + count))
+            ports = of_attempt(arguments.base_port, count, attempt)
         addresses = [f"localhost:{port}" for port in ports]
         return compose(make_cluster(addresses, arguments.ps), arguments.evaluator)
 

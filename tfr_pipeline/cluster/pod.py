@@ -21,13 +21,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tfr_pipeline.cluster.ports import port_of
-from tfr_pipeline.cluster.process import die_with, kill_group
+from tfr_pipeline.cluster.process import die_with, signal_group
 from tfr_pipeline.cluster.supervisor import DONE, GIVEN_UP, STOPPED
 
 _POLL_SECONDS = 0.2
+# Seconds for a connection, and for a task to clean up before it is killed.
 _PATIENCE = 5.0
 _SAY_AGAIN = 60.0
 _LONGEST_CONFIG = 1 << 20
@@ -36,7 +37,7 @@ _EXIT, _END = b"\0exit ", b"END"
 _LOST = 1
 
 
-def wait_for_tasks(port: int, command: Sequence[str], silence: float) -> int:
+def wait_for_tasks(port: int, words: Callable[[str], Sequence[str]]) -> int:
     """Runs the tasks of a pod, one after the other, until the job is done.
 
     A supervisor that connects while a task runs is a new one: the task of the one
@@ -44,8 +45,7 @@ def wait_for_tasks(port: int, command: Sequence[str], silence: float) -> int:
 
     Args:
       port: Where to listen.
-      command: What each task runs.
-      silence: Seconds after which a silent supervisor is taken for dead.
+      words: Returns the command that runs a task, given its TF_CONFIG.
 
     Returns:
       The exit code: 0 for a job that is done, 143 after SIGTERM.
@@ -83,7 +83,7 @@ def wait_for_tasks(port: int, command: Sequence[str], silence: float) -> int:
                     print("[pod] the job is done", flush=True)
                     return DONE
                 print(f"[pod] {name} for {address}, which has its log", flush=True)
-                running = _Running(connection, word.decode(), command, silence)
+                running = _Running(connection, words(word.decode()))
             elif running is None and time.monotonic() - said > _SAY_AGAIN:
                 said = time.monotonic()
                 print("[pod] no supervisor yet: is the first pod running?", flush=True)
@@ -127,16 +127,10 @@ def _task_name(word: bytes) -> str | None:
 class _Running:
     """A task, and the connection to its supervisor."""
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        tf_config: str,
-        command: Sequence[str],
-        silence: float,
-    ):
+    def __init__(self, connection: socket.socket, words: Sequence[str]):
         self._connection = connection
         self._child = subprocess.Popen(
-            task_words(command, silence, tf_config),
+            words,
             stdin=connection.fileno(),
             stdout=connection.fileno(),
             stderr=subprocess.STDOUT,
@@ -160,22 +154,15 @@ class _Running:
         self.ended()
 
     def kill(self) -> None:
-        """Ends the task at once; its own child goes with it."""
-        kill_group(self._child)
+        """Ends the task at once, and all that it has started."""
+        with contextlib.suppress(OSError):
+            # `cluster.task` kills and cleans up when its supervisor is gone.
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_PATIENCE)
+        signal_group(self._child, signal.SIGKILL)
         self._child.wait()
         self._connection.close()
-
-
-def task_words(
-    command: Sequence[str], silence: float, tf_config: str | None = None
-) -> list[str]:
-    """Returns the command that runs a task under a supervisor, in its own pod."""
-    return [
-        *(sys.executable, "-m", "tfr_pipeline.cluster.task", "--supervised"),
-        f"--silence={silence:g}",
-        *(() if tf_config is None else (f"--tf_config={tf_config}",)),
-        *("--", *command),
-    ]
 
 
 def end(address: str) -> str | None:

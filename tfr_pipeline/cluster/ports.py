@@ -9,6 +9,9 @@ import socket
 # Below the range from which Linux takes the ports of outgoing connections: there, a
 # port that was free a moment ago, or that a task will listen on again, may be gone.
 _FIRST, _LAST = 20000, 32767
+HIGHEST = 65535
+# After so many attempts, or at the highest port, the first ports come again.
+_ATTEMPTS = 100
 
 
 def is_free(port: int) -> bool:
@@ -45,6 +48,23 @@ def free_ports(count: int) -> list[int]:
         if is_free(port):
             found.append(port)
     return found
+
+
+def of_attempt(base: int, count: int, attempt: int) -> list[int]:
+    """Returns the ports of an attempt, other ones than those of the attempt before.
+
+    Args:
+      base: First port of the first attempt.
+      count: Number of ports.
+      attempt: Number of the attempt, from 0.
+
+    Example:
+      >>> [of_attempt(65530, 2, attempt) for attempt in (0, 2, 3)]
+      [[65530, 65531], [65534, 65535], [65530, 65531]]
+    """
+    attempts = min(_ATTEMPTS, (HIGHEST + 1 - base) // count)
+    first = base + attempt % attempts * count
+    return list(range(first, first + count))
 
 
 def taken(address: str) -> str | None:

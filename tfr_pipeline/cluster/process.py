@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -19,7 +20,10 @@ from tfr_pipeline.cluster.tf_config import Task
 # What a supervised task writes while it lives; see pipeline/heartbeat.py.
 BEAT = b"\0\n"
 _LONGEST_LINE = 1 << 20
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl
+# Of Linux's prctl: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER.
+_DEATH_SIGNAL, _ADOPT = 1, 36
+# Errors of a start that come again.
+_HOPELESS = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
@@ -54,7 +58,7 @@ class Process:
         self.task, self._output, self._now = task, output, now
         self.started, self.reached = now(), False
         self.heard: float | None = None
-        self._said, self._showing = 0.0, False
+        self._said, self._showing, self._told = 0.0, False, False
         self._child = subprocess.Popen(
             words,
             env=environment,
@@ -89,16 +93,25 @@ class Process:
         return self._now() - self.heard
 
     def poll(self) -> int | None:
-        """Returns the exit code, below zero for signals, or None while it runs."""
-        return self._child.poll()
+        """Returns the exit code, below zero for signals, or None while it runs.
+
+        A task that was told to end runs as long as anybody of it: a shell may have
+        ended at once, and what it started is saving.
+        """
+        code = self._child.poll()
+        if self._told and code is not None and not group_is_empty(self._child):
+            return None
+        return code
 
     def terminate(self) -> None:
-        """Asks the task to save and to end."""
-        if self._child.poll() is None:
-            if self._child.stdin is None:
-                self._child.send_signal(signal.SIGTERM)
-            else:
-                self._say(b"TERM\n")
+        """Asks the task to save and to end, once."""
+        if self._told or self._child.poll() is not None:
+            return
+        if self._child.stdin is None:
+            self._told = True
+            signal_group(self._child, signal.SIGTERM)
+        elif self._say(b"TERM\n"):
+            self._told = True
 
     def keep(self) -> None:
         """Tells a remote task, once a second, that it is still looked after."""
@@ -106,20 +119,28 @@ class Process:
             self._said = self._now()
             self._say(b"\n")
 
-    def finish(self) -> None:
-        """Kills whatever still runs of the task, and reads its last lines."""
-        kill_group(self._child)
-        self._child.wait()
+    def kill(self) -> None:
+        """Kills whatever still runs of the task."""
+        signal_group(self._child, signal.SIGKILL)
+
+    def finish(self) -> int:
+        """Kills what runs, and reads its last lines; returns the exit code."""
+        self.kill()
+        code = self._child.wait()
         if self._child.stdin is not None:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
         # Somebody who left the group may hold the pipe open.
-        self._reader.join(timeout=5.0)
+        self._reader.join(timeout=1.0)
+        group_is_empty(self._child)
+        return code
 
-    def _say(self, words: bytes) -> None:
+    def _say(self, words: bytes) -> bool:
         assert self._child.stdin is not None
         with contextlib.suppress(OSError):  # it has ended, or its host is away
             os.write(self._child.stdin.fileno(), words)
+            return True
+        return False
 
     def _read(self) -> None:
         assert self._child.stdout is not None
@@ -168,10 +189,35 @@ def environment(tf_config: str, folder: str | None, beats: bool) -> dict[str, st
     }
 
 
-def kill_group(child: subprocess.Popen[bytes]) -> None:
-    """Kills a process that leads a group, and what it started."""
-    with contextlib.suppress(ProcessLookupError):  # all have ended
-        os.killpg(child.pid, signal.SIGKILL)
+def signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    """Sends a signal to a process that leads a group, and to what it started."""
+    # All have ended, or are another user's.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+def group_is_empty(child: subprocess.Popen[bytes]) -> bool:
+    """Whether nobody is left of the group that a process led, which has ended."""
+    # Those whom `adopt_orphans` made ours count until they are collected.
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-child.pid, os.WNOHANG)[0]:
+            pass
+    try:
+        os.killpg(child.pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return True
+    return False
+
+
+def adopt_orphans() -> None:
+    """Makes orphans below this process its own: the first one may not collect them."""
+    if _prctl is not None:
+        _prctl(_ADOPT, 1, 0, 0, 0)
+
+
+def is_hopeless(error: OSError) -> bool:
+    """Whether a process that could not be started never can be."""
+    return error.errno in _HOPELESS
 
 
 def die_with(parent: int) -> Callable[[], None]:

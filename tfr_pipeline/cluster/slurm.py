@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from tfr_pipeline.cluster import flags
 from tfr_pipeline.cluster.node_list import expand
+from tfr_pipeline.cluster.ports import of_attempt
 from tfr_pipeline.cluster.supervisor import STOPPED
 from tfr_pipeline.cluster.tf_config import EVALUATOR, Task, compose, make_cluster
 from tfr_pipeline.errors import ConfigError
@@ -19,9 +20,11 @@ from tfr_pipeline.errors import ConfigError
 # Below the ports of outgoing connections; jobs with other numbers get other ports, for
 # they may share nodes.
 _FIRST_PORT, _PORTS_A_JOB, _JOBS = 20000, 100, 100
-# Slurm may send the signal of --signal=B:TERM@90 a minute early, and saving takes time.
-_NEAR_THE_LIMIT = 300
-_PATIENCE = 30.0
+# Somebody may ask for the signal some minutes before the limit, as --signal=B:TERM@300
+# does, for saving that takes long; and Slurm may send it a minute earlier.
+_NEAR_THE_LIMIT = 900
+# Seconds for the steps of an attempt to end, and for an answer of Slurm.
+_PATIENCE, _ANSWER = 30.0, 20.0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -30,12 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "launch/slurm.sbatch",
         "Runs a command as all tasks of a job, in a Slurm allocation.",
     )
-    parser.add_argument(
-        "--base_port",
-        type=int,
-        metavar="PORT",
-        help="of the first task; the others follow. By default, by the job's number",
-    )
+    flags.add_base_port(parser, None, "By default, by the job's number")
     parser.add_argument(
         "--srun",
         default="",
@@ -44,15 +42,18 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--max_requeues",
-        type=int,
+        type=flags.natural,
         default=20,
         metavar="N",
-        help="how often to go on after the time limit (%(default)s)",
+        help="up to how many requeues to go on after the time limit (%(default)s); "
+        "those after preemption or a lost node count, too (SLURM_RESTART_COUNT)",
     )
     parser.add_argument(
         "--nodelist", metavar="NODES", help="for --dry_run outside an allocation"
     )
     arguments = flags.parse(parser, sys.argv[1:] if words is None else words)
+    count = flags.num_addresses(arguments)
+    flags.check_ports(parser, "--base_port", arguments.base_port, count)
     environ = dict(os.environ)
     if arguments.nodelist is not None:
         if not arguments.dry_run:
@@ -116,8 +117,8 @@ class Job:
         task is spread over the nodes; further attempts use further ports.
         """
         count = flags.num_addresses(self._arguments)
-        first = self._port + attempt * count
-        addresses = [f"{self._node(rank)}:{first + rank}" for rank in range(count)]
+        ports = of_attempt(self._port, count, attempt)
+        addresses = [f"{self._node(rank)}:{port}" for rank, port in enumerate(ports)]
         cluster = make_cluster(addresses, self._arguments.ps)
         tasks = compose(cluster, self._arguments.evaluator)
         self._places = {task.name: self._node(rank) for rank, task in enumerate(tasks)}
@@ -146,13 +147,7 @@ class Job:
             "--export=ALL",
             f"--job-name={name}",
             *shlex.split(self._arguments.srun),
-            sys.executable,
-            "-m",
-            "tfr_pipeline.cluster.task",
-            "--supervised",
-            f"--silence={self._arguments.hang_timeout / 2:g}",
-            "--",
-            *self._arguments.command,
+            *flags.task_words(self._arguments),
         ]
 
     def _kill_steps(self, names: Set[str]) -> None:
@@ -160,23 +155,21 @@ class Job:
 
         A step outlives its srun when that is killed.
         """
-        end = time.monotonic() + _PATIENCE
+        end, problem = time.monotonic() + _PATIENCE, None
         while names and time.monotonic() < end:
-            listed = _ask("squeue", "-h", "-s", "-j", self._id, "-o", "%i %j")
-            pairs = [line.split(maxsplit=1) for line in listed]
-            steps = [pair[0] for pair in pairs if pair[-1] in names]
-            if not steps:
-                self._started -= names
-                return
-            # Says "Kill job error: No error" of steps that it kills.
-            subprocess.run(
-                ["scancel", "--signal=KILL", *steps],
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
+            listed, problem = _ask("squeue", "-h", "-s", "-j", self._id, "-o", "%i %j")
+            if listed is not None:
+                pairs = [line.split(maxsplit=1) for line in listed]
+                steps = [pair[0] for pair in pairs if pair[-1] in names]
+                if not steps:
+                    self._started -= names
+                    return
+                # Says "Kill job error: No error" of steps that it kills.
+                _ask("scancel", "--signal=KILL", *steps)
             time.sleep(0.5)
         if names:
-            print("[job] tasks of the attempt before have not ended", flush=True)
+            what = "have not ended" if problem is None else f"may still run: {problem}"
+            print(f"[job] tasks of the attempt before {what}", flush=True)
 
     def requeue_at_the_time_limit(self, most: int) -> None:
         """Puts the job into the queue again when SIGTERM announced its time limit.
@@ -184,23 +177,33 @@ class Job:
         Not when somebody cancelled it or Slurm requeues it itself: then it is no
         longer running. And not when the limit is far: somebody wants it to stop.
         """
-        lines = _ask("squeue", "-h", "-j", self._id, "-o", "%T %L")
-        state, _, left = (lines or [""])[0].partition(" ")
+        problem = self._why_no_requeue(most)
+        if problem is None:
+            number = self._restarts + 1
+            print(f"[job] at the time limit; requeue {number} of {most}", flush=True)
+            _, problem = _ask("scontrol", "requeue", self._id)
+        if problem is not None:
+            print(f"[job] no requeue: {problem}", flush=True)
+
+    def _why_no_requeue(self, most: int) -> str | None:
+        lines, problem = _ask("squeue", "-h", "-j", self._id, "-o", "%T %L")
+        if lines is None:
+            return f"{problem}; submit it again to go on"
+        state, _, left = (lines or ["gone"])[0].partition(" ")
+        if state != "RUNNING":
+            return f"the job is {state}: somebody else ends it, or requeues it"
         seconds = parse_time(left)
-        if state != "RUNNING" or seconds is None or seconds > _NEAR_THE_LIMIT:
-            return
-        if self._restarts >= most:
-            print(
-                f"[job] at the time limit; not again after {self._restarts} requeues "
-                "(--max_requeues); submit it again to go on",
-                flush=True,
+        if seconds is None or seconds > _NEAR_THE_LIMIT:
+            return (
+                f"time left is {left.strip()}, so this is not the time limit "
+                f"({_NEAR_THE_LIMIT} s or less)"
             )
-            return
-        print(
-            f"[job] at the time limit; requeue {self._restarts + 1} of {most}",
-            flush=True,
-        )
-        _ask("scontrol", "requeue", self._id)
+        if self._restarts >= most:
+            return (
+                f"at the time limit, but not again after {self._restarts} requeues "
+                "(--max_requeues); submit it again to go on"
+            )
+        return None
 
 
 def _step(job: str, index: int) -> str:
@@ -225,10 +228,20 @@ def parse_time(text: str) -> int | None:
     return seconds
 
 
-def _ask(*words: str) -> list[str]:
-    """Returns what a command of Slurm prints; what it complains about is shown."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    return done.stdout.splitlines()
+def _ask(*words: str) -> tuple[list[str] | None, str | None]:
+    """Returns the lines that a command of Slurm prints, or None and what went wrong."""
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=False, timeout=_ANSWER
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"{words[0]} has not answered for {_ANSWER:g} s"
+    except OSError as error:
+        return None, f"{words[0]}: {error.strerror}"
+    if done.returncode != 0:
+        said = done.stderr.strip() or f"exit code {done.returncode}"
+        return None, f"{words[0]}: {said}"
+    return done.stdout.splitlines(), None
 
 
 if __name__ == "__main__":

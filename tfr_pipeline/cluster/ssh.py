@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from tfr_pipeline.cluster import flags
+from tfr_pipeline.cluster.ports import of_attempt
 from tfr_pipeline.cluster.tf_config import Task, compose, make_cluster
 
 # A host that does not answer is noticed before the tasks of the others give up.
@@ -65,15 +67,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     hosts = parser.add_mutually_exclusive_group(required=True)
-    hosts.add_argument("--hosts", help="host,user@host,host:slots; tasks go round")
+    text = "host,user@host,host:slots; tasks go round, `slots` in a row to a host"
+    hosts.add_argument("--hosts", help=text)
     hosts.add_argument("--hosts_file", metavar="FILE", help="the same, one a line")
-    add(
-        "--base_port",
-        type=int,
-        default=2222,
-        metavar="PORT",
-        help="of the first task; the others and restarts go on from it (%(default)s)",
-    )
+    flags.add_base_port(parser, 2222, "By default, %(default)s")
     add(
         "--ssh",
         default=_SSH,
@@ -83,15 +80,29 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     add("--dir", default=os.getcwd(), help="folder there (by default, this one's name)")
     add("--python", default=sys.executable, help="interpreter there (%(default)s)")
     arguments = flags.parse(parser, words)
+    count = flags.num_addresses(arguments)
+    flags.check_ports(parser, "--base_port", arguments.base_port, count)
     try:
         text = arguments.hosts
         if text is None:
             with open(arguments.hosts_file, encoding="utf-8") as file:
                 text = file.read()
         arguments.hosts = read_hosts(text)
+        _check_slots(arguments.hosts, flags.num_tasks(arguments))
     except (OSError, ValueError) as error:
         parser.error(f"{arguments.hosts_file or '--hosts'}: {error}")
     return arguments
+
+
+def _check_slots(hosts: Sequence[str], count: int) -> None:
+    """Notices slots that may have been meant for ports."""
+    for host, slots in collections.Counter(hosts).items():
+        if slots > count:
+            raise ValueError(
+                f"expected {count} slots or less of {host!r}, one for each task, found "
+                f"{slots}. In host:n, n is how many tasks in a row go there; a port of "
+                f"ssh goes into its configuration, or --ssh='ssh -p PORT'"
+            )
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -103,15 +114,19 @@ def main(words: Sequence[str] | None = None) -> int:
         return hosts[rank % len(hosts)]
 
     def make_tasks(attempt: int) -> list[Task]:
-        first = arguments.base_port + attempt * count
-        addresses = [f"{_name(host(rank))}:{first + rank}" for rank in range(count)]
+        ports = of_attempt(arguments.base_port, count, attempt)
+        addresses = [f"{_name(host(rank))}:{port}" for rank, port in enumerate(ports)]
         return compose(make_cluster(addresses, arguments.ps), arguments.evaluator)
 
     places = {task.name: host(rank) for rank, task in enumerate(make_tasks(0))}
 
     def start(task: Task) -> list[str]:
         target = places[task.name].replace("[", "").replace("]", "")
-        return [*shlex.split(arguments.ssh), target, _there(arguments, task)]
+        there = flags.task_words(arguments, task.tf_config, arguments.python)
+        return [
+            *(*shlex.split(arguments.ssh), target),
+            flags.in_folder(arguments.dir, there),
+        ]
 
     if arguments.dry_run:
         flags.show(make_tasks(0), start, with_environment=False)
@@ -122,18 +137,6 @@ def main(words: Sequence[str] | None = None) -> int:
 def _name(host: str) -> str:
     """The host of `user@host`."""
     return host.rpartition("@")[2]
-
-
-def _there(arguments: argparse.Namespace, task: Task) -> str:
-    """The command line for the shell of the host."""
-    words = [
-        *(arguments.python, "-m", "tfr_pipeline.cluster.task", "--supervised"),
-        # It should be gone before somebody else is started in its place.
-        f"--silence={arguments.hang_timeout / 2:g}",
-        f"--tf_config={task.tf_config}",
-        *("--", *arguments.command),
-    ]
-    return f"cd {shlex.quote(arguments.dir)} || exit 2; exec {shlex.join(words)}"
 
 
 if __name__ == "__main__":

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
 from tfr_pipeline.cluster.clock import Clock, Restarts
+from tfr_pipeline.cluster.folders import temporary_folder
 from tfr_pipeline.cluster.output import Output
 from tfr_pipeline.cluster.ports import taken
-from tfr_pipeline.cluster.process import Process, environment
+from tfr_pipeline.cluster.process import (
+    Process,
+    adopt_orphans,
+    environment,
+    is_hopeless,
+)
 from tfr_pipeline.cluster.tf_config import EVALUATOR, Task
 
 DONE, GIVEN_UP, BAD_USAGE, STOPPED = 0, 1, 2, 143
@@ -21,6 +27,8 @@ DONE, GIVEN_UP, BAD_USAGE, STOPPED = 0, 1, 2, 143
 # config; 126 and 127: what a shell says of a command that it cannot start).
 PORT_TAKEN = 98
 _HOPELESS = (BAD_USAGE, 126, 127)
+# It was told to end, by somebody else than us.
+_TOLD = (STOPPED, -signal.SIGTERM)
 _ALL_AGAIN = -1
 
 _POLL_SECONDS = 0.1
@@ -34,13 +42,16 @@ class Supervisor:
     Who restarts when somebody dies: without parameter servers, all: the rest cannot go
     on without the one that is gone, and a run goes on from its last checkpoint. With
     servers, a dead worker alone, at its own address, where the coordinator finds it
-    again; all when it was the chief or a server. An evaluator alone, always.
+    again; all when it was the chief or a server. An evaluator alone, always, and its
+    restarts are counted apart. Who ends with 143 was told to by somebody else, as when
+    its host is needed; that is no failure and counts for nothing.
 
     The job is done when the chief, or without one all workers, ended with 0; the rest
     is then asked to end.
 
-    SIGTERM and SIGINT are passed on; tasks save and end, and the exit code is 143. At
-    the second signal they are killed. Tasks are never left behind: the kernel ends them
+    SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM; tasks save and end, and the
+    exit code is 143. At the second signal they are killed, unless that is a SIGHUP: a
+    terminal that is closed sends two. Tasks are never left behind: the kernel ends them
     if this process is killed.
 
     Args:
@@ -53,9 +64,11 @@ class Supervisor:
         have temporary folders there. Here the supervisor does so.
       log_dir: Folder of a log file a task, or None; their output is also shown, each
         line after the name of its task.
-      max_restarts: How often to start again, one task or all, after failures.
+      max_restarts: How often to start again, one task or all, after failures; and as
+        often for the evaluator.
       grace: Seconds that tasks have to end by themselves before SIGKILL.
-      start_timeout: Seconds until all have to be there, once one is; 0 for no limit.
+      start_timeout: Seconds until all have to be there, once one of the cluster is; 0
+        for no limit.
       hang_timeout: Seconds of silence after which a task that was heard before is
         killed; 0 for no limit.
       back_off: Seconds before the first restart; doubles each time, up to a minute.
@@ -77,8 +90,12 @@ class Supervisor:
         self._start_words, self._make_tasks, self._remote = start, make_tasks, remote
         self._log_dir, self._grace = log_dir, grace
         self._start_timeout, self._hang_timeout = start_timeout, hang_timeout
-        self._restarts, self._clock = Restarts(max_restarts, back_off), Clock()
+        self._restarts = Restarts(max_restarts, back_off)
+        self._evaluator_restarts = Restarts(max_restarts, back_off)
+        self._clock = Clock()
         self._now = self._clock.now
+        self._first_up: float | None = None
+        self._folder: str | None = None
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
         self._due: dict[str, tuple[Task, float]] = {}
@@ -92,14 +109,25 @@ class Supervisor:
         previous = {
             number: signal.signal(number, self._on_signal) for number in handled
         }
-        if not self._remote:
-            self._folder = tempfile.mkdtemp(prefix="tfr_pipeline_job_")
+        adopt_orphans()
+        try:
+            with (
+                contextlib.nullcontext()
+                if self._remote
+                else temporary_folder("tfr_pipeline_job_")
+            ) as self._folder:
+                return self._run()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _run(self) -> int:
         try:
             try:
                 self._output = Output(self._log_dir)
             except OSError as error:
                 self._output = Output(None)
-                self._output.say(f"--log_dir: {error}; choose another folder")
+                self._say(f"--log_dir: {error}; choose another folder")
                 return BAD_USAGE
             attempt, code = 0, _ALL_AGAIN
             while code == _ALL_AGAIN:
@@ -108,13 +136,11 @@ class Supervisor:
             return code
         finally:
             self._end(0.0)
-            if not self._remote:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            self._output.close(hurry=lambda: self._signals > 0)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
+        if number != signal.SIGHUP or not self._signals:
+            self._signals += 1
 
     # The job
 
@@ -123,6 +149,7 @@ class Supervisor:
         self._tasks = tasks
         self._ended.clear()
         self._due.clear()
+        self._first_up = None
         for task in tasks:
             if task.name not in self._running:  # an evaluator goes on
                 code = self._start(task)
@@ -156,7 +183,10 @@ class Supervisor:
         return any(task.job == job for task in self._tasks)
 
     def _stop(self) -> int:
-        if not self._is_done():
+        done = self._is_done()
+        for process in self._running.values():
+            process.terminate()
+        if not done:
             self._say("stopping")
         self._end(self._grace)
         return DONE if self._is_done() else STOPPED
@@ -170,29 +200,38 @@ class Supervisor:
             self._say(f"{task.name}: {problem}")
             return self._fail(None)
         words = self._start_words(task)
-        variables = environment(task.tf_config, self._folder_of(task), beats=True)
         try:
+            variables = environment(task.tf_config, self._folder_of(task), beats=True)
             self._running[task.name] = Process(
                 task, words, variables, self._output, self._now, self._remote
             )
         except OSError as error:
             self._say(f"{task.name}: cannot start {words[0]!r}: {error.strerror}")
+            self._ended[task.name] = GIVEN_UP
+            if not is_hopeless(error):  # no memory, no processes, no space
+                return self._fail(task if self._is_alone(task) else None)
             self._end(self._grace)
             return BAD_USAGE
         return None
 
     def _folder_of(self, task: Task) -> str | None:
         """An empty folder: what a killed task left behind goes before the next one."""
-        if self._remote:
+        if self._folder is None:
             return None
         folder = os.path.join(self._folder, task.name.replace(" ", "-"))
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         return folder
 
+    def _is_alone(self, task: Task) -> bool:
+        """Whether a task starts again without the others."""
+        return task.job == EVALUATOR or (task.job == "worker" and self._has("ps"))
+
     def _look_after(self, process: Process) -> int | None:
         """Looks whether a task lives; returns a code when that decides the job."""
         code, task = process.poll(), process.task
+        if self._first_up is None and process.up and task.address is not None:
+            self._first_up = self._now()
         if code is None:
             if not process.silence > self._hang_timeout > 0:
                 return self._check_start(process)
@@ -207,24 +246,23 @@ class Supervisor:
         if (code == 0 and not waits) or self._is_done():
             return None
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        alone = waits or task.job == EVALUATOR
-        if code in _HOPELESS or code == PORT_TAKEN or not alone:
+        if code in _HOPELESS or code == PORT_TAKEN or not self._is_alone(task):
             others = [task for task in self._tasks if task.name in self._running]
             rest = "; stopping the others" if others else ""
             self._say(f"{task.name} ended with {how}{rest}")
             if code in _HOPELESS:
                 self._end(self._grace)
                 return BAD_USAGE
-            return self._fail(None)
+            return self._fail(None, told=code in _TOLD)
         self._say(f"{task.name} ended with {how}")
-        return self._fail(task)
+        return self._fail(task, told=code in _TOLD)
 
     def _check_start(self, process: Process) -> int | None:
-        late = self._now() - process.started > self._start_timeout > 0
         # A command that never shows life may be one that has no need to.
-        if not late or process.up or process.task.address is None:
+        if self._first_up is None or process.up or process.task.address is None:
             return None
-        if not any(other.up for other in self._running.values()):
+        since = max(self._first_up, process.started)
+        if not self._now() - since > self._start_timeout > 0:
             return None
         missing = [
             _where(other.task)
@@ -239,24 +277,28 @@ class Supervisor:
 
     # Restarts
 
-    def _fail(self, alone: Task | None) -> int | None:
+    def _fail(self, alone: Task | None, told: bool = False) -> int | None:
         """Plans a restart, of one task or of all, or gives up."""
-        pause = self._restarts.next(self._now())
-        most = self._restarts.most
+        evaluates = alone is not None and alone.job == EVALUATOR
+        restarts = self._evaluator_restarts if evaluates else self._restarts
+        pause, most = restarts.next(self._now(), counts=not told), restarts.most
+        grace = min(self._grace, _GRACE_AFTER_FAILURE)
         if pause is None:
-            if alone is not None and alone.job == EVALUATOR:
+            if alone is not None and evaluates:
                 self._say(f"{alone.name} stays away: no restarts are left")
                 return None
-            self._end(_GRACE_AFTER_FAILURE)
+            self._end(grace)
             self._say(f"given up after {most} restarts")
             return GIVEN_UP
+        which = "(not counted)" if told else f"{restarts.count} of {most}"
         whom = "" if alone is None else f", {alone.name} alone"
-        self._say(f"restart {self._restarts.count} of {most} in {pause:g} s{whom}")
+        self._say(f"restart {which} in {pause:g} s{whom}")
         when = self._now() + pause
         if alone is not None:
             self._due[alone.name] = alone, when
             return None
-        self._end(min(self._grace, _GRACE_AFTER_FAILURE), spare=EVALUATOR)
+        # The peers of who was told to end have agreed to, and are saving.
+        self._end(self._grace if told else grace, spare=EVALUATOR)
         while self._now() < when and not self._signals:
             self._tick()
         return self._stop() if self._signals else _ALL_AGAIN
@@ -265,7 +307,7 @@ class Supervisor:
         for name, (task, when) in list(self._due.items()):
             if self._now() >= when:
                 del self._due[name]
-                del self._ended[name]
+                self._ended.pop(name, None)
                 code = self._start(task)
                 if code is not None:
                     return code
@@ -274,21 +316,22 @@ class Supervisor:
     def _end(self, grace: float, spare: str | None = None) -> None:
         """Asks what still runs to end, and kills what does not within `grace`."""
         ending = [p for p in self._running.values() if p.task.job != spare]
-        if grace > 0:
-            for process in ending:
-                process.terminate()
+        self._output.ending = True
         limit = self._now() + grace
         while any(process.poll() is None for process in ending):
             if self._now() >= limit or self._signals > 1:
                 break
+            for process in ending:
+                process.terminate()
             self._tick()
         for process in ending:
-            code = process.poll()
-            if code is None and grace > 0:
+            if process.poll() is None and grace > 0:
                 self._say(f"{process.task.name} has not ended; killing it")
-            process.finish()
+            process.kill()
+        for process in ending:
+            self._ended[process.task.name] = process.finish()
             del self._running[process.task.name]
-            self._ended[process.task.name] = -signal.SIGKILL if code is None else code
+        self._output.ending = False
 
     def _tick(self) -> None:
         time.sleep(_POLL_SECONDS)

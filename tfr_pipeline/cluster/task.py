@@ -19,15 +19,22 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 
 from tfr_pipeline.cluster.clock import Clock
 from tfr_pipeline.cluster.flags import parse
+from tfr_pipeline.cluster.folders import temporary_folder
 from tfr_pipeline.cluster.ports import taken
-from tfr_pipeline.cluster.process import die_with, environment, kill_group
-from tfr_pipeline.cluster.supervisor import BAD_USAGE, PORT_TAKEN
+from tfr_pipeline.cluster.process import (
+    adopt_orphans,
+    die_with,
+    environment,
+    group_is_empty,
+    is_hopeless,
+    signal_group,
+)
+from tfr_pipeline.cluster.supervisor import BAD_USAGE, GIVEN_UP, PORT_TAKEN
 from tfr_pipeline.cluster.tf_config import address_of
 
 _POLL_SECONDS = 0.1
@@ -43,6 +50,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tf_config", default=os.environ.get("TF_CONFIG", "{}"))
     parser.add_argument("--supervised", action="store_true")
     parser.add_argument(
+        "--grace",
+        type=float,
+        default=60.0,
+        help="seconds between SIGTERM and SIGKILL",
+    )
+    parser.add_argument(
         "--silence",
         type=float,
         default=120.0,
@@ -55,9 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(problem, flush=True)
         return PORT_TAKEN
     # A TMPDIR of the machine that sent us here may be absent; tempfile sees to that.
-    with tempfile.TemporaryDirectory(
-        prefix="tfr_pipeline_task_", ignore_cleanup_errors=True
-    ) as folder:
+    with temporary_folder("tfr_pipeline_task_") as folder:
         variables = environment(arguments.tf_config, folder, arguments.supervised)
         return _run(arguments, variables)
 
@@ -71,6 +82,7 @@ def _run(arguments: argparse.Namespace, variables: dict[str, str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
+    adopt_orphans()
     try:
         child = subprocess.Popen(
             arguments.command,
@@ -81,20 +93,23 @@ def _run(arguments: argparse.Namespace, variables: dict[str, str]) -> int:
         )
     except OSError as error:
         print(f"cannot start {arguments.command[0]!r}: {error.strerror}", flush=True)
-        return BAD_USAGE
+        return BAD_USAGE if is_hopeless(error) else GIVEN_UP
     supervisor = _Supervisor(arguments.silence) if arguments.supervised else None
-    told = False
+    limit: float | None = None  # until which it is waited for, once it was told to end
     try:
-        while child.poll() is None:
+        # A shell that is told to ends at once, when what it started is saving.
+        while child.poll() is None or (limit and not group_is_empty(child)):
             if supervisor is None:
                 time.sleep(_POLL_SECONDS)
             elif not supervisor.listen():
                 break
-            if not told and (asked or (supervisor and supervisor.says_term)):
-                told = True
-                child.send_signal(signal.SIGTERM)
+            if limit is not None and time.monotonic() > limit:
+                break
+            if limit is None and (asked or (supervisor and supervisor.says_term)):
+                limit = time.monotonic() + arguments.grace
+                signal_group(child, signal.SIGTERM)
     finally:
-        kill_group(child)
+        signal_group(child, signal.SIGKILL)
         code = child.wait()
     return 128 - code if code < 0 else code
 

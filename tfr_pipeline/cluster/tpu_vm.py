@@ -14,6 +14,13 @@ from tfr_pipeline.cluster.tf_config import Task
 
 # TPUStrategy needs no TF_CONFIG: the one process drives all chips.
 _TASK = Task("worker", 0, "{}")
+_OF_SUPERVISOR = (
+    "--log_dir",
+    "--max_restarts",
+    "--grace",
+    "--start_timeout",
+    "--hang_timeout",
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -37,8 +44,17 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     add("--dir", default=".", help="folder there; by default, the home folder")
     add("--python", default="python3", help="interpreter there (%(default)s)")
-    arguments = flags.parse(parser, sys.argv[1:] if words is None else words)
+    words = sys.argv[1:] if words is None else words
+    arguments = flags.parse(parser, words)
     supervised = arguments.worker == "0"
+    if not supervised:
+        for word in words[: words.index("--")]:
+            if word.partition("=")[0] in _OF_SUPERVISOR:
+                print(
+                    f"{word}: without effect, for nobody supervises the command with "
+                    f"--worker={arguments.worker}",
+                    file=sys.stderr,
+                )
 
     def start(task: Task) -> list[str]:
         return gcloud(arguments, supervised)
@@ -61,18 +77,13 @@ def gcloud(arguments: argparse.Namespace, supervised: bool) -> list[str]:
     """Returns the words that run the command there, below `cluster.task` or bare."""
     command = list(arguments.command)
     if supervised:
-        command = [
-            *(arguments.python, "-m", "tfr_pipeline.cluster.task", "--supervised"),
-            f"--silence={arguments.hang_timeout / 2:g}",
-            *("--", *command),
-        ]
-    there = f"cd {shlex.quote(arguments.dir)} || exit 2; exec {shlex.join(command)}"
+        command = flags.task_words(arguments, python=arguments.python)
     return [
         *("gcloud", "compute", "tpus", "tpu-vm", "ssh", arguments.tpu),
         f"--zone={arguments.zone}",
         *([] if arguments.project is None else [f"--project={arguments.project}"]),
         f"--worker={arguments.worker}",
-        f"--command={there}",
+        f"--command={flags.in_folder(arguments.dir, command)}",
     ]
 
 
