@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from tests.pipeline.training_helpers import (
     make_data,
     read_history,
 )
+from tfr_pipeline.cluster import slurm
 from tfr_pipeline.cluster.node_list import expand
 
 
@@ -77,6 +80,35 @@ def test_what_is_no_allocation_is_said_to_miss(words, extra, message):
     done = launch("--workers=1", *words, "--", "true", **extra)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("squeue", "restarts", "told"),
+    [
+        # The signal came 300 + 60 s before the limit, and saving took 20 s.
+        ("echo RUNNING 5:40", 0, "at the time limit; requeue 1 of 2"),
+        ("echo RUNNING 1:00:00", 0, "no requeue: time left is 1:00:00"),
+        ("echo COMPLETING 5:00", 0, "no requeue: the job is COMPLETING"),
+        ("echo no controller >&2; exit 1", 0, "no requeue: squeue: no controller"),
+        ("echo RUNNING 0:10", 2, "not again after 2 requeues"),
+    ],
+)
+def test_a_job_that_was_told_to_end_says_whether_it_goes_on_and_why(
+    squeue, restarts, told, tmp_path, monkeypatch, capsys
+):
+    for name, script in (("squeue", squeue), ("scontrol", f"touch {tmp_path}/asked")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    environ = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    arguments = argparse.Namespace(base_port=None)
+    slurm.Job(environ, arguments).requeue_at_the_time_limit(2)
+    assert told in capsys.readouterr().out
+    assert (tmp_path / "asked").exists() == ("no requeue" not in told and restarts == 0)
 
 
 def read(log):

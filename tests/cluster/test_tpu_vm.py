@@ -85,7 +85,8 @@ time.sleep(300)
 
 
 def test_all_hosts_run_a_command_once_and_bare(gcloud):
-    process = launch_tpu(gcloud, "sh", "-c", "echo here; exit 3", worker="all")
-    code, out = finished(process)
+    words = ["sh", "-c", "echo here; exit 3"]
+    code, out = finished(launch_tpu(gcloud, *words, worker="all", grace=5))
     assert code == 3
     assert "--worker=all\nhere\n" in out
+    assert out.count("without effect") == 1 and "--grace: without effect" in out

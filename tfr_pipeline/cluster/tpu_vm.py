@@ -14,13 +14,10 @@ from tfr_pipeline.cluster.tf_config import Task
 
 # TPUStrategy needs no TF_CONFIG: the one process drives all chips.
 _TASK = Task("worker", 0, "{}")
-_OF_SUPERVISOR = (
-    "--log_dir",
-    "--max_restarts",
-    "--grace",
-    "--start_timeout",
-    "--hang_timeout",
-)
+_OF_SUPERVISOR = {
+    *("--log_dir", "--max_restarts", "--grace"),
+    *("--start_timeout", "--hang_timeout"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -48,13 +45,10 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = flags.parse(parser, words)
     supervised = arguments.worker == "0"
     if not supervised:
-        for word in words[: words.index("--")]:
-            if word.partition("=")[0] in _OF_SUPERVISOR:
-                print(
-                    f"{word}: without effect, for nobody supervises the command with "
-                    f"--worker={arguments.worker}",
-                    file=sys.stderr,
-                )
+        names = {word.partition("=")[0] for word in words[: words.index("--")]}
+        for name in sorted(names & _OF_SUPERVISOR):
+            why = f"with --worker={arguments.worker}, nobody supervises the command"
+            print(f"{name}: without effect: {why}", file=sys.stderr)
 
     def start(task: Task) -> list[str]:
         return gcloud(arguments, supervised)

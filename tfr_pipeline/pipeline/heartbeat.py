@@ -1,4 +1,8 @@
-"""Signs of life for the supervisor of a job, which tell a slow task from a dead one."""
+"""Signs of life for the supervisor of a job, which tell a slow task from a dead one.
+
+They come from a thread: a process that is stopped or cut off is silent, one whose main
+thread waits for ever is not.
+"""
 
 from __future__ import annotations
 
