@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.ranking_data import EXAMPLE_SPEC, MASK, elwc, random_lists, write_elwc
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
+from tfr_pipeline.data.batches import packed_gather, pad
+from tfr_pipeline.data.plan import BatchPlan
 from tfr_pipeline.data.reader import load
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.layout import BlockLayout

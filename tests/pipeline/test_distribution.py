@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.batches import BatchPlan
 from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.pipeline import distribution
 

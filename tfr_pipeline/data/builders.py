@@ -19,11 +19,12 @@ import tensorflow as tf
 from tfr_pipeline import files, global_batch
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.abstract import AbstractDatasetBuilder, NullDatasetBuilder
-from tfr_pipeline.data.batches import BatchPlan, packed_gather, pad
+from tfr_pipeline.data.batches import packed_gather, pad
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.keeping import KeepsLists, Specs
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.loose import KEPT, separate
+from tfr_pipeline.data.plan import BatchPlan
 from tfr_pipeline.data.selection import FIRST, SAMPLE, Selection, score_column
 from tfr_pipeline.data.store import as_tensor, map_values
 from tfr_pipeline.data.streamed import streamed

@@ -13,10 +13,10 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data import reader
-from tfr_pipeline.data.batches import plain
 from tfr_pipeline.data.builders import BaseDatasetBuilder, Specs
 from tfr_pipeline.data.hparams import DatasetHparams
 from tfr_pipeline.data.lists import Lists, weigh_lists
+from tfr_pipeline.data.plan import plain
 from tfr_pipeline.data.record_formats import PACKED
 from tfr_pipeline.data.records import RecordParser
 from tfr_pipeline.errors import ConfigError

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import shutil
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -77,11 +78,26 @@ class Checkpoints:
             return self._dispatcher.step
         return int(self._model.optimizer.iterations.numpy())
 
-    @property
-    def latest(self) -> int:
-        """The step of the last checkpoint on disk, 0 without one."""
+    def check_same(self, agree: Callable[[int], int]) -> None:
+        """Checks that workers are about to restore the same checkpoint.
+
+        Else they would train different weights, and wait for each other for ever.
+
+        Args:
+          agree: Gives the largest of the workers' values to all of them.
+
+        Raises:
+          RunError: Another worker found a later one.
+        """
         path = tf.train.latest_checkpoint(self._run.checkpoints)
-        return _step_of(path) if path else 0
+        step = _step_of(path) if path else 0
+        latest = agree(step)
+        if latest != step:
+            raise RunError(
+                f"{self._run.checkpoints}: this worker found step {step}, another one "
+                f"step {latest}. All workers need the same model_dir: a folder that "
+                "they share."
+            )
 
     def save(self) -> None:
         """Saves the state of the run at the current step."""

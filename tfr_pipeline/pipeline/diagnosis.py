@@ -11,8 +11,78 @@ import tensorflow as tf
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
 from tfr_pipeline.model.blocks import FeatureBlock
 
+# Enough to see what is wrong with all of them, of data that may have no end.
+_BATCHES_TO_EXPLAIN = 20
 # 2^label - 1, the usual gain, is infinite in float32 from here on.
 _LARGEST_LABEL = 127
+
+
+def explain_zero(dataset_builder: Any, layout: str | None) -> str:
+    """Says why the loss of all batches is zero.
+
+    Args:
+      dataset_builder: Has the batches.
+      layout: Their layout; None for datasets that are not ours.
+    """
+    if layout is None:
+        batches = dataset_builder.build_train_dataset()
+    else:
+        batches = dataset_builder.make_dataset("train", layout)
+    found = zero_loss_reasons(batches.take(_BATCHES_TO_EXPLAIN))
+    reasons = "; ".join(found) or "the labels and weights of the data look sound"
+    return f"the training loss of a whole epoch is 0, so nothing is learnt: {reasons}."
+
+
+def explain_non_finite(
+    model_builder: Any,
+    dataset_builder: Any,
+    layout: str | None,
+    replicas: int,
+    step: int,
+) -> str:
+    """Says which batch broke the loss or its gradient, and what is wrong with it.
+
+    Args:
+      model_builder: May have functions that preprocess features.
+      dataset_builder: Has the batches.
+      layout: Their layout; None for datasets that are not ours.
+      replicas: Number of replicas that share a global batch.
+      step: Number of the global batch.
+    """
+    message = (
+        f"the loss or its gradient is NaN or infinite in step {step} (counted from 0)."
+    )
+    if layout is not None:
+        plan = dataset_builder.plan("train", layout, replicas)
+        lists = dataset_builder.lists("train", layout)
+        index = plan.batch_of_step(step)
+        ids = [str(lists.query_ids[i]) for i in index]
+        largest = max(
+            float(abs(block[lists.row_splits[i] : lists.row_splits[i + 1]]).max())
+            for block in lists.values.values()
+            for i in index
+            if lists.lengths[i]
+        )
+        shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
+        message += (
+            f" The batch has the queries {shown}; its largest feature is {largest:g}."
+        )
+        preprocessor = getattr(model_builder, "_preprocessor", None)
+        found: dict[str, None] = {}  # in order, without repetition
+        batches = dataset_builder.make_dataset("train", layout, replicas, step)
+        for batch in batches.take(replicas):
+            reasons = non_finite_reasons(
+                batch,
+                BlockLayout.from_spec(dataset_builder._example_feature_spec),
+                getattr(preprocessor, "_preprocess_spec", None),
+            )
+            found.update(dict.fromkeys(reasons))
+        if found:
+            message += f" Found: {'; '.join(found)}."
+    return (
+        f"{message} No checkpoint was written after it. Try a lower learning_rate, "
+        "optimizer_args.global_clipnorm, or preprocessing for large features."
+    )
 
 
 def zero_loss_reasons(batches: Iterable[Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.data.batches import BatchPlan
+from tfr_pipeline.data.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 
 

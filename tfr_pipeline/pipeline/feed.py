@@ -11,16 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
-from tfr_pipeline.data.batches import BatchPlan
+from tfr_pipeline.data.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.pipeline import diagnosis, distribution, strategies
+from tfr_pipeline.pipeline import distribution, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.settings import plateau_arguments
-
-# Enough to see what is wrong with all of them, of data that may have no end.
-_BATCHES_TO_EXPLAIN = 20
 
 
 class Feed:
@@ -275,63 +272,6 @@ class Feed:
             else:
                 data = builder.build_valid_dataset()
             distribution.check_elements(split, data.element_spec)
-
-    def explain_non_finite(self, layout: str | None, step: int) -> str:
-        """Says which batch broke the loss or its gradient."""
-        message = (
-            f"the loss or its gradient is NaN or infinite in step {step} (counted "
-            "from 0)."
-        )
-        if layout is not None:
-            builder = self._dataset_builder
-            plan = builder.plan("train", layout, self.replicas)
-            lists = builder.lists("train", layout)
-            index = plan.batch_of_step(step)
-            ids = [str(lists.query_ids[i]) for i in index]
-            largest = max(
-                float(abs(block[lists.row_splits[i] : lists.row_splits[i + 1]]).max())
-                for block in lists.values.values()
-                for i in index
-                if lists.lengths[i]
-            )
-            shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
-            message += (
-                f" The batch has the queries {shown}; its largest feature is "
-                f"{largest:g}."
-            )
-            reasons = self._non_finite_reasons(layout, step)
-            if reasons:
-                message += f" Found: {'; '.join(reasons)}."
-        return (
-            f"{message} No checkpoint was written after it. Try a lower learning_rate, "
-            "optimizer_args.global_clipnorm, or preprocessing for large features."
-        )
-
-    def _non_finite_reasons(self, layout: str, step: int) -> list[str]:
-        builder = self._dataset_builder
-        batches = builder.make_dataset("train", layout, self.replicas, step)
-        preprocessor = getattr(self._model_builder, "_preprocessor", None)
-        found: dict[str, None] = {}  # in order, without repetition
-        for batch in batches.take(self.replicas):
-            reasons = diagnosis.non_finite_reasons(
-                batch,
-                BlockLayout.from_spec(builder._example_feature_spec),
-                getattr(preprocessor, "_preprocess_spec", None),
-            )
-            found.update(dict.fromkeys(reasons))
-        return list(found)
-
-    def explain_zero(self, layout: str | None) -> str:
-        """Says why the loss of all batches is zero."""
-        if layout is None:
-            batches = self._dataset_builder.build_train_dataset()
-        else:
-            batches = self._dataset_builder.make_dataset("train", layout)
-        found = diagnosis.zero_loss_reasons(batches.take(_BATCHES_TO_EXPLAIN))
-        reasons = "; ".join(found) or "the labels and weights of the data look sound"
-        return (
-            f"the training loss of a whole epoch is 0, so nothing is learnt: {reasons}."
-        )
 
 
 def _sizes(plan: BatchPlan, skip: int) -> Iterator[np.ndarray]:

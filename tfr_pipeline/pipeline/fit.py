@@ -266,7 +266,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                     model, twin, self._strategy, self._resolver
                 )
             self._checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
-            self._check_same_step(self._checkpoints.latest)
+            self._checkpoints.check_same(self._agree)
             self._checkpoints.restore()
             self._checkpoints.clean()
             self._run.write_environment(
@@ -280,19 +280,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         # A worker that left while the chief exports would end the chief.
         self._agree(0)
         return self._dispatcher.twin if self._dispatcher else model
-
-    def _check_same_step(self, step: int) -> None:
-        """Checks that workers are about to restore the same checkpoint.
-
-        Else they would train different weights, and wait for each other for ever.
-        """
-        latest = self._agree(step)
-        if latest != step:
-            raise RunError(
-                f"{self._run.checkpoints}: this worker found step {step}, another one "
-                f"step {latest}. All workers need the same model_dir: a folder that "
-                "they share."
-            )
 
     def _without_strategy(
         self, model: tf.keras.Model, layout: str | None

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline import callbacks as callbacks_lib
+from tfr_pipeline.pipeline import diagnosis
 from tfr_pipeline.pipeline.parameter_server import Validate
 from tfr_pipeline.pipeline.progress import Progress
 
@@ -45,7 +46,10 @@ def train(
     valid_steps = None if valid is None else feed.steps("valid", layout)
     callbacks = pipeline.build_callbacks()
     callbacks.insert(
-        0, callbacks_lib.ExplainZeroLoss(lambda: feed.explain_zero(layout))
+        0,
+        callbacks_lib.ExplainZeroLoss(
+            lambda: diagnosis.explain_zero(pipeline._dataset_builder, layout)
+        ),
     )
     if dispatcher is not None:
         # Keras begins a finite dataset anew each epoch.
@@ -104,7 +108,15 @@ def train(
             np.isfinite(weight.numpy()).all() for weight in model.trainable_weights
         )
         step = checkpoints.step if finite else checkpoints.step - 1
-        raise RunError(feed.explain_non_finite(layout, step)) from None
+        raise RunError(
+            diagnosis.explain_non_finite(
+                pipeline._model_builder,
+                pipeline._dataset_builder,
+                layout,
+                feed.replicas,
+                step,
+            )
+        ) from None
     finally:
         for callback in callbacks:
             if isinstance(callback, callbacks_lib.Backup):
