@@ -39,9 +39,10 @@ class BatchPlan:
         each of them has to have a list for every replica.
 
     A global batch is `replicas` local batches in a row, and is the same for any number
-    of them; only one that would have fewer lists takes some of the next. Batches of an epoch have nearly equal numbers of lists, so there is no
-    small rest at the end; shuffled ones also have equal numbers of documents, as far as
-    exchanges of lists reach. A list longer than the budget fills a batch by itself.
+    of them; only one that would have fewer lists takes some of the next. Batches of an
+    epoch have nearly equal numbers of lists, so there is no small rest at the end;
+    shuffled ones also have equal numbers of documents, as far as exchanges of lists
+    reach. A list longer than the budget fills a batch by itself.
     """
 
     def __init__(
