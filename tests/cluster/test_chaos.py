@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import threading
@@ -268,7 +269,7 @@ def test_a_job_gets_over_a_taken_port_and_a_worker_that_never_starts(
 @pytest.mark.slow
 def test_a_job_gets_over_a_process_that_is_stopped(undisturbed, data, lists, tmp_path):
     kind, wanted = undisturbed
-    process = start(kind, data, tmp_path, hang_timeout=8)
+    process = start(kind, data, tmp_path, hang_timeout=5)
     stopped = []
 
     def stop():
@@ -280,7 +281,11 @@ def test_a_job_gets_over_a_process_that_is_stopped(undisturbed, data, lists, tmp
     stopper.join()
     print(out[-5000:])
     assert code == 0
-    assert "worker 1 (localhost:" in out and "has not been heard for" in out
+    # TensorFlow looks for its peers as well, and may be first on a busy machine.
+    assert (
+        re.search(r"worker 1 \(localhost:\d+\) has not been heard for", out)
+        or "task:1 heartbeat timeout" in out
+    )
     assert gone(stopped[0])
     assert left(tmp_path / "run") == wanted
     assert_whole(tmp_path, lists)
