@@ -14,8 +14,8 @@ import tfr_pipeline as tfr  # first: it selects Keras 2
 
 import tensorflow as tf  # isort: skip
 from tfr_pipeline.features import DEFAULT_MASK, Features
+from tfr_pipeline.model.layers.ragged import RaggedMean
 from tfr_pipeline.model.preprocess import signed_log1p
-from tfr_pipeline.model.ragged import RaggedMean
 
 
 class TextPreprocessor(tfr.keras.model.Preprocessor):

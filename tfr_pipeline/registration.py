@@ -26,7 +26,7 @@ _HOMES = (
     "keras.src.saving.object_registration",
 )
 _REGISTRY = "_GLOBAL_CUSTOM_OBJECTS"
-_PACKAGES = ("model", "losses", "metrics", "pipeline")
+_PACKAGES = ("model", "losses", "metrics", "optimizers", "pipeline")
 _OURS, _THEIRS = "tfr_pipeline>", "tensorflow_ranking>"
 # HDF5 files name these without their package. They are looked up and never listed, so
 # that a class of the same name in `custom_objects` comes first.
@@ -65,9 +65,10 @@ class Registry(dict[str, Any]):
         self._asked = True  # first: modules ask on their way in
         _ = compat.tfr  # registers TensorFlow Ranking's
         for package in _PACKAGES:
-            path = importlib.import_module(f"tfr_pipeline.{package}").__path__
-            for module in pkgutil.iter_modules(path):
-                importlib.import_module(f"tfr_pipeline.{package}.{module.name}")
+            name = f"tfr_pipeline.{package}"
+            path = importlib.import_module(name).__path__
+            for module in pkgutil.walk_packages(path, f"{name}."):
+                importlib.import_module(module.name)
         return True
 
 

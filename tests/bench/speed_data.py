@@ -14,8 +14,8 @@ import pathlib
 import numpy as np
 
 from tfr_pipeline import files
-from tfr_pipeline.data import encode, tfrecord
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.records import encode, tfrecord
 from tfr_pipeline.data.synthesize import _documents
 from tfr_pipeline.features import Feature, Features
 

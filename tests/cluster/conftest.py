@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.pipeline.conftest import data
+
+__all__ = ["data"]
+
 from tests.cluster.launching import kill_what_is_left
 
 

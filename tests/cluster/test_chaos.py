@@ -28,7 +28,7 @@ from tests.pipeline.training_helpers import (
     read_json,
 )
 from tfr_pipeline.cluster.ports import free_ports
-from tfr_pipeline.pipeline import experiment
+from tfr_pipeline.experiment import build
 from tfr_pipeline.serving.predictor import Predictor
 
 KINDS = {
@@ -54,7 +54,7 @@ TRAIN = f"""
 import json, os, sys, time
 from tfr_pipeline.compat import tf
 from tfr_pipeline.cluster.ports import free_ports
-from tfr_pipeline.pipeline import experiment
+from tfr_pipeline.experiment import build
 
 class Slow(tf.keras.callbacks.Callback):
     def __init__(self):
@@ -65,7 +65,7 @@ class Slow(tf.keras.callbacks.Callback):
         print("trained", flush=True)
         time.sleep(0.2)
 
-pipeline = experiment.build_pipeline(json.loads(sys.argv[1]))
+pipeline = build.build_pipeline(json.loads(sys.argv[1]))
 theirs = pipeline.build_callbacks
 pipeline.build_callbacks = lambda: [Slow(), *theirs()]
 pipeline.train_and_validate()
@@ -81,7 +81,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lists(data):
-    pipeline = experiment.build_pipeline(make_config(data, "nowhere"))
+    pipeline = build.build_pipeline(make_config(data, "nowhere"))
     return pipeline._dataset_builder.lists("test", "packed")
 
 

@@ -127,7 +127,7 @@ def test_a_dry_run_starts_nothing(tmp_path):
 TRAIN = """
 import json, os, signal, sys, threading
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline import experiment
+from tfr_pipeline.experiment import build
 
 config = json.loads(sys.argv[1])
 marks, task = sys.argv[2], json.loads(os.environ["TF_CONFIG"])["task"]["index"]
@@ -141,7 +141,7 @@ class Die(tf.keras.callbacks.Callback):
         if first and task == 1 and step >= 14:
             os.kill(os.getpid(), signal.SIGKILL)
 
-pipeline = experiment.build_pipeline(config)
+pipeline = build.build_pipeline(config)
 theirs = pipeline.build_callbacks
 pipeline.build_callbacks = lambda: [Die(), *theirs()]
 pipeline.train_and_validate()

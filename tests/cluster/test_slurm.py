@@ -132,7 +132,7 @@ def test_tasks_run_side_by_side_on_the_nodes_and_are_heard_through_srun(lab, tmp
     # Three tasks on two nodes, one of which stops dead the first time.
     script = """
 import json, os, signal, sys, time
-from tfr_pipeline.pipeline import heartbeat
+from tfr_pipeline.cluster import heartbeat
 heartbeat.start()
 task = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 sys.stdout.write(f"on {os.environ['SLURMD_NODENAME']} {os.environ['TF_CONFIG']}\\n")
@@ -204,7 +204,7 @@ def test_a_job_at_its_time_limit_saves_and_goes_back_into_the_queue(lab, tmp_pat
 TRAIN = """
 import json, sys, time
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline import experiment
+from tfr_pipeline.experiment import build
 
 config, pause = json.loads(sys.argv[1]), float(sys.argv[2])
 
@@ -213,7 +213,7 @@ class Show(tf.keras.callbacks.Callback):
         print("step", int(self.model.optimizer.iterations.numpy()), flush=True)
         time.sleep(pause)
 
-pipeline = experiment.build_pipeline(config)
+pipeline = build.build_pipeline(config)
 theirs = pipeline.build_callbacks
 pipeline.build_callbacks = lambda: [Show(), *theirs()]
 pipeline.train_and_validate()

@@ -109,7 +109,7 @@ def test_what_is_run_arrives_word_by_word_and_lines_come_back_whole(sshd):
     odd = 'it\'s "odd" $HOME `id` \\ * ü\n!'
     script = """
 import json, os, sys, tempfile, time
-from tfr_pipeline.pipeline import heartbeat
+from tfr_pipeline.cluster import heartbeat
 heartbeat.start()
 task = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
 time.sleep(1.2)

@@ -81,7 +81,7 @@ def test_the_evaluator_is_no_member_of_the_cluster():
 
 BEAT = """
 import os, sys, time
-from tfr_pipeline.pipeline import heartbeat
+from tfr_pipeline.cluster import heartbeat
 heartbeat.start()
 print("pid", os.getpid())
 sys.stdout.write("half")

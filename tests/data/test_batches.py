@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.ranking_data import EXAMPLE_SPEC, MASK, elwc, random_lists, write_elwc
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.batches import packed_gather, pad
-from tfr_pipeline.data.plan import BatchPlan
-from tfr_pipeline.data.reader import load
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.batching.gather import packed_gather, pad
+from tfr_pipeline.data.batching.plan import BatchPlan
+from tfr_pipeline.data.reading.loading import load
+from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.layout import BlockLayout
 
 

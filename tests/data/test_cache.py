@@ -17,11 +17,11 @@ import pytest
 
 from tests.pipeline.training_helpers import ROOT, environment, make_data
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data import reader
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.data.reading import loading
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,13 @@ def assert_same(found, expected):
 def parses(monkeypatch):
     """Counts how often files are parsed."""
     calls = []
-    original = reader.iterate
+    original = loading.iterate
 
     def counted(*args, **kwargs):
         calls.append(args)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(reader, "iterate", counted)
+    monkeypatch.setattr(loading, "iterate", counted)
     return calls
 
 
@@ -171,7 +171,7 @@ def test_a_killed_builder_leaves_nothing_that_is_taken_for_a_cache(data, tmp_pat
     slow = READ.replace(
         "lists = ",
         "import time\n"
-        "from tfr_pipeline.data import reader\n"
+        "from tfr_pipeline.data.reading import loading\n"
         "original = reader.iterate\n"
         "def iterate(*a, **k):\n"
         "    for part in original(*a, **k):\n"

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from tests.data.conversion_helpers import all_records, libsvm_text, sample_text, write
 from tfr_pipeline.cli import convert as command
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data import convert as module
-from tfr_pipeline.data.convert import convert
-from tfr_pipeline.data.options import Options
-from tfr_pipeline.data.progress import Progress
+from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.convert.progress import Progress
+from tfr_pipeline.data.sources import libsvm_chunks
+from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import Feature, Features
 
@@ -169,7 +169,7 @@ def test_data_without_any_relevant_document_is_a_warning(
 def test_any_number_of_workers_writes_the_same_bytes(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.sources.chunks.by_query, "__defaults__", (3000,))
+    monkeypatch.setattr(libsvm_chunks.by_query, "__defaults__", (3000,))
     path = write(tmp_path / "a.txt", sample_text(queries=60, documents=5))
     for workers in (1, 2):
         convert(path, str(tmp_path / str(workers)), num_workers=workers, num_shards=3)
@@ -180,7 +180,7 @@ def test_any_number_of_workers_writes_the_same_bytes(
 def test_features_seen_late_are_counted(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.sources.chunks.by_query, "__defaults__", (50,))
+    monkeypatch.setattr(libsvm_chunks.by_query, "__defaults__", (50,))
     text = sample_text(queries=20, features=2) + "1 qid:last 9:1\n"
     path = write(tmp_path / "a.txt", text)
     convert(path, str(tmp_path / "out"), report=quiet)
@@ -296,7 +296,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
 def test_errors_of_workers_are_errors_of_the_command(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.sources.chunks.by_query, "__defaults__", (2000,))
+    monkeypatch.setattr(libsvm_chunks.by_query, "__defaults__", (2000,))
     path = write(tmp_path / "a.txt", sample_text(queries=60) + "oops qid:x 1:1\n")
     with pytest.raises(DataError, match=r"a.txt:181: expected a number as label"):
         convert(path, str(tmp_path / "out"), num_workers=2)
@@ -311,8 +311,8 @@ def test_a_stopped_conversion_leaves_no_output_and_no_process(
     script = tmp_path / "script.py"
     script.write_text(
         "import time\n"
-        "import tfr_pipeline.data.chunks as chunks\n"
-        "from tfr_pipeline.data.convert import convert\n"
+        "import tfr_pipeline.data.sources.libsvm_chunks as chunks\n"
+        "from tfr_pipeline.data.convert.conversion import convert\n"
         "def slowly(paths, size=0, read=chunks.by_query):\n"
         "    for chunk in read(paths, 100_000):\n"
         "        time.sleep(0.05)\n"
@@ -403,7 +403,7 @@ def test_the_commands_import_neither_tensorflow_nor_numpy() -> None:
 def test_conversion_does_not_import_tensorflow(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "a.txt", sample_text())
     code = (
-        "import sys; from tfr_pipeline.data.convert import convert;"
+        "import sys; from tfr_pipeline.data.convert.conversion import convert;"
         f"convert({path!r}, {str(tmp_path / 'out')!r}); assert 'tensorflow' not in"
         " sys.modules"
     )

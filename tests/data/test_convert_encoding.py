@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data import encode, tfrecord
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.records import encode, tfrecord
 from tfr_pipeline.features import Feature, Features
 
 floats = st.floats(allow_nan=True, width=32)

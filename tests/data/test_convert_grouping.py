@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.conversion_helpers import write
-from tfr_pipeline.data import chunks, grouping
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.options import Options
-from tfr_pipeline.data.sources import read_lists
+from tfr_pipeline.data.sources import grouping, libsvm_chunks
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
 
 queries = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=40)
@@ -37,7 +37,7 @@ def read(path: str, input_format: str, **options: object) -> Lists:
 def buckets(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "many buckets":
         monkeypatch.setattr(grouping, "BUCKET_BYTES", 30)
-        monkeypatch.setattr(chunks, "CHUNK_BYTES", 20)
+        monkeypatch.setattr(libsvm_chunks, "CHUNK_BYTES", 20)
 
 
 @pytest.mark.usefixtures("buckets")

@@ -11,13 +11,13 @@ from tests.data.format_helpers import records, with_loose_features, write_format
 from tests.ranking_data import CONTEXT_SPEC, EXAMPLE_SPEC, random_lists, write
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.convert import convert
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.options import Options
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
-from tfr_pipeline.data.sources import read_lists
+from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Feature, Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 LENGTHS = [3, 1, 4, 2]
 FORMATS = ("elwc", "eie", "seq", "example")

@@ -14,15 +14,15 @@ import pytest
 from tests.data.conversion_helpers import all_records, write
 from tfr_pipeline.cli import convert as command
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data import table_files
-from tfr_pipeline.data.convert import convert
-from tfr_pipeline.data.hparams import DatasetHparams
+from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
-from tfr_pipeline.data.options import Options
-from tfr_pipeline.data.sources import read_lists
+from tfr_pipeline.data.sources import table_files
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Feature, Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
 
 pa = pytest.importorskip(
     "pyarrow", reason="needs a working pyarrow", exc_type=ImportError

@@ -29,12 +29,12 @@ from tests.ranking_data import (
     random_lists,
 )
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.batch_parser import batch_parser
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.record_formats import elwc_of_eie, recognize
-from tfr_pipeline.data.records import RecordParser
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.data.reading.batch_parser import batch_parser
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.records.formats import elwc_of_eie, recognize
 from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 FORMATS = ("elwc", "eie", "seq", "example", "packed")
 LENGTHS = [3, 1, 5, 2, 4]

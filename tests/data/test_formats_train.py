@@ -8,14 +8,14 @@ from tests.data.format_helpers import LOOSE_SPEC, with_loose_features, write_for
 from tests.pipeline.training_helpers import make_config, read_history, read_json
 from tests.ranking_data import EXAMPLE_SPEC, LABEL_SPEC, MASK, elwc, random_lists
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import Feature, Features
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import SimplePipeline
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfr_pipeline.data.level import level
-from tfr_pipeline.data.plan import BatchPlan
+from tfr_pipeline.data.batching.level import level
+from tfr_pipeline.data.batching.plan import BatchPlan
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.conversion_helpers import libsvm_text, sample_text, write
-from tfr_pipeline.data import chunks, libsvm
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.options import Options
-from tfr_pipeline.data.sources import read_lists
+from tfr_pipeline.data.sources import libsvm, libsvm_chunks
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
 
 
@@ -48,7 +48,7 @@ def test_text_of_any_sparsity_reads_as_scikit_learn_reads_it(
             for number, (grade, features) in enumerate(documents)
         ]
     )
-    (parsed,) = libsvm.parse(chunks.Chunk(text.encode(), "file"), 12)
+    (parsed,) = libsvm.parse(libsvm_chunks.Chunk(text.encode(), "file"), 12)
     # Its parser wants ascending indices, as `dictionaries` does not give them.
     ordered = libsvm_text(
         [
@@ -102,7 +102,7 @@ def test_small_blocks_give_the_same_lists_as_large_ones(
     for size in (1, 100, 1000, 5000):
         small = Lists.concatenate(
             parsed.lists
-            for chunk in chunks.by_query([path], size)
+            for chunk in libsvm_chunks.by_query([path], size)
             for parsed in libsvm.parse(chunk, 5)
         )
         np.testing.assert_array_equal(small.values["float32"], whole.values["float32"])
@@ -125,7 +125,7 @@ def test_small_blocks_give_the_same_lists_with_a_query_file(
     for size in (1, 40, 10_000):
         lists = Lists.concatenate(
             parsed.lists
-            for chunk in chunks.by_lengths([path], [query_file], size)
+            for chunk in libsvm_chunks.by_lengths([path], [query_file], size)
             for parsed in libsvm.parse(chunk, 1)
         )
         assert lists.lengths.tolist() == [5, 1, 24]
@@ -216,7 +216,7 @@ def test_a_query_in_two_files_names_both_places(tmp_path: pathlib.Path) -> None:
 def test_a_query_that_comes_again_in_a_later_chunk_is_an_error(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks.by_query, "__defaults__", (50,))
+    monkeypatch.setattr(libsvm_chunks.by_query, "__defaults__", (50,))
     path = write(tmp_path / "a.txt", sample_text(queries=9) + "1 qid:q0 1:1\n")
     with pytest.raises(DataError, match=r"a.txt:28: .* began at .*a.txt:1\b"):
         read(path)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tfr_pipeline.data import tokens
+from tfr_pipeline.data.sources import libsvm_tokens
 
 
 def nearest_by_fractions(text: str) -> float:
@@ -52,7 +52,7 @@ decimals = st.one_of(
 @example(["0." + "0" * 22 + "1234", "0.12345678901234567", "123456789012345678.5"])
 def test_bulk_parsing_gives_the_float32_nearest_to_the_text(numbers: list[str]) -> None:
     line = " ".join(f"{index}:{text}" for index, text in enumerate(numbers, 1))
-    parsed = tokens.parse([line.encode()])
+    parsed = libsvm_tokens.parse([line.encode()])
     assert parsed is not None
     expected = [nearest_by_fractions(text) for text in numbers]
     np.testing.assert_array_equal(parsed.values, np.array(expected, np.float32))
@@ -78,12 +78,12 @@ def test_bulk_parsing_gives_the_float32_nearest_to_the_text(numbers: list[str]) 
 )
 def test_what_is_not_a_number_is_refused(token: bytes) -> None:
     with pytest.raises(ValueError, match="not a number"):
-        tokens.nearest_float32(token)
-    assert tokens.parse([b"1:0.5 2:" + token + b" 3:1"]) is None
+        libsvm_tokens.nearest_float32(token)
+    assert libsvm_tokens.parse([b"1:0.5 2:" + token + b" 3:1"]) is None
 
 
 def test_not_a_number_and_infinity_are_seen() -> None:
-    parsed = tokens.parse([b"1:nan 2:-inf", b"1:1e39 2:Infinity"])
+    parsed = libsvm_tokens.parse([b"1:nan 2:-inf", b"1:1e39 2:Infinity"])
     assert parsed is not None
     assert parsed.has_nonfinite
     np.testing.assert_array_equal(
@@ -92,7 +92,7 @@ def test_not_a_number_and_infinity_are_seen() -> None:
 
 
 def test_lines_may_have_different_numbers_of_tokens() -> None:
-    parsed = tokens.parse([b"1:1", b"3:2 5:3 12345678:4"])
+    parsed = libsvm_tokens.parse([b"1:1", b"3:2 5:3 12345678:4"])
     assert parsed is not None
     assert parsed.counts.tolist() == [1, 3]
     assert parsed.indices.tolist() == [1, 3, 5, 12345678]

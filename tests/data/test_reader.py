@@ -19,8 +19,8 @@ from tests.ranking_data import (
     write_elwc,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.reader import iterate, load, sniff_format
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.reading.loading import iterate, load, sniff_format
+from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import BlockLayout
 

@@ -20,11 +20,11 @@ from tests.ranking_data import (
     write,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.record_reader import RecordReader, detect
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
-from tfr_pipeline.data.tfrecord import frame
+from tfr_pipeline.data.reading.record_reader import RecordReader, detect
+from tfr_pipeline.data.records.tfrecord import frame
 from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 COMPRESSIONS = ("", "GZIP", "ZLIB")
 LISTS = random_lists(0, [3, 2, 4] * 4)

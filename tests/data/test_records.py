@@ -17,8 +17,8 @@ from tests.ranking_data import (
     random_lists,
 )
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.elwc import split_elwc
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.reading.elwc import split_elwc
+from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.layout import BlockLayout
 
 EXTRA_SPEC = dict([LABEL_SPEC, WEIGHT_SPEC])

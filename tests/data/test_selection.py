@@ -15,12 +15,12 @@ from tests.ranking_data import (
     write_elwc,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
-from tfr_pipeline.data.selection import Selection
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.data.batching.selection import Selection
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import Feature, Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 LENGTHS = [3, 9, 1, 6, 4, 12]
 LAYOUTS = ("packed", "padded")

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tests.ranking_data import EXAMPLE_SPEC, LABEL_SPEC, random_lists, write_elwc
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data import cache, store
+from tfr_pipeline.data import store
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reader import iterate
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.reading import cache
+from tfr_pipeline.data.reading.loading import iterate
+from tfr_pipeline.data.reading.parser import RecordParser
 
 
 @given(
@@ -141,8 +142,8 @@ def test_a_file_larger_than_memory_can_be_mapped(tmp_path):
 
 MEMORY = """
 import numpy as np
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data import store

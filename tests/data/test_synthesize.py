@@ -10,7 +10,7 @@ import pytest
 
 from tfr_pipeline.cli import synthesize as command
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.sources import read_lists
+from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.data.synthesize import Size, synthesize
 from tfr_pipeline.errors import ConfigError
 

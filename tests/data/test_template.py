@@ -19,9 +19,9 @@ from tests.ranking_data import (
     random_lists,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.batch_parser import BatchParser
-from tfr_pipeline.data.encode import example, field, varint
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.reading.batch_parser import BatchParser
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.records.wire import example, field, varint
 
 SPEC = {
     "a": tf.io.FixedLenFeature((1,), tf.float32, 0.5),

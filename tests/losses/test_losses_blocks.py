@@ -12,7 +12,9 @@ import pytest
 
 from tfr_pipeline import losses
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.losses import blocks, listwise, pair_weights, softmax
+from tfr_pipeline.losses import listwise, softmax
+from tfr_pipeline.losses.kernels import pair_blocks
+from tfr_pipeline.losses.pairwise import block_form
 
 theirs = tfr.keras.losses
 LENGTHS = [5, 40, 0, 1, 23, 40, 2, 17]
@@ -189,10 +191,10 @@ def test_users_lambda_weights_are_asked_for_their_own_formula(make, key):
 
 
 def test_only_changed_formulas_have_no_block_form():
-    assert pair_weights.has_block_form(FixedGain())
-    assert not pair_weights.has_block_form(SquaredLabelDifference())
+    assert block_form.has_block_form(FixedGain())
+    assert not block_form.has_block_form(SquaredLabelDifference())
     for name in ("YetiDCGLambdaWeight", "NDCGLoss2PPLambdaWeight"):
-        assert pair_weights.has_block_form(getattr(losses, name)())
+        assert block_form.has_block_form(getattr(losses, name)())
 
 
 def double_loop(labels, logits, weights, topn, smooth):
@@ -242,9 +244,9 @@ def test_small_blocks_give_the_numbers_of_one_block(name, pairs, rows, monkeypat
     results = []
     for small in (False, True):
         if small:
-            monkeypatch.setattr(blocks, "BLOCK_PAIRS", pairs)
-            monkeypatch.setattr(blocks, "BLOCK_ROWS", rows)
-            monkeypatch.setattr(pair_weights, "TABLE_CELLS", 0)
+            monkeypatch.setattr(pair_blocks, "BLOCK_PAIRS", pairs)
+            monkeypatch.setattr(pair_blocks, "BLOCK_ROWS", rows)
+            monkeypatch.setattr(block_form, "TABLE_CELLS", 0)
         loss = losses.get(
             "pairwise_logistic_loss", lambda_weight=LAMBDA_WEIGHTS[name]()
         )

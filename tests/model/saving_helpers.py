@@ -11,7 +11,7 @@ from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.preprocess import signed_log1p
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
-from tfr_pipeline.pipeline.schedules import build_optimizer
+from tfr_pipeline.optimizers.factory import build_optimizer
 
 CONTEXT = {"q": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
 EXAMPLE = {

@@ -10,7 +10,7 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
-from tfr_pipeline.model.list_layers import PADDING_SCORE
+from tfr_pipeline.model.layers.lists import PADDING_SCORE
 
 CONTEXT = {"q": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
 EXAMPLE = {

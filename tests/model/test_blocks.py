@@ -9,7 +9,7 @@ import pytest
 
 from tfr_pipeline.compat import tf
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.model.blocks import FeatureBlock
+from tfr_pipeline.model.feature_block import FeatureBlock
 
 DOCUMENTS = 6
 SPEC = {

@@ -7,7 +7,7 @@ import pytest
 
 from tests.replicas import run_on_devices
 from tfr_pipeline.compat import tf
-from tfr_pipeline.model.layers import Dropout
+from tfr_pipeline.model.layers.seeded import Dropout
 
 
 def draw(layer, shape=(64, 32), dtype=tf.float32):
@@ -117,7 +117,7 @@ def test_other_precisions_are_kept(dtype):
 
 def test_replicas_draw_masks_of_their_own():
     code = """
-from tfr_pipeline.model.layers import Dropout
+from tfr_pipeline.model.layers.seeded import Dropout
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     layer = Dropout(0.5, seed=1)

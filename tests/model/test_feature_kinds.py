@@ -9,7 +9,7 @@ from tests.model.test_models import EVEN, LENGTHS, MASK, batch
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.model import builders, inputs, preprocess, scorers
-from tfr_pipeline.model.ragged import RaggedMean
+from tfr_pipeline.model.layers.ragged import RaggedMean
 
 layers = tf.keras.layers
 # Two lists of two and one documents.

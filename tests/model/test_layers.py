@@ -11,8 +11,8 @@ import tfr_pipeline
 from tfr_pipeline import keras as ours
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.model.layers import GaussianNoise
-from tfr_pipeline.model.list_layers import PADDING_SCORE
+from tfr_pipeline.model.layers.lists import PADDING_SCORE
+from tfr_pipeline.model.layers.seeded import GaussianNoise
 
 theirs = tfr.keras.layers
 NAMES = ours.layers.__all__

@@ -9,7 +9,8 @@ import pytest
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.model import builders, inputs, preprocess, scorers, towers
+from tfr_pipeline.model import builders, inputs, preprocess, scorers
+from tfr_pipeline.model.layers import towers
 from tfr_pipeline.model.ranking_model import RankingModel
 
 MASK = "mask"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tfr_pipeline.compat import tf
-from tfr_pipeline.model.layers import BatchNormalization, CenteredDense
-from tfr_pipeline.model.towers import StackedTowers, create_tower
+from tfr_pipeline.model.layers.normalization import BatchNormalization, CenteredDense
+from tfr_pipeline.model.layers.towers import StackedTowers, create_tower
 
 keras = tf.keras.layers
 

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from tests.pipeline.training_helpers import make_config, make_data
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import pytest
 from tests.pipeline.training_helpers import make_config
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import RunError
+from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.pipeline.diagnosis import non_finite_reasons, zero_loss_reasons
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.run.diagnosis import non_finite_reasons, zero_loss_reasons
 
 SPEC = {name: tf.io.FixedLenFeature((1,), tf.float32) for name in ("age", "bm25")}
 LAYOUT = BlockLayout.from_spec(SPEC)

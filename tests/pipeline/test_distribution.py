@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.plan import BatchPlan
+from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.pipeline import distribution
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.distribute import limits
 
 FLOAT = tf.io.FixedLenFeature((1,), tf.float32, 0.0)
 
@@ -21,26 +21,26 @@ def hparams(train=8, valid=8, **other):
 
 
 def test_a_global_batch_needs_a_list_for_each_replica():
-    distribution.check_batch_sizes(hparams(4, 4), 4)
+    limits.check_batch_sizes(hparams(4, 4), 4)
     with pytest.raises(ConfigError, match=r"train_batch_size: expected .* 4 replicas"):
-        distribution.check_batch_sizes(hparams(3), 4)
+        limits.check_batch_sizes(hparams(3), 4)
     with pytest.raises(ConfigError, match="documents_per_batch: expected"):
-        distribution.check_batch_sizes(hparams(documents_per_batch=3), 4)
+        limits.check_batch_sizes(hparams(documents_per_batch=3), 4)
     with pytest.warns(UserWarning, match="valid_batch_size=3, over 4 replicas"):
-        distribution.check_batch_sizes(hparams(valid=3), 4)
+        limits.check_batch_sizes(hparams(valid=3), 4)
 
 
 def test_builders_without_batch_sizes_are_left_alone():
-    distribution.check_batch_sizes(None, 4)
+    limits.check_batch_sizes(None, 4)
 
 
 def test_document_budgets_that_leave_replicas_without_lists_are_found():
     lengths = np.full(40, 10)
-    distribution.check_plan(BatchPlan(lengths, 8, 40, replicas=4), 40)
+    limits.check_plan(BatchPlan(lengths, 8, 40, replicas=4), 40)
     with pytest.raises(ConfigError, match="batches of at least 4 lists"):
-        distribution.check_plan(BatchPlan(lengths, 8, 30, replicas=4), 30)
+        limits.check_plan(BatchPlan(lengths, 8, 30, replicas=4), 30)
     with pytest.raises(ConfigError, match="at least 4 lists, one for each replica"):
-        distribution.check_plan(BatchPlan(lengths[:3], 8, replicas=4), None)
+        limits.check_plan(BatchPlan(lengths[:3], 8, replicas=4), None)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_document_budgets_that_leave_replicas_without_lists_are_found():
 )
 def test_what_a_tpu_cannot_do_is_said_with_what_to_do(changes, specs, found):
     sizes = {"list_size": 50, "valid_list_size": 50}
-    distribution.check_static_shapes(hparams(**sizes), {"a": FLOAT}, True)
+    limits.check_static_shapes(hparams(**sizes), {"a": FLOAT}, True)
     wrong = hparams(**{**sizes, **changes})
     with pytest.raises(ConfigError, match=found):
-        distribution.check_static_shapes(wrong, {"a": FLOAT, **specs}, True)
+        limits.check_static_shapes(wrong, {"a": FLOAT, **specs}, True)
 
 
 def test_batches_of_others_need_one_shape_and_what_a_tpu_can_hold():
@@ -67,7 +67,7 @@ def test_batches_of_others_need_one_shape_and_what_a_tpu_can_hold():
         given = {"a": tf.TensorSpec([8, 50, 1]), "mask": tf.TensorSpec([8, 50], bool)}
         return {**given, **changes}, tf.TensorSpec([8, 50])
 
-    distribution.check_elements("train", batch())
+    limits.check_elements("train", batch())
     for wrong in (
         tf.TensorSpec([None, 50, 1]),
         tf.TensorSpec([8], tf.string),
@@ -75,25 +75,25 @@ def test_batches_of_others_need_one_shape_and_what_a_tpu_can_hold():
         tf.RaggedTensorSpec([8, None]),
     ):
         with pytest.raises(ConfigError, match=r"valid batches of one shape.*found"):
-            distribution.check_elements("valid", batch(b=wrong))
+            limits.check_elements("valid", batch(b=wrong))
 
 
 def test_a_tpu_of_another_machine_is_refused():
-    distribution.check_tpu_host("local")
+    limits.check_tpu_host("local")
     with pytest.raises(ConfigError, match=r"found 'grpc://10\.0\.0\.2:8470'"):
-        distribution.check_tpu_host("grpc://10.0.0.2:8470")
+        limits.check_tpu_host("grpc://10.0.0.2:8470")
 
 
 def test_without_validation_its_shapes_do_not_matter():
     without = hparams(list_size=50, valid=3)
-    distribution.check_static_shapes(without, {"a": FLOAT}, False)
+    limits.check_static_shapes(without, {"a": FLOAT}, False)
 
 
 def test_foreign_datasets_are_shared_by_element_unless_they_say_otherwise():
     policies = tf.data.experimental.AutoShardPolicy
 
     def policy(dataset):
-        shared = distribution.share_out(dataset)
+        shared = limits.share_out(dataset)
         return shared.options().experimental_distribute.auto_shard_policy
 
     dataset = tf.data.Dataset.range(4)
@@ -101,10 +101,10 @@ def test_foreign_datasets_are_shared_by_element_unless_they_say_otherwise():
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = policies.FILE
     assert policy(dataset.with_options(options)) == policies.FILE
-    assert distribution.share_out(None) is None
+    assert limits.share_out(None) is None
 
 
 def test_one_replica_takes_any_batch():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        distribution.check_batch_sizes(hparams(1, 1), 1)
+        limits.check_batch_sizes(hparams(1, 1), 1)

@@ -18,15 +18,15 @@ from tests.pipeline.training_helpers import (
     tree,
 )
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
 from tfr_pipeline.errors import ConfigError, DataError, RunError
+from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.model.builders import AbstractModelBuilder, ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import SimplePipeline
 from tfr_pipeline.serving.predictor import Predictor
@@ -383,7 +383,7 @@ def test_preprocessing_ahead_of_training_trains_as_preprocessing_in_each_step(
 ):
     models = []
     for name, limit in (("ahead", 1 << 31), ("in_step", 0)):
-        monkeypatch.setattr("tfr_pipeline.data.builders.PREPARED_BYTES", limit)
+        monkeypatch.setattr("tfr_pipeline.pipeline.datasets.base.PREPARED_BYTES", limit)
         pipeline = build_pipeline(make_config(data, tmp_path / name, num_epochs=2))
         models.append(pipeline.train_and_validate())
         assert bool(pipeline._dataset_builder._prepared) == (name == "ahead")

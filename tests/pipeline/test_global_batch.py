@@ -9,14 +9,14 @@ import pytest
 
 from tests.pipeline.training_helpers import make_config
 from tests.replicas import run_on_devices
-from tfr_pipeline.data.convert import convert
-from tfr_pipeline.data.options import Options
+from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.sources.options import Options
 
 # Trains each config and prints its history and weights; no export, no evaluation.
 CURVES = """
 import json, sys
-from tfr_pipeline.pipeline import strategies
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.distribute import strategies
+from tfr_pipeline.experiment.build import build_pipeline
 
 for text in sys.argv[1:]:
     config = json.loads(text)

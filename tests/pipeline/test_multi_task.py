@@ -22,16 +22,16 @@ from tests.pipeline.training_helpers import (
 from tests.replicas import run_on_devices
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.builders import NullDatasetBuilder
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import DEFAULT_MASK, Feature, Features
 from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.model.builders import AbstractModelBuilder, ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.datasets.base import NullDatasetBuilder
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
 from tfr_pipeline.pipeline.simple import SimplePipeline
@@ -303,7 +303,7 @@ def test_two_replicas_train_as_one(data, tmp_path):
     config["model"].update(builder=f"{__name__}:plain_builder", builder_args={})
     code = """
 import json, sys
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 pipeline = build_pipeline(json.loads(sys.argv[1]))
 print(pipeline._feed.replicas)
 pipeline.train_and_validate()

@@ -23,15 +23,15 @@ from tests.pipeline.training_helpers import (
     read_json,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 
 # Trains with servers that live in the same process.
 TRAIN = """
 import dataclasses, json, shutil, sys
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import RunError
-from tfr_pipeline.pipeline.experiment import build_pipeline
-from tfr_pipeline.pipeline.progress import Progress
+from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.pipeline.run.progress import Progress
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 served, ports, workers = map(json.loads, sys.argv[1:])
@@ -157,7 +157,7 @@ def start_job(config, folder, jobs):
     script = """
 import json, sys
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 build_pipeline(json.loads(sys.argv[1])).train_and_validate(verbose=2)
 """
     folder.mkdir(exist_ok=True)

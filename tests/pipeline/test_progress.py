@@ -10,9 +10,9 @@ import pytest
 
 from tests.pipeline.training_helpers import make_config, read_history, scalars
 from tfr_pipeline.compat import tf
+from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.pipeline.experiment import build_pipeline
-from tfr_pipeline.pipeline.progress import Progress
+from tfr_pipeline.pipeline.run.progress import Progress
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 

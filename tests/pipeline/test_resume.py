@@ -21,14 +21,14 @@ TRAIN = """
 import json, sys, time
 import numpy as np
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline import experiment
+from tfr_pipeline.experiment import build
 
 class Slow(tf.keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         print("step", int(self.model.optimizer.iterations.numpy()), flush=True)
         time.sleep(float(sys.argv[3]))
 
-pipeline = experiment.build_pipeline(json.loads(sys.argv[1]))
+pipeline = build.build_pipeline(json.loads(sys.argv[1]))
 theirs = pipeline.build_callbacks
 pipeline.build_callbacks = lambda: [Slow(), *theirs()]
 model = pipeline.train_and_validate()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.pipeline.training_helpers import make_config, read_history
-from tfr_pipeline.data.convert import convert
-from tfr_pipeline.data.options import Options
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.experiment.build import build_pipeline
 
 
 @pytest.fixture(scope="module")

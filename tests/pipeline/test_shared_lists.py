@@ -13,8 +13,8 @@ import pytest
 
 from tests.pipeline.test_multi_worker import free_ports
 from tests.pipeline.training_helpers import ROOT, environment, make_config
-from tfr_pipeline.data.convert import convert
-from tfr_pipeline.data.options import Options
+from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.sources.options import Options
 
 LISTS = 37
 EPOCHS = 2
@@ -24,10 +24,10 @@ TRAIN = """
 import json, sys
 import numpy as np
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.pipeline import strategies
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.distribute import strategies
+from tfr_pipeline.experiment.build import build_pipeline
 
 config, foreign, epochs = map(json.loads, sys.argv[1:])
 seen = []

@@ -10,7 +10,7 @@ import pytest
 
 from tests.pipeline.training_helpers import make_config, read_history, read_json
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 
 
 class Terminate(tf.keras.callbacks.Callback):

@@ -10,8 +10,8 @@ from tests.pipeline.training_helpers import environment, make_config
 from tests.replicas import run_on_devices
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.pipeline import strategies
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.pipeline.distribute import strategies
 
 
 @pytest.mark.parametrize("name", [None, "", "None"])
@@ -34,7 +34,7 @@ def test_mirrored_strategy_has_one_replica_on_one_processor():
 
 def test_mirrored_strategy_takes_all_logical_processors_where_there_is_no_gpu():
     code = """
-from tfr_pipeline.pipeline.strategies import get_strategy
+from tfr_pipeline.pipeline.distribute.strategies import get_strategy
 print(get_strategy("MirroredStrategy").num_replicas_in_sync)
 """
     assert run_on_devices(2, code).split()[-1] == "2"
@@ -42,7 +42,7 @@ print(get_strategy("MirroredStrategy").num_replicas_in_sync)
 
 def test_multi_worker_strategy_without_a_cluster_is_one_worker():
     code = """
-from tfr_pipeline.pipeline.strategies import get_strategy, is_chief
+from tfr_pipeline.pipeline.distribute.strategies import get_strategy, is_chief
 strategy = get_strategy("MultiWorkerMirroredStrategy")
 print(type(strategy).__name__, strategy.num_replicas_in_sync, is_chief(strategy))
 """
@@ -54,7 +54,7 @@ def test_a_worker_that_is_not_the_chief_knows():
     code = """
 import json, os, sys
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline import strategies
+from tfr_pipeline.pipeline.distribute import strategies
 
 class Workers(tf.distribute.MultiWorkerMirroredStrategy):
     def __init__(self, resolver):
@@ -118,7 +118,7 @@ def test_an_unknown_strategy_of_a_config_is_found_before_data_is_read(tmp_path, 
 
 TRAIN = """
 import json, sys
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 for text in sys.argv[1:]:
     pipeline = build_pipeline(json.loads(text))
     model = pipeline.train_and_validate()
@@ -157,7 +157,7 @@ def test_two_replicas_have_the_losses_of_one_with_the_same_global_batch(data, tm
 def test_two_models_of_other_sizes_train_mirrored_in_one_process():
     code = """
 import numpy as np
-from tfr_pipeline.pipeline.strategies import get_strategy
+from tfr_pipeline.pipeline.distribute.strategies import get_strategy
 for units in (3, 5):
     with get_strategy("MirroredStrategy").scope():
         model = tf.keras.Sequential([tf.keras.layers.Dense(units)])

@@ -17,13 +17,13 @@ from tests.replicas import run_on_devices
 from tfr_pipeline import global_batch, losses
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.losses.keys import RankingLossKey
 from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, UnivariateScorer
-from tfr_pipeline.pipeline.distribution import check_tpu_ready
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.pipeline.distribute.limits import check_tpu_ready
 
 LISTS, LIST_SIZE = 4, 6
 FEATURES = {
@@ -192,7 +192,7 @@ def test_what_is_not_declared_is_refused_by_name():
 # Trains on batches as TPUStrategy gets them, or as others do; prints what comes out.
 TRAIN = """
 import json, sys
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 
 pipeline = build_pipeline(json.loads(sys.argv[1]))
 builder = pipeline._dataset_builder

@@ -10,13 +10,13 @@ import pytest
 
 from tests.pipeline.test_multi_worker import free_ports
 from tests.pipeline.training_helpers import environment, make_config, read_history
-from tfr_pipeline.pipeline.experiment import build_pipeline
+from tfr_pipeline.experiment.build import build_pipeline
 
 # The worker that is given a moment sends SIGTERM to itself there.
 TRAIN = """
 import json, os, signal, sys
 from tfr_pipeline.compat import tf
-from tfr_pipeline.pipeline import experiment
+from tfr_pipeline.experiment import build
 
 config, moment = json.loads(sys.argv[1]), sys.argv[2]
 
@@ -31,7 +31,7 @@ class Terminate(tf.keras.callbacks.Callback):
     def on_test_batch_end(self, batch, logs=None):
         self.maybe("validation")
 
-pipeline = experiment.build_pipeline(config)
+pipeline = build.build_pipeline(config)
 theirs = pipeline.build_callbacks
 pipeline.build_callbacks = lambda: [Terminate(), *theirs()]
 pipeline.train_and_validate()

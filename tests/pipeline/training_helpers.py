@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tfr_pipeline.data.convert import convert
+from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.synthesize import SPLITS, Size, synthesize
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 if TYPE_CHECKING:
-    from tfr_pipeline.data.options import Options
+    from tfr_pipeline.data.sources.options import Options
 
 _TABLE_FLAGS = (
     "label_column",
@@ -101,11 +101,11 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> Options:
-    """Returns the `tfr_pipeline.data.options.Options` that the flags say.
+    """Returns the `tfr_pipeline.data.sources.options.Options` that the flags say.
 
     Warns on standard error of flags that the input format makes useless.
     """
-    from tfr_pipeline.data.options import RECORD_FORMATS, Options
+    from tfr_pipeline.data.sources.options import RECORD_FORMATS, Options
     from tfr_pipeline.errors import ConfigError
 
     useless = ["query_file", "features"]
@@ -147,8 +147,8 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from tfr_pipeline.data.convert import convert
-    from tfr_pipeline.data.options import RECORD_FORMATS
+    from tfr_pipeline.data.convert.conversion import convert
+    from tfr_pipeline.data.sources.options import RECORD_FORMATS
 
     if args.input_format in RECORD_FORMATS:
         load_tensorflow()

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
+from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.cluster.ports import is_free
-from tfr_pipeline.pipeline import cluster_spec
 
 
 def check_tf_config(text: str | None) -> Iterator[Finding]:

@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from tfr_pipeline import files
-    from tfr_pipeline.cli.report import number, table
+    from tfr_pipeline.cli.tables import number, table
 
     files.expand(args.data, "--data")
     load_tensorflow()
-    from tfr_pipeline.data.hparams import DatasetHparams
-    from tfr_pipeline.data.multi_label import builder_from_features
-    from tfr_pipeline.serving.finish import evaluate
+    from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+    from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+    from tfr_pipeline.pipeline.run.finish import evaluate
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     load_tensorflow()
-    from tfr_pipeline.pipeline.experiment import build_pipeline
+    from tfr_pipeline.experiment.build import build_pipeline
 
     config["model_dir"] = args.run
     config["pipeline"]["strategy"] = None  # The cluster is not there any more.

@@ -82,19 +82,19 @@ def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
     paths = files.expand(args.input, "--input")
     features = predictor.features
     if args.input_format in _RECORDS:
-        from tfr_pipeline.data import reader
-        from tfr_pipeline.data.records import RecordParser
+        from tfr_pipeline.data.reading import loading
+        from tfr_pipeline.data.reading.parser import RecordParser
 
         parser = RecordParser(
             features.context_spec,
             features.example_spec,
             query_id=features.query_id,
             document_id=features.document_id,
-            data_format=reader.sniff_format(paths, wanted=args.input_format),
+            data_format=loading.sniff_format(paths, wanted=args.input_format),
         )
-        yield from reader.iterate(paths, parser, None)
+        yield from loading.iterate(paths, parser, None)
         return
-    from tfr_pipeline.data.sources import read_lists
+    from tfr_pipeline.data.sources.source import read_lists
 
     args.num_features = predictor.layout.width("float32")
     if not args.feature_columns and args.input_format != "libsvm":

@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from tfr_pipeline.cli import config as config_lib
+    from tfr_pipeline.experiment import config_files as config_lib
 
     config = config_lib.load(args.config, args.overrides)
     load_tensorflow()
-    from tfr_pipeline.pipeline.experiment import build_pipeline
+    from tfr_pipeline.experiment.build import build_pipeline
 
     pipeline = build_pipeline(config)
     if args.dry_run:
@@ -53,7 +53,7 @@ def _report(model_dir: str) -> None:
     import json
     import os
 
-    from tfr_pipeline.cli.report import table
+    from tfr_pipeline.cli.tables import table
 
     with open(os.path.join(model_dir, "metrics.json"), encoding="utf-8") as file:
         metrics = json.load(file)

@@ -1,11 +1,10 @@
-"""Lists that are put together part by part, and tensors that share their memory.
+"""Lists that are put together part by part, in memory that grows without copies.
 
 Both keep large data from being in memory twice.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import mmap
 import sys
@@ -13,12 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists, Ragged
 
 _STEP = 1 << 24  # bytes by which a block grows at least
-_ALIGNMENT = 64  # what TensorFlow asks of the memory of a tensor
 
 
 def columns(part: Lists, document_ids: bool = False) -> dict[str, np.ndarray]:
@@ -171,25 +168,3 @@ class Block:
 
 def _anonymous(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def as_tensor(array: np.ndarray) -> tf.Tensor:
-    """Returns an array as an eager tensor, in the same memory where that can be.
-
-    That is so for numeric arrays of `Block` and of the cache. Functions of `tf.data`
-    take such a tensor by reference, unless its default optimisations are on, which
-    turn it into a constant: a copy.
-    """
-    with tf.init_scope(), tf.device("CPU:0"):
-        if (
-            array.dtype.kind in "fi"
-            and array.size
-            and array.flags.c_contiguous
-            and array.flags.writeable
-            and array.ctypes.data % _ALIGNMENT == 0
-        ):
-            # A plain array, for subclasses may export themselves in another way.
-            with contextlib.suppress(BufferError, tf.errors.OpError):
-                capsule = np.asarray(array).__dlpack__()
-                return tf.experimental.dlpack.from_dlpack(capsule)
-        return tf.constant(array, tf.string if array.dtype == object else None)

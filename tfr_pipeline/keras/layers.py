@@ -3,14 +3,14 @@
 from typing import Any
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.model.attention import (
+from tfr_pipeline.model.layers.attention import (
     DocumentInteractionAttention,
     SelfAttentionMask,
 )
-from tfr_pipeline.model.bilinear import Bilinear
-from tfr_pipeline.model.gam import GAMLayer
-from tfr_pipeline.model.list_layers import ConcatFeatures, FlattenList, RestoreList
-from tfr_pipeline.model.towers import create_tower
+from tfr_pipeline.model.layers.bilinear import Bilinear
+from tfr_pipeline.model.layers.gam import GAMLayer
+from tfr_pipeline.model.layers.lists import ConcatFeatures, FlattenList, RestoreList
+from tfr_pipeline.model.layers.towers import create_tower
 
 __all__ = [
     "Bilinear",

@@ -3,15 +3,15 @@
 from typing import Any
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data.builders import (
+from tfr_pipeline.pipeline.abstract import AbstractPipeline
+from tfr_pipeline.pipeline.datasets.base import (
     AbstractDatasetBuilder,
     BaseDatasetBuilder,
     NullDatasetBuilder,
 )
-from tfr_pipeline.data.hparams import DatasetHparams
-from tfr_pipeline.data.multi_label import MultiLabelDatasetBuilder
-from tfr_pipeline.data.simple import SimpleDatasetBuilder
-from tfr_pipeline.pipeline.abstract import AbstractPipeline
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.pipeline.strategies import (
+from tfr_pipeline.pipeline.distribute.strategies import (
     MIRRORED_STRATEGY,
     MWMS_STRATEGY,
     PS_STRATEGY,

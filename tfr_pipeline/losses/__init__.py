@@ -20,7 +20,7 @@ _MODULES = {
         "OrdinalLoss",
         "SigmoidCrossEntropyLoss",
     ),
-    "pairwise": (
+    "pairwise.losses": (
         "LambdaLoss",
         "PairwiseHingeLoss",
         "PairwiseLogisticLoss",
@@ -28,8 +28,13 @@ _MODULES = {
         "PairwiseSoftZeroOneLoss",
         "YetiLogisticLoss",
     ),
-    "softmax": ("CalibratedSoftmaxLoss", "PolyOneSoftmaxLoss", "SoftmaxLoss"),
-    "below": ("CircleLoss", "UniqueSoftmaxLoss"),
+    "softmax": (
+        "CalibratedSoftmaxLoss",
+        "PolyOneSoftmaxLoss",
+        "SoftmaxLoss",
+        "UniqueSoftmaxLoss",
+    ),
+    "circle": ("CircleLoss",),
     "neural_sort": (
         "GumbelNeuralSortCrossEntropyLoss",
         "GumbelNeuralSortNDCGLoss",
@@ -39,16 +44,16 @@ _MODULES = {
     ),
     "approx": ("ApproxMRRLoss", "ApproxNDCGLoss", "GumbelApproxNDCGLoss"),
     "listwise": ("CoupledRankDistilLoss", "ListMLELoss", "MixtureEMLoss"),
-    "lambda_weights": (
+    "pairwise.lambda_weights": (
         "DCGLambdaWeight",
         "LabelDiffLambdaWeight",
         "ListMLELambdaWeight",
         "NDCGLambdaWeight",
         "NDCGLambdaWeightV2",
+        "NDCGLoss2PPLambdaWeight",
         "PrecisionLambdaWeight",
         "YetiDCGLambdaWeight",
     ),
-    "loss2pp": ("NDCGLoss2PPLambdaWeight",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
-from tfr_pipeline.losses.gumbel import GumbelSampler
-from tfr_pipeline.losses.smooth_ranks import (
+from tfr_pipeline.losses.kernels.gumbel import GumbelSampler
+from tfr_pipeline.losses.kernels.smooth_ranks import (
     mrr_coefficients,
     ndcg_coefficients,
     reciprocal,

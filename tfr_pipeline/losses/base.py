@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.global_batch import longest_list
-from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
-from tfr_pipeline.losses.packed import (
+from tfr_pipeline.losses.kernels.batch import (
     Packed,
     at_least,
     is_ragged,
@@ -16,6 +16,8 @@ from tfr_pipeline.losses.packed import (
     pad_weights,
     to_float,
 )
+from tfr_pipeline.losses.kernels.closed_form import ClosedForm, unreduced, weighted_sum
+from tfr_pipeline.losses.kernels.tables import list_weights
 
 register = tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 AUTO = tf.keras.losses.Reduction.AUTO
@@ -162,3 +164,71 @@ class TwoLayouts:
         if self._get_reduction() == _Reduction.SUM:
             return total
         return tf.math.divide_no_nan(total, tf.cast(count, tf.float32))
+
+
+class OnTables(TwoLayouts):
+    """`TwoLayouts` for losses of lists that work on tables in both layouts.
+
+    Packed batches are padded to their longest list. A list weighs what `list_weights`
+    says; the number of lists divides the sum under AUTO.
+    """
+
+    _temperature: float
+
+    def list_losses(self, labels: Any, logits: Any, mask: Any) -> Any:
+        """Returns the loss of each list, float32 `[batch]`.
+
+        Args:
+          labels: float32 `[batch, list_size]`, 0 for masked documents.
+          logits: float32 `[batch, list_size]`, over the temperature; 0 for masked
+            documents.
+          mask: bool `[batch, list_size]`.
+        """
+        raise NotImplementedError
+
+    def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """See base class."""
+        mask = y_true >= 0.0
+        labels = tf.where(mask, y_true, 0.0)
+        logits = tf.where(mask, y_pred / self._temperature, 0.0)
+        losses = self.list_losses(labels, logits, mask)
+        return self.reduce(losses[:, tf.newaxis], list_weights(labels, sample_weight))
+
+
+class ListLoss(OnTables, tf.keras.losses.Loss):
+    """A loss of lists that TF-Ranking's Keras side lacks."""
+
+    def __init__(
+        self,
+        reduction: str = AUTO,
+        name: str | None = None,
+        temperature: float = 1.0,
+        ragged: bool = False,
+    ):
+        """Initializer.
+
+        Args:
+          reduction: Keras reduction.
+          name: Name of the loss.
+          temperature: Divides the scores.
+          ragged: Kept for TF-Ranking's sake; the layout is read off the tensors.
+
+        Raises:
+          ConfigError: The temperature is not positive.
+        """
+        if temperature <= 0.0:
+            raise ConfigError(
+                "`temperature` should be positive. "
+                f"Received: temperature = {temperature}."
+            )
+        super().__init__(reduction, name)
+        self._temperature = temperature
+        self._ragged = ragged
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "temperature": self._temperature,
+            "ragged": self._ragged,
+        }

@@ -11,26 +11,26 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.losses import (
     approx,
-    below,
+    circle,
     listwise,
     neural_sort,
-    pairwise,
     pointwise,
     softmax,
 )
 from tfr_pipeline.losses.base import AUTO
 from tfr_pipeline.losses.combined import WeightedSumLoss
 from tfr_pipeline.losses.keys import RankingLossKey, parse_losses
+from tfr_pipeline.losses.pairwise import losses
 
 _CLASSES: dict[str, Any] = {
-    RankingLossKey.PAIRWISE_HINGE_LOSS: pairwise.PairwiseHingeLoss,
-    RankingLossKey.PAIRWISE_LOGISTIC_LOSS: pairwise.PairwiseLogisticLoss,
-    RankingLossKey.PAIRWISE_SOFT_ZERO_ONE_LOSS: pairwise.PairwiseSoftZeroOneLoss,
-    RankingLossKey.PAIRWISE_MSE_LOSS: pairwise.PairwiseMSELoss,
-    RankingLossKey.YETI_LOGISTIC_LOSS: pairwise.YetiLogisticLoss,
+    RankingLossKey.PAIRWISE_HINGE_LOSS: losses.PairwiseHingeLoss,
+    RankingLossKey.PAIRWISE_LOGISTIC_LOSS: losses.PairwiseLogisticLoss,
+    RankingLossKey.PAIRWISE_SOFT_ZERO_ONE_LOSS: losses.PairwiseSoftZeroOneLoss,
+    RankingLossKey.PAIRWISE_MSE_LOSS: losses.PairwiseMSELoss,
+    RankingLossKey.YETI_LOGISTIC_LOSS: losses.YetiLogisticLoss,
     RankingLossKey.SOFTMAX_LOSS: softmax.SoftmaxLoss,
     RankingLossKey.CALIBRATED_SOFTMAX_LOSS: softmax.CalibratedSoftmaxLoss,
-    RankingLossKey.UNIQUE_SOFTMAX_LOSS: below.UniqueSoftmaxLoss,
+    RankingLossKey.UNIQUE_SOFTMAX_LOSS: softmax.UniqueSoftmaxLoss,
     RankingLossKey.SIGMOID_CROSS_ENTROPY_LOSS: pointwise.SigmoidCrossEntropyLoss,
     RankingLossKey.MEAN_SQUARED_LOSS: pointwise.MeanSquaredLoss,
     RankingLossKey.ORDINAL_LOSS: pointwise.OrdinalLoss,
@@ -39,7 +39,7 @@ _CLASSES: dict[str, Any] = {
     RankingLossKey.APPROX_MRR_LOSS: approx.ApproxMRRLoss,
     RankingLossKey.GUMBEL_APPROX_NDCG_LOSS: approx.GumbelApproxNDCGLoss,
     RankingLossKey.COUPLED_RANKDISTIL_LOSS: listwise.CoupledRankDistilLoss,
-    RankingLossKey.CIRCLE_LOSS: below.CircleLoss,
+    RankingLossKey.CIRCLE_LOSS: circle.CircleLoss,
     RankingLossKey.POLY_ONE_SOFTMAX_LOSS: softmax.PolyOneSoftmaxLoss,
     RankingLossKey.NEURAL_SORT_CROSS_ENTROPY_LOSS: (
         neural_sort.NeuralSortCrossEntropyLoss
@@ -52,7 +52,7 @@ _CLASSES: dict[str, Any] = {
     RankingLossKey.CLICK_EM_LOSS: pointwise.ClickEMLoss,
     RankingLossKey.MIXTURE_EM_LOSS: listwise.MixtureEMLoss,
     RankingLossKey.NEURAL_NDCG_LOSS: neural_sort.NeuralNDCGLoss,
-    RankingLossKey.LAMBDA_LOSS: pairwise.LambdaLoss,
+    RankingLossKey.LAMBDA_LOSS: losses.LambdaLoss,
 }
 # Their constructors take a lambda weight, as TF-Ranking's do, and nothing uses it.
 _WITHOUT_LAMBDA_WEIGHT = (

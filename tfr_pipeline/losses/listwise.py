@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.losses.base import TwoLayouts, register
-from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
-from tfr_pipeline.losses.packed import Packed, check_outputs, to_float
-from tfr_pipeline.losses.tables import LOWEST, OnTables, list_weights
+from tfr_pipeline.losses.base import OnTables, TwoLayouts, register
+from tfr_pipeline.losses.kernels.batch import Packed, check_outputs, to_float
+from tfr_pipeline.losses.kernels.closed_form import ClosedForm, unreduced, weighted_sum
+from tfr_pipeline.losses.kernels.tables import LOWEST, list_weights
 
 _theirs: Any = tfr.keras.losses
 # Logits of one list that are at most this far apart are exponentiated as they are:

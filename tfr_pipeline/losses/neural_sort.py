@@ -13,10 +13,9 @@ from typing import Any
 
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError, check_topn
-from tfr_pipeline.losses.base import AUTO, register
-from tfr_pipeline.losses.gumbel import GumbelSampler
-from tfr_pipeline.losses.smooth_ranks import ndcg_coefficients
-from tfr_pipeline.losses.tables import ListLoss
+from tfr_pipeline.losses.base import AUTO, ListLoss, register
+from tfr_pipeline.losses.kernels.gumbel import GumbelSampler
+from tfr_pipeline.losses.kernels.smooth_ranks import ndcg_coefficients
 
 # Below this a probability is as good as 0 in a logarithm: TF-Ranking's bound.
 _TINY = 1e-20

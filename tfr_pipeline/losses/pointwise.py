@@ -7,7 +7,7 @@ from typing import Any
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
-from tfr_pipeline.losses.packed import Packed, check_outputs, to_float
+from tfr_pipeline.losses.kernels.batch import Packed, check_outputs, to_float
 
 _theirs: Any = tfr.keras.losses
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
-from tfr_pipeline.losses.blocks import Ordered
-from tfr_pipeline.losses.closed_form import ClosedForm, unreduced, weighted_sum
-from tfr_pipeline.losses.packed import Packed, is_ragged, take_cells, to_float
+from tfr_pipeline.losses.base import AUTO, OnTables, TwoLayouts, register
+from tfr_pipeline.losses.kernels.batch import Packed, is_ragged, take_cells, to_float
+from tfr_pipeline.losses.kernels.closed_form import ClosedForm, unreduced, weighted_sum
+from tfr_pipeline.losses.kernels.pair_blocks import Ordered
+from tfr_pipeline.losses.kernels.tables import log_sum_exp_below
 
 _theirs: Any = tfr.keras.losses
 # TF-Ranking 0.5.3 has no such class.
@@ -289,3 +290,22 @@ class PolyOneSoftmaxLoss(SoftmaxLoss):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "epsilon": self._epsilon}
+
+
+@register
+class UniqueSoftmaxLoss(OnTables, _theirs.UniqueSoftmaxLoss):
+    """Softmax loss of each document against those with a lower label only.
+
+    `sum_i (2^y_i - 1) log(1 + sum_{y_j < y_i} exp(s_j - s_i))` (Zhu and Klabjan,
+    "Listwise Learning to Rank by Exploring Unique Ratings", WSDM 2020). One sort a
+    list, no pairs.
+
+    Example:
+      >>> round(float(UniqueSoftmaxLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
+      0.7981
+    """
+
+    def list_losses(self, labels: Any, logits: Any, mask: Any) -> Any:
+        """See base class."""
+        losses = tf.math.softplus(log_sum_exp_below(labels, logits, mask) - logits)
+        return tf.reduce_sum((tf.pow(2.0, labels) - 1.0) * losses, axis=1)

@@ -9,11 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.model.attention import DocumentInteractionAttention
-from tfr_pipeline.model.layers import BatchNormalization, Dropout, GaussianNoise
-from tfr_pipeline.model.list_layers import ConcatFeatures, FlattenList
+from tfr_pipeline.model.layers.attention import DocumentInteractionAttention
+from tfr_pipeline.model.layers.lists import ConcatFeatures, FlattenList
+from tfr_pipeline.model.layers.normalization import BatchNormalization
+from tfr_pipeline.model.layers.seeded import Dropout, GaussianNoise
+from tfr_pipeline.model.layers.towers import create_tower
 from tfr_pipeline.model.scorers import Scorer, restore
-from tfr_pipeline.model.towers import create_tower
 
 
 class AttentionScorer(Scorer):

@@ -11,10 +11,11 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
-from tfr_pipeline.model.blocks import FeatureBlock, mixes_documents
-from tfr_pipeline.model.layers import Unpack
+from tfr_pipeline.model.feature_block import FeatureBlock
+from tfr_pipeline.model.layers.packing import Unpack
 from tfr_pipeline.model.prepared import Preparation
 from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
+from tfr_pipeline.model.probing import mixes_documents
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.model.scorers import UnivariateScorer, score_packed
 

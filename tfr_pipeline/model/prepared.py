@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
-from tfr_pipeline.model.blocks import FeatureBlock, functions_are_constant
+from tfr_pipeline.model.feature_block import FeatureBlock
+from tfr_pipeline.model.probing import functions_are_constant
 
 # What stands for the dtype in the name of a prepared matrix, followed by a number.
 _PREPARED = "prepared_"

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.model.blocks import FeatureBlock
-from tfr_pipeline.model.ragged import Densify, is_dense
+from tfr_pipeline.model.feature_block import FeatureBlock
+from tfr_pipeline.model.layers.ragged import Densify, is_dense
 
 
 class Preprocessor(tfr.keras.model.Preprocessor):

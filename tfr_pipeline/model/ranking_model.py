@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfr_pipeline import global_batch
 from tfr_pipeline.model.checks import check_features
-from tfr_pipeline.model.list_layers import fixed_shapes
+from tfr_pipeline.model.layers.lists import fixed_shapes
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
 NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"

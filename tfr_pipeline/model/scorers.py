@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.model.blocks import FeatureBlock
-from tfr_pipeline.model.layers import Repack
-from tfr_pipeline.model.list_layers import FlattenList, RestoreList, check_number
-from tfr_pipeline.model.towers import StackedTowers, create_tower
+from tfr_pipeline.model.feature_block import FeatureBlock
+from tfr_pipeline.model.layers.lists import FlattenList, RestoreList, check_number
+from tfr_pipeline.model.layers.packing import Repack
+from tfr_pipeline.model.layers.towers import StackedTowers, create_tower
 
 _TOWER_KEYS = ("activation", "use_batch_norm", "batch_norm_moment", "dropout")
 _GAM_KEYS = (

@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
-from tfr_pipeline.data.plan import BatchPlan
+from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.pipeline import distribution, strategies
+from tfr_pipeline.pipeline.checks import plateau_arguments
+from tfr_pipeline.pipeline.distribute import limits, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
-from tfr_pipeline.pipeline.settings import plateau_arguments
 
 
 class Feed:
@@ -61,16 +61,16 @@ class Feed:
         """
         builder = self._dataset_builder
         hparams = getattr(builder, "_hparams", None)
-        distribution.check_batch_sizes(hparams, self.replicas)
+        limits.check_batch_sizes(hparams, self.replicas)
         data = getattr(builder, "layouts", ())
         on_tpu = self._on_tpu
         if on_tpu:
             losses = [
                 item for item in objects if isinstance(item, tf.keras.losses.Loss)
             ]
-            distribution.check_tpu_ready(self._model_builder, losses)
+            limits.check_tpu_ready(self._model_builder, losses)
         if on_tpu and data:
-            distribution.check_static_shapes(
+            limits.check_static_shapes(
                 hparams,
                 {**builder._context_feature_spec, **builder._example_feature_spec},
                 bool(builder._pattern("valid")),
@@ -150,8 +150,8 @@ class Feed:
         builder = self._dataset_builder
         if layout is None:
             if split == "train":
-                return distribution.share_out(builder.build_train_dataset())
-            return distribution.share_out(builder.build_valid_dataset())
+                return limits.share_out(builder.build_train_dataset())
+            return limits.share_out(builder.build_valid_dataset())
         if split == "valid" and not builder._pattern("valid"):
             return None
         if split == "train":
@@ -245,7 +245,7 @@ class Feed:
             self._check_elements(layout, has_validation)
         if layout is None:
             return steps
-        distribution.check_plan(
+        limits.check_plan(
             builder.plan("train", layout, self.replicas),
             getattr(builder._hparams, "documents_per_batch", None),
         )
@@ -271,7 +271,7 @@ class Feed:
                 data = builder.build_train_dataset()
             else:
                 data = builder.build_valid_dataset()
-            distribution.check_elements(split, data.element_spec)
+            limits.check_elements(split, data.element_spec)
 
 
 def _sizes(plan: BatchPlan, skip: int) -> Iterator[np.ndarray]:

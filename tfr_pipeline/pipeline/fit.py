@@ -8,27 +8,20 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.cluster import cluster_spec, heartbeat
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.pipeline import callbacks as callbacks_lib
-from tfr_pipeline.pipeline import (
-    cluster_spec,
-    distribution,
-    evaluator,
-    heartbeat,
-    loop,
-    progress,
-    settings,
-    strategies,
-    tasks,
-)
+from tfr_pipeline.optimizers.factory import build_optimizer
+from tfr_pipeline.pipeline import checks, tasks
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
-from tfr_pipeline.pipeline.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.distribute import limits, strategies
+from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher, serve
 from tfr_pipeline.pipeline.feed import Feed
-from tfr_pipeline.pipeline.parameter_server import Dispatcher, serve
-from tfr_pipeline.pipeline.run import RunDirectory, RunState
-from tfr_pipeline.pipeline.schedules import build_optimizer
+from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
+from tfr_pipeline.pipeline.run import evaluator, loop, progress
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 
 
 class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
@@ -64,7 +57,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._validate_parameters(model_builder, dataset_builder)
         self._model_builder = model_builder
         self._dataset_builder = dataset_builder
-        self._hparams = settings.with_our_fields(hparams)
+        self._hparams = checks.with_our_fields(hparams)
         self._config = config
         name, resolver = self._hparams.strategy, self._hparams.cluster_resolver
         cluster_spec.check(name, resolver)
@@ -73,7 +66,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._evaluates = task == strategies.EVALUATOR
         self._serves = name == strategies.PS_STRATEGY and task in strategies.SERVERS
         if name == strategies.TPU_STRATEGY:
-            distribution.check_tpu_host(self._hparams.tpu)
+            limits.check_tpu_host(self._hparams.tpu)
         # Only one task of a job with parameter servers knows the strategy.
         helps = self._evaluates or self._serves
         self._strategy = strategies.get_strategy(
@@ -115,7 +108,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         return tasks.by_task(self.build_metrics(), tasks.of_data(self._dataset_builder))
 
     def _monitor(self) -> str:
-        return settings.monitor(
+        return checks.monitor(
             self._hparams, self._metrics(), prefixed=len(self._outputs) > 1
         )
 
@@ -130,7 +123,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
     def _layout(self) -> str | None:
         """Checks the settings; returns the batch layout, None for foreign datasets."""
         metrics = self._metrics()
-        settings.check(self._hparams, metrics)
+        checks.check(self._hparams, metrics)
         items = [self.build_loss(), metrics]
         if self._hparams.use_weighted_metrics:
             items.append(self.build_weighted_metrics())
@@ -156,7 +149,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             callbacks_lib.Record(self._run, state, measured),
             progress.TensorBoard(self._run.join("logs"), measured),
         ]
-        if settings.selects(hparams):
+        if checks.selects(hparams):
             result.append(
                 callbacks_lib.SelectBest(
                     checkpoints,
@@ -167,7 +160,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                     hparams.early_stopping_min_delta,
                 )
             )
-        plateau = settings.plateau_arguments(hparams)
+        plateau = checks.plateau_arguments(hparams)
         if plateau is not None:
             result.append(callbacks_lib.ReduceOnPlateau(state, **plateau))
         result.append(
@@ -260,7 +253,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             layout = self._layout()
             steps = self._feed.check(layout)
             model = self._compile(layout, steps * hparams.num_epochs)
-            self._run.claim(self._config or settings.as_json(hparams))
+            self._run.claim(self._config or checks.as_json(hparams))
             if twin is not None:
                 self._dispatcher = Dispatcher(
                     model, twin, self._strategy, self._resolver
@@ -274,7 +267,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             )
             loop.train(self, model, layout, steps, verbose)
         if self._run.is_ours:
-            from tfr_pipeline.serving.finish import finish
+            from tfr_pipeline.pipeline.run.finish import finish
 
             finish(self, *self._without_strategy(model, layout), self._run)
         # A worker that left while the chief exports would end the chief.
@@ -347,7 +340,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             )
             logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
         validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
-        if settings.selects(hparams):
+        if checks.selects(hparams):
             validation += f", selects by {self._monitor()}"
         return [
             f"model: {model.count_params():,} parameters",
@@ -394,7 +387,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           export_to: Folder of the SavedModel, replaced as a whole.
           checkpoint: Takes the weights of this checkpoint.
         """
-        from tfr_pipeline.serving.finish import export
+        from tfr_pipeline.pipeline.run.finish import export
 
         if checkpoint:
             model.load_weights(checkpoint)

@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data.batches import pad
-from tfr_pipeline.data.records import RecordParser
+from tfr_pipeline.data.batching.gather import pad
+from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 

@@ -1,0 +1,1 @@
+"""Lists to batches: planned, levelled, selected, gathered."""

@@ -1,0 +1,1 @@
+"""`Lists` to the folder that `convert` fills."""

@@ -1,0 +1,338 @@
+"""`convert`: ranking files to sharded TFRecord files, `features.json`, statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import IO, Any
+
+from tfr_pipeline.data.convert import output_folder, workers
+from tfr_pipeline.data.convert.progress import Progress
+from tfr_pipeline.data.convert.statistics import Statistics
+from tfr_pipeline.data.records import encode, tfrecord
+from tfr_pipeline.data.sources import libsvm
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
+
+OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
+# Starting processes takes longer than converting less than this in one.
+_SMALL_INPUT = 8 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How a worker writes.
+
+    Attributes:
+      features: Description of what is written.
+      num_features: Width of a row of the input; for text.
+      nan: What to do with NaN and infinite features.
+    """
+
+    features: Features
+    num_features: int
+    nan: str
+
+
+@dataclasses.dataclass
+class Converted:
+    """A part of the input, ready to be written.
+
+    Attributes:
+      parsed: Query ids and places of its lists, without their documents.
+      records: One TFRecord with checksums a list.
+      statistics: Its counts; None if it has no list.
+      bytes_read: Size of the input consumed so far.
+    """
+
+    parsed: list[libsvm.Parsed]
+    records: list[bytes]
+    statistics: Statistics | None
+    bytes_read: int
+
+
+def convert(
+    paths: str | list[str],
+    output: str,
+    *,
+    input_format: str = "libsvm",
+    split: str = "train",
+    num_shards: int = 1,
+    output_format: str = "elwc",
+    scalar_features: bool = False,
+    options: Options | None = None,
+    num_workers: int | None = None,
+    report: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Converts ranking files of one split.
+
+    Writes `<split>-00000-of-0000N.tfrecord` ..., `features.json` and
+    `<split>.stats.json` into `output`; all of them at the end, or none. List `i` goes
+    to shard `i % num_shards`, so the result depends on nothing but the input.
+
+    Args:
+      paths: A path, a glob, comma-separated globs, or a list of those.
+      output: Folder to write into.
+      input_format: `libsvm`, `csv`, `tsv` or `parquet`; or, for TFRecord files, `elwc`,
+        `eie`, `seq` or `example`.
+      split: Name of the split, such as `train`.
+      num_shards: Number of files.
+      output_format: `elwc` (a serialized `ExampleListWithContext` a list) or `packed`
+        (a `tf.train.Example` with raw matrices a list).
+      scalar_features: Whether to write one feature for each column rather than one
+        vector feature named `features`.
+      options: How to read.
+      num_workers: Processes that parse and encode; by default one for each core.
+      report: Takes lines for the user; by default they go to standard error.
+
+    Returns:
+      The content of `<split>.stats.json`.
+
+    Raises:
+      DataError: The input is missing or malformed, or does not match the
+        `features.json` of the splits that `output` already has.
+      ConfigError: A setting is wrong.
+    """
+    if output_format not in OUTPUT_FORMATS:
+        raise ConfigError(unknown_name("output format", output_format, OUTPUT_FORMATS))
+    if num_shards < 1 or (num_workers is not None and num_workers < 1):
+        raise ConfigError(
+            "expected at least 1 for --num_shards and --workers, found "
+            f"{num_shards} and {num_workers}."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", split):
+        raise ConfigError(
+            f"--split: expected letters, digits, '_' and '.', found {split!r}."
+        )
+    report = report or _print_line
+    options = options or Options()
+    source = Source(paths, input_format, options)
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise DataError(f"--output: expected a folder, found the file {output!r}.")
+    size = sum(os.path.getsize(path) for path in source.paths)
+    if num_workers is None:
+        num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
+    before = output_folder.earlier_features(output, split)
+    with (
+        output_folder.staging_folder(output, split) as staging,
+        workers.sigterm_raises(),
+    ):
+        source.options = dataclasses.replace(options, work_dir=staging)
+        describe = functools.partial(
+            _describe, source, output_format=output_format, scalar=scalar_features
+        )
+        write = functools.partial(
+            _write, source, staging, num_shards, num_workers, split, size
+        )
+        if source.is_records:
+            features = source.records().output_as(output_format)
+            statistics = write(Target(features, 0, options.nan))
+        elif not source.is_text:
+            if ignored := source.columns().ignored:
+                report(f"columns left out, not numeric: {', '.join(ignored)}")
+            features = describe(0)
+            statistics = write(Target(features, 0, options.nan))
+        else:
+            width, certain = _first_width(source, before)
+            try:
+                features = describe(width)
+                statistics = write(Target(features, width, options.nan))
+            except libsvm.FeatureIndexError:
+                if certain:
+                    raise
+                report(f"more than {width} features: reading the input once more")
+                width = max(
+                    workers.ordered_map(libsvm.max_index, source.texts(), num_workers)
+                )
+                features = describe(width)
+                statistics = write(Target(features, width, options.nan))
+        if before is not None:
+            output_folder.check_same(before, features, os.path.join(output, FILE_NAME))
+        names = [
+            name
+            for key, feature in features.example.items()
+            if (feature.dtype, feature.kind) == ("float32", "fixed")
+            for name in _column_names(key, features)
+        ]
+        stats = {
+            "split": split,
+            "num_shards": num_shards,
+            **statistics.to_json(names),
+            "files": [
+                {"path": path, "bytes": os.path.getsize(path)} for path in source.paths
+            ],
+        }
+        output_folder.commit(staging, output, split, features, stats)
+    _warn(statistics, num_shards, report)
+    return stats
+
+
+def _print_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _column_names(name: str, features: Features) -> tuple[str, ...]:
+    feature = features.example[name]
+    size = math.prod(feature.shape)
+    numbered = tuple(f"{name}[{i}]" for i in range(size)) if size > 1 else (name,)
+    return feature.columns or numbered
+
+
+def _first_width(source: Source, before: Features | None) -> tuple[int, bool]:
+    """Returns the number of features of text to try, and whether it is certain."""
+    if source.options.num_features is not None:
+        if source.options.num_features < 1:
+            raise ConfigError(
+                "--num_features: expected at least 1, found "
+                f"{source.options.num_features}."
+            )
+        return source.options.num_features, True
+    if before is not None:
+        width = sum(len(_column_names(name, before)) for name in before.example)
+        return width, True
+    for chunk in source.texts():
+        if width := libsvm.max_index(chunk):
+            return width, False
+    raise source.empty()
+
+
+def _describe(
+    source: Source, width: int, *, output_format: str, scalar: bool
+) -> Features:
+    """Returns the description of what will be written."""
+    if source.is_text:
+        columns = tuple(f"feature_{number}" for number in range(1, width + 1))
+        context, weight = {}, None
+    else:
+        roles = source.columns()
+        columns, context = roles.features, roles.context
+        weight = ("weight", Feature("float32", (1,), 1.0)) if roles.weight else None
+    if scalar:
+        example = {name: Feature("float32", (1,), 0.0) for name in columns}
+    else:
+        example = {
+            "features": Feature("float32", (len(columns),), 0.0, columns=columns)
+        }
+    labels = {
+        name: (name, Feature("float32", (1,), PADDING_LABEL))
+        for name in ([] if source.is_text else source.options.label_columns)
+    }
+    if labels and output_format == "packed":
+        raise ConfigError(
+            "--label_columns: the packed format holds one label; several tasks need "
+            "--output_format=elwc."
+        )
+    taken = {"docid", "qid", *(labels or ["label"]), *(["weight"] if weight else [])}
+    if clash := sorted(taken & ({*example, *context})):
+        raise ConfigError(
+            f"expected other names than {', '.join(sorted(taken))} for features and "
+            f"context columns, found {', '.join(clash)}. Rename the columns."
+        )
+    return Features(
+        context=context,
+        example=example,
+        weight=weight,
+        data_format=output_format,
+        labels=labels,
+    )
+
+
+def _convert_part(target: Target, part: Part) -> Converted:
+    """Parses and encodes a part of the input; runs in a worker."""
+    result = Converted([], [], None, part.bytes_read)
+    encoder = OUTPUT_FORMATS[target.features.data_format]
+    for parsed in parse(part, target.num_features, target.nan):
+        if not parsed.lists.num_lists:
+            continue
+        result.records += tfrecord.frame(encoder(parsed.lists, target.features))
+        statistics = Statistics.of(parsed.lists)
+        if result.statistics is None:
+            result.statistics = statistics
+        else:
+            result.statistics.add(statistics)
+        # Only ids go back to the parent.
+        lists = dataclasses.replace(
+            parsed.lists, values={}, loose={}, labels=None, weights=None
+        )
+        lists.document_ids = lists.document_ids[:0]
+        result.parsed.append(dataclasses.replace(parsed, lists=lists))
+    return result
+
+
+def _write(
+    source: Source,
+    staging: str,
+    num_shards: int,
+    num_workers: int,
+    split: str,
+    size: int,
+    target: Target,
+) -> Statistics:
+    """Writes the shards into the staging folder; returns the counts."""
+    statistics: Statistics | None = None
+    order = QueryOrder()
+    progress = Progress(size, f"converting {split}")
+    number = 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(progress.clear)
+        shards: list[IO[bytes]] = [
+            stack.enter_context(open(os.path.join(staging, name), "wb"))
+            for name in output_folder.shard_names(split, num_shards)
+        ]
+        results = workers.ordered_map(
+            functools.partial(_convert_part, target), source.parts(), num_workers
+        )
+        stack.callback(results.close)  # type: ignore[attr-defined]
+        for result in results:
+            for parsed in result.parsed:
+                # Lists that come as lists may have the id of another.
+                if not source.is_records:
+                    order.add(parsed)
+            for record in result.records:
+                shards[number % num_shards].write(record)
+                number += 1
+            if statistics is None:
+                statistics = result.statistics
+            elif result.statistics is not None:
+                statistics.add(result.statistics)
+            if statistics is not None:
+                progress.update(result.bytes_read, statistics.documents)
+    if statistics is None:
+        raise source.empty()
+    return statistics
+
+
+def _warn(
+    statistics: Statistics, num_shards: int, report: Callable[[str], None]
+) -> None:
+    """Reports what is legal but may be a mistake."""
+    count, query = statistics.single
+    if count:
+        report(
+            f"warning: {count} of {statistics.queries} lists have one document, e.g. "
+            f"query {query!r}"
+        )
+    count, query = statistics.irrelevant
+    if statistics.grades and count == statistics.queries:
+        report(
+            "warning: no list has a relevant document (every label is 0): training "
+            "on this split is pointless"
+        )
+    elif count:
+        report(
+            f"warning: {count} of {statistics.queries} lists have no relevant "
+            f"document, e.g. query {query!r}"
+        )
+    if statistics.queries < num_shards:
+        report(
+            f"warning: {statistics.queries} lists leave some of the {num_shards} "
+            "shards empty"
+        )

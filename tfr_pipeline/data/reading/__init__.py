@@ -1,0 +1,1 @@
+"""TFRecord files to lists or streams of lists, parsed once and cached."""

@@ -1,0 +1,225 @@
+"""What is wrong with a file: the record and the feature, found by a second look.
+
+Parsing is quick because it does not ask. When it fails, or gives what no model can
+use, the functions here read as slowly as it takes to say where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading.parser import PACKED_LABELS, RecordParser
+from tfr_pipeline.data.records.formats import (
+    EIE,
+    EXAMPLE,
+    MESSAGES,
+    PACKED,
+    SEQ,
+    NotAListError,
+    check_sequences,
+    elwc_of_eie,
+    recognize,
+)
+from tfr_pipeline.errors import DataError
+
+
+def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
+    """Refuses features, labels and weights that are NaN or infinite."""
+    for dtype, block in lists.values.items():
+        if dtype != "float32" or np.isfinite(np.sum(block)):
+            continue
+        bad = ~np.isfinite(block)
+        if not bad.any():  # finite values whose sum overflows
+            continue
+        row, column = np.argwhere(bad)[0]
+        slot = next(s for s in parser.layout.slots[dtype] if column < s.stop)
+        query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+        raise DataError(
+            f"{', '.join(paths)}: feature {slot.name!r} column {column - slot.start} "
+            f"is {block[row, column]} in query {query!r} ({int(bad.sum())} such "
+            "values). "
+            "Expected finite numbers: convert with --nan=zero, or clean the input."
+        )
+    for name, column in lists.loose.items():
+        if column.values.dtype.kind == "f" and not np.isfinite(column.values).all():
+            place = int(np.argmax(~np.isfinite(column.values)))
+            row = np.searchsorted(column.row_splits, place, "right") - 1
+            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+            raise DataError(
+                f"{', '.join(paths)}: feature {name!r} has the value "
+                f"{column.values[place]} in query {query!r}. Expected finite numbers."
+            )
+    for name, values in (("label", lists.labels), ("weight", lists.weights)):
+        if values is not None and not np.isfinite(values).all():
+            cell = tuple(np.argwhere(~np.isfinite(values))[0])
+            row = cell[0]
+            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+            raise DataError(
+                f"{', '.join(paths)}: {name} {values[cell]} in query {query!r}; "
+                "expected finite numbers."
+            )
+
+
+def check_present(
+    path: str, parser: RecordParser, reader: Callable[[Any], Any]
+) -> None:
+    """Refuses a schema of which the data knows no feature at all.
+
+    Every feature may have a default, so a wrong schema parses without complaint and
+    trains on constants.
+    """
+    if parser.data_format == PACKED:
+        return
+    found: set[str] = set()
+    count = 500 if parser.data_format == EXAMPLE else 5  # about as many documents
+    for record in reader([path]).take(count):
+        for document in documents_of(record.numpy(), parser.data_format):
+            found.update(document)
+    missing = sorted(set(parser.example_spec) - found)
+    if missing and len(missing) == len(parser.example_spec):
+        raise DataError(
+            f"{path}: the data has none of the expected features "
+            f"({', '.join(missing[:5])}...); found {', '.join(sorted(found)[:8])}. "
+            "Is features.json (or the feature spec) of another data set?"
+        )
+
+
+def documents_of(serialized: bytes, data_format: str) -> list[Any]:
+    """Returns the documents of a record: maps from names to `tf.train.Feature`."""
+    if data_format == SEQ:
+        lists = tf.train.SequenceExample.FromString(serialized).feature_lists
+        columns = {name: f.feature for name, f in lists.feature_list.items()}
+        count = max(map(len, columns.values()), default=0)
+        return [
+            {name: column[i] for name, column in columns.items() if i < len(column)}
+            for i in range(count)
+        ]
+    if data_format == EXAMPLE:
+        return [tf.train.Example.FromString(serialized).features.feature]
+    elwc = _elwc(serialized, data_format)
+    return [example.features.feature for example in elwc.examples]
+
+
+def context_of(serialized: bytes, data_format: str) -> Any:
+    """Returns the features of the query of a record."""
+    if data_format == SEQ:
+        return tf.train.SequenceExample.FromString(serialized).context.feature
+    if data_format == EXAMPLE:
+        return tf.train.Example.FromString(serialized).features.feature
+    return _elwc(serialized, data_format).context.features.feature
+
+
+def _elwc(serialized: bytes, data_format: str) -> Any:
+    from tensorflow_serving.apis import input_pb2
+
+    if data_format == EIE:
+        serialized = elwc_of_eie(serialized)
+    return input_pb2.ExampleListWithContext.FromString(serialized)
+
+
+def explain(
+    paths: list[str], parser: RecordParser, reader: Callable[[Any], Any]
+) -> None:
+    """Raises the precise error for files that did not parse; returns if all is well."""
+    for path in paths:
+        iterator = iter(reader([path]))
+        index = 0
+        while True:
+            try:
+                record = next(iterator)
+            except StopIteration:
+                break
+            except tf.errors.DataLossError as error:
+                raise DataError(
+                    f"{path}: record {index} is corrupt ({error.message}). The file "
+                    "was damaged or cut off; convert it again."
+                ) from error
+            problem = _mismatch(record.numpy(), parser)
+            if problem:
+                raise DataError(f"{path}: record {index}: {problem}")
+            index += 1
+
+
+def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:
+    """Says how one record differs from the specs, or returns None."""
+    from google.protobuf.message import DecodeError
+
+    data_format = parser.data_format
+    other = _other_format(serialized, parser)
+    if other:
+        return f"expected {MESSAGES[data_format]}, found {MESSAGES[other]}."
+    try:
+        if data_format == PACKED:
+            return _packed_mismatch(serialized, parser)
+        documents = documents_of(serialized, data_format)
+        context = context_of(serialized, data_format)
+    except DecodeError as error:
+        return f"expected {MESSAGES[data_format]} ({error})."
+    except NotAListError as error:
+        return str(error)
+    for document in documents:
+        problem = _compare(document, parser.documents_with_id)
+        if problem:
+            return problem
+    return _compare(context, parser.context_with_id)
+
+
+def _other_format(serialized: bytes, parser: RecordParser) -> str | None:
+    """Returns the format of a record, None if it is what it should be or unknown."""
+    found = recognize(serialized)
+    if found == parser.data_format:
+        return None
+    if (parser.data_format, found) == (SEQ, EXAMPLE):
+        with contextlib.suppress(NotAListError):
+            check_sequences([serialized], parser.documents_with_id)
+            return None
+    return found
+
+
+def _packed_mismatch(serialized: bytes, parser: RecordParser) -> str | None:
+    features = tf.train.Example.FromString(serialized).features.feature
+    if PACKED_LABELS not in features:
+        return f"expected a packed list, found no {PACKED_LABELS!r}."
+    labels = len(features[PACKED_LABELS].bytes_list.value[0]) // 4
+    for dtype in parser.layout.slots:
+        key = f"packed/{dtype}"
+        if key not in features:
+            return f"feature block {key!r} is missing."
+        size = len(features[key].bytes_list.value[0])
+        width = parser.layout.width(dtype)
+        step = tf.dtypes.as_dtype(dtype).size
+        if size != labels * width * step:
+            return (
+                f"features of dtype {dtype}: expected {width} values a document, "
+                f"found {size / step / max(labels, 1):g}."
+            )
+    return _compare(features, parser.context_with_id)
+
+
+def _compare(feature: Any, specs: dict[str, Any]) -> str | None:
+    kinds = {"float32": "float_list", "int64": "int64_list", "string": "bytes_list"}
+    for name, spec in specs.items():
+        fixed = isinstance(spec, tf.io.FixedLenFeature)
+        name = getattr(spec, "value_key", None) or name
+        if name not in feature or feature[name].WhichOneof("kind") is None:
+            if fixed and spec.default_value is None:
+                near = ", ".join(sorted(feature)[:8])
+                return f"feature {name!r} is missing and has no default; found {near}."
+            continue
+        expected = kinds[tf.dtypes.as_dtype(spec.dtype).name]
+        found = feature[name].WhichOneof("kind")
+        if found != expected:
+            return f"feature {name!r}: expected a {expected}, found a {found}."
+        if not fixed:
+            continue
+        count = len(getattr(feature[name], found).value)
+        size = int(np.prod(tf.TensorShape(spec.shape).as_list(), dtype=int))
+        if count != size:
+            return f"feature {name!r}: expected {size} values, found {count}."
+    return None

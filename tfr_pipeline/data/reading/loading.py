@@ -1,0 +1,240 @@
+"""Reads TFRecord files of ranked lists into memory, once, in order.
+
+Parsing is parallel and vectorised; what comes out is `Lists`, in memory or mapped from
+a cache folder.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data import store
+from tfr_pipeline.data.batching import loose
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading import cache, explain, pointwise
+from tfr_pipeline.data.reading.batch_parser import batch_parser
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.record_reader import RecordReader, framed_size
+from tfr_pipeline.data.records import formats
+from tfr_pipeline.data.records.formats import (
+    AUTO,
+    ELWC,
+    EXAMPLE,
+    MESSAGES,
+    SEQ,
+    recognize,
+)
+from tfr_pipeline.errors import DataError
+
+Reader = Callable[[list[str]], Any]
+_PLAIN = RecordReader()
+_RECORDS_PER_PARSE = 32
+_EXAMPLES_PER_PARSE = 2048  # lists of one document
+_SNIFFED = 5  # records that are looked at
+
+
+def sniff_format(
+    paths: str | list[str], reader: Reader = _PLAIN, wanted: str = AUTO
+) -> str:
+    """Returns the format of files after their first records.
+
+    Args:
+      paths: One file or several; the first that has records tells.
+      reader: Makes a dataset of serialized records from file names.
+      wanted: The format that they should have; `auto` for any.
+
+    Raises:
+      DataError: They have another.
+    """
+    for path in [paths] if isinstance(paths, str) else paths:
+        kinds: list[str] = []
+        # What is wrong with a file is found, and explained, when it is read.
+        with contextlib.suppress(tf.errors.OpError):
+            for record in reader([path]).take(_SNIFFED):
+                kind = recognize(record.numpy())
+                kinds += [kind] if kind else []
+        if not kinds:
+            continue
+        # A SequenceExample without documents looks like an Example.
+        found = SEQ if kinds[0] == EXAMPLE and SEQ in kinds else kinds[0]
+        if wanted not in (AUTO, found):
+            raise DataError(
+                f"{path}: expected {MESSAGES[wanted]} in each record, for the "
+                f"input_format is {wanted!r}; found {MESSAGES[found]}. Set "
+                f"input_format to {found!r}."
+            )
+        return found
+    return ELWC if wanted == AUTO else wanted
+
+
+def iterate(
+    paths: list[str],
+    parser: RecordParser,
+    label: str | tuple[str, ...] | None,
+    weight: str | None = None,
+    reader: Reader = _PLAIN,
+) -> Iterator[Lists]:
+    """Yields the lists of the files in order, some at a time.
+
+    Args:
+      paths: TFRecord files.
+      parser: Parser for their records; label and weight are among its `extra_spec`.
+      label: Name of the label, names of the labels of several tasks, or None when
+        there is none to be had.
+      weight: Name of the document weight, or None.
+      reader: Makes a dataset of serialized records from file names.
+
+    Raises:
+      DataError: A file is corrupt or does not match the specs; the message names the
+        file, the record and the feature.
+    """
+    parts = iterate_records(paths, parser, label, weight, reader)
+    if parser.data_format == EXAMPLE and parser.query_id:
+        parts = pointwise.group(parts, parser.query_id, paths)
+    return parts
+
+
+def iterate_records(
+    paths: list[str],
+    parser: RecordParser,
+    label: str | tuple[str, ...] | None,
+    weight: str | None = None,
+    reader: Reader = _PLAIN,
+) -> Iterator[Lists]:
+    """Does what `iterate` does, but groups nothing: a list a record."""
+    examples = parser.data_format == EXAMPLE
+    size = _EXAMPLES_PER_PARSE if examples else _RECORDS_PER_PARSE
+    dataset = reader(paths).batch(size).prefetch(2)
+    parse = batch_parser(parser)
+    first = bytes_read = 0
+
+    def parse_and_count(serialized: Any) -> tuple[dict[str, Any], int]:
+        return parse(serialized), framed_size(serialized)
+
+    try:
+        for batch, framed in _in_threads(parse_and_count, dataset):
+            part = _to_lists(batch, first, label, weight)
+            first += part.num_lists
+            bytes_read += framed
+            yield part
+        if isinstance(reader, RecordReader):
+            reader.check_whole(paths, bytes_read)
+    except (
+        tf.errors.DataLossError,
+        tf.errors.InvalidArgumentError,
+        formats.NotAListError,
+        UnicodeDecodeError,  # raised for messages that quote the record
+    ) as error:
+        explain.explain(paths, parser, reader)
+        problem = getattr(error, "message", error)
+        raise DataError(f"{', '.join(paths)}: {problem}") from error
+
+
+def _in_threads(function: Callable[[Any], Any], dataset: Any) -> Iterator[Any]:
+    """Yields the function of each element, in order, on all processors."""
+    workers = os.cpu_count() or 1
+    waiting: collections.deque[Any] = collections.deque()
+    with futures.ThreadPoolExecutor(workers) as pool:
+        for element in dataset:
+            waiting.append(pool.submit(function, element))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def load(
+    paths: list[str],
+    parser: RecordParser,
+    label: str | tuple[str, ...] | None,
+    weight: str | None = None,
+    reader: Reader = _PLAIN,
+    cache_folder: str = "",
+    transform: Callable[[Lists], Lists] | None = None,
+) -> Lists:
+    """Reads all lists of the files, holding little more than what it returns.
+
+    Args:
+      paths: See `iterate`, as the next four.
+      parser: See `iterate`.
+      label: See `iterate`.
+      weight: See `iterate`.
+      reader: See `iterate`.
+      cache_folder: Keeps the lists there, from where the next call takes them, mapped
+        into memory; see `tfr_pipeline.data.reading.cache`. In memory by default.
+      transform: Applied to the lists, part by part; one function, known by its name.
+
+    Raises:
+      DataError: As `iterate`, and when the files hold no document, or a feature, a
+        label or a weight that no model can use (NaN or infinite).
+      RunError: The cache cannot be written.
+    """
+
+    def parts() -> Iterator[Lists]:
+        documents = 0
+        for part in iterate(paths, parser, label, weight, reader):
+            if part.num_lists:
+                explain.check_finite(paths, part, parser)
+                documents += part.num_documents
+                yield transform(part) if transform else part
+        if not documents:
+            raise DataError(
+                f"{', '.join(paths)}: expected ranked lists, found no document."
+            )
+        explain.check_present(paths[0], parser, reader)
+
+    if not cache_folder:
+        return store.collect(parts(), parser.document_id is not None)
+    made_of = cache.fingerprint(paths, parser, label, weight, reader, transform)
+    return cache.load(cache_folder, made_of, parts)
+
+
+def _to_lists(
+    batch: dict[str, Any],
+    first: int,
+    label: str | tuple[str, ...] | None,
+    weight: str | None,
+) -> Lists:
+    lengths = batch["lengths"]
+
+    def flat(name: str | tuple[str, ...] | None) -> Any:
+        if name is None:
+            return None
+        if isinstance(name, tuple):
+            return np.stack([flat(task) for task in name], axis=1)
+        return batch["extra"][name].reshape(-1).astype(np.float32)
+
+    def texts(key: str, count: int, start: int) -> np.ndarray:
+        if key not in batch:
+            return np.array([str(start + i) for i in range(count)], dtype=object)
+        # A query id may be numeric in other people's data.
+        return np.array(
+            [r.decode() if isinstance(r, bytes) else str(r) for r in batch[key]],
+            dtype=object,
+        )
+
+    return Lists(
+        values=batch["values"],
+        row_splits=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        labels=flat(label),
+        weights=flat(weight),
+        query_ids=texts("query_ids", len(lengths), first),
+        document_ids=(
+            texts("document_ids", int(lengths.sum()), 0)
+            if "document_ids" in batch
+            else store.no_ids(int(lengths.sum()))
+        ),
+        context=batch["context"],
+        loose={name: loose.ragged(flat) for name, flat in batch["loose"].items()},
+        loose_context={
+            name: loose.ragged(flat) for name, flat in batch["loose_context"].items()
+        },
+    )

@@ -1,0 +1,1 @@
+"""Foreign files to `Lists`: LibSVM text, tables, TFRecords."""

@@ -1,0 +1,160 @@
+"""Ranking files of any accepted format as `Lists`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import tfr_pipeline.files as files
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.sources import grouping, libsvm, libsvm_chunks, tables
+from tfr_pipeline.data.sources.libsvm import Parsed
+from tfr_pipeline.data.sources.libsvm_chunks import Chunk
+from tfr_pipeline.data.sources.options import FORMATS, NAN, RECORD_FORMATS, Options
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.features import Feature
+
+if TYPE_CHECKING:
+    from tfr_pipeline.data.sources.tfrecords import RecordSource
+
+# A part of the input: text still to be parsed, or lists.
+Part = Chunk | Parsed
+
+
+def read_lists(
+    paths: str | list[str], input_format: str, *, options: Options | None = None
+) -> Iterator[Lists]:
+    """Yields whole lists, several at a time, in the order of the input.
+
+    Args:
+      paths: A path, a glob, comma-separated globs, or a list of those.
+      input_format: `libsvm`, `csv`, `tsv` or `parquet`; or, for TFRecord files, `elwc`,
+        `eie`, `seq` or `example`.
+      options: How to read. Without `num_features`, LibSVM files are read twice: once
+        for the largest feature index.
+
+    Yields:
+      Lists with `values["float32"]` of shape `[documents, features]`, a bounded
+      number of documents unless one list is larger.
+
+    Raises:
+      DataError: A file is missing or malformed; the message has file and line.
+      ConfigError: The format or an option is wrong.
+    """
+    source = Source(paths, input_format, options or Options())
+    width = source.options.num_features
+    if width is None and source.is_text:
+        width = max(map(libsvm.max_index, source.texts()), default=0)
+    order = QueryOrder()
+    documents = 0
+    for part in source.parts():
+        for parsed in parse(part, width, source.options.nan):
+            if not source.is_records:
+                order.add(parsed)
+            documents += parsed.lists.num_documents
+            yield parsed.lists
+    if not documents:
+        raise source.empty()
+
+
+def parse(part: Part, num_features: int | None, nan: str) -> Iterable[Parsed]:
+    """Returns the lists of a part."""
+    if isinstance(part, Parsed):
+        return [part]
+    return libsvm.parse(part, num_features, nan)
+
+
+class Source:
+    """Input files that were found and whose settings were checked.
+
+    Attributes:
+      paths: The files, in order.
+      options: How to read them.
+      is_text: Whether the parts are text still to be parsed.
+      is_records: Whether the files are TFRecord files of lists.
+    """
+
+    def __init__(
+        self, paths: str | list[str], input_format: str, options: Options
+    ) -> None:
+        if input_format not in FORMATS:
+            raise ConfigError(unknown_name("input format", input_format, FORMATS))
+        if options.nan not in NAN:
+            raise ConfigError(unknown_name("value of --nan", options.nan, NAN))
+        self.paths = files.expand(paths, "--input")
+        self.options = options
+        self.is_text = input_format == "libsvm"
+        self.is_records = input_format in RECORD_FORMATS
+        self._format = input_format
+        self._query_files: list[str] | None = None
+        if options.query_file and self.is_text:
+            if options.group_by_query:
+                raise ConfigError(
+                    "--group_by_query needs query ids in the lines; with --query_file "
+                    "lists are contiguous by definition. Leave one out."
+                )
+            self._query_files = files.expand(options.query_file, "--query_file")
+
+    def texts(self) -> Iterator[Chunk]:
+        """Yields the parts of a text format."""
+        if self._query_files is not None:
+            return libsvm_chunks.by_lengths(self.paths, self._query_files)
+        if self.options.group_by_query:
+            return grouping.text_chunks(self.paths, self.options.work_dir)
+        return libsvm_chunks.by_query(self.paths)
+
+    def parts(self) -> Iterator[Part]:
+        """Yields the input in parts of whole lists."""
+        if self.is_text:
+            return self.texts()
+        if self.is_records:
+            return self.records().parts()
+        return tables.read(self.paths, self._format, self.options)
+
+    def records(self) -> RecordSource:
+        """Returns the lists of TFRecord files."""
+        # Imported late: TensorFlow takes seconds to load.
+        from tfr_pipeline.data.sources.tfrecords import RecordSource
+
+        return RecordSource(self.paths, self._format, self.options)
+
+    def columns(self) -> tables.Columns:
+        """Returns the columns of a table."""
+        return tables.columns(self.paths[0], self._format, self.options)
+
+    def context(self) -> dict[str, Feature]:
+        """Returns the description of the query features."""
+        return {} if self.is_text else self.columns().context
+
+    def empty(self) -> DataError:
+        """Returns the error for an input without a document."""
+        return DataError(
+            f"{', '.join(self.paths)}: expected at least one document, found none "
+            "(empty, or only blank lines and comments)."
+        )
+
+
+class QueryOrder:
+    """Checks that the documents of each query stand together.
+
+    Keeps the first place of every query: about 200 bytes each.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[str, int]] = {}
+
+    def add(self, parsed: Parsed) -> None:
+        """Adds lists in the order of the input.
+
+        Raises:
+          DataError: A query came before.
+        """
+        for query, place in zip(parsed.lists.query_ids, parsed.places, strict=True):
+            before = self._places.setdefault(query, place)
+            if before is not place:
+                raise DataError(
+                    f"{place[0]}:{place[1]}: expected the rows of a query to stand "
+                    f"together, found query {query!r} again; it began at "
+                    f"{before[0]}:{before[1]}. Use --group_by_query to bring them "
+                    "together, or give different queries different ids."
+                )

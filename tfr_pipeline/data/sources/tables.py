@@ -1,0 +1,249 @@
+"""CSV, TSV and Parquet to `Lists`, through pyarrow."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.sources import table_files, table_groups
+from tfr_pipeline.data.sources.libsvm import Parsed
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.data.sources.table_files import FILE, LINE, Columns
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.features import Feature
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Elements of the dense matrix yielded at once, unless one list has more.
+_BLOCK_ELEMENTS = 1 << 22
+
+
+def columns(path: str, input_format: str, options: Options) -> Columns:
+    """Finds the columns of a file and their roles.
+
+    Raises:
+      ConfigError: A column that an option names is not in the file.
+      DataError: The file has no header or no feature column.
+    """
+    pa = table_files.arrow()
+    with table_files.readable(path):
+        if input_format == "parquet":
+            schema = pa.parquet.read_schema(path)
+        else:
+            schema = table_files.csv_schema(path, input_format)
+    known = schema.names
+
+    def checked(name: str, flag: str) -> str:
+        if name not in known:
+            raise ConfigError(unknown_name("column", name, known, f"{path} ({flag})"))
+        return name
+
+    labels = tuple(
+        checked(name, "--label_columns")
+        for name in dict.fromkeys(options.label_columns)
+    )
+    if not labels and (options.require_label or options.label_column in known):
+        labels = (checked(options.label_column, "--label_column"),)
+    query = checked(options.qid_column, "--qid_column")
+    document = options.docid_column or None
+    weight = options.weight_column or None
+    if document:
+        checked(document, "--docid_column")
+    if weight:
+        checked(weight, "--weight_column")
+    context = {
+        checked(name, "--context_columns"): _context_feature(schema.field(name).type)
+        for name in options.context_columns
+    }
+    taken = {*labels, query, document, weight, *context}
+    features = tuple(
+        checked(name, "--feature_columns") for name in options.feature_columns
+    ) or tuple(
+        field.name
+        for field in schema
+        if field.name not in taken and _is_numeric(field.type)
+    )
+    if not features:
+        raise DataError(
+            f"{path}: expected at least one numeric column beside "
+            f"{', '.join(sorted(name for name in taken if name))}, found none among "
+            f"{', '.join(known)}. Name the features with --feature_columns."
+        )
+    if options.num_features not in (None, len(features)):
+        raise DataError(
+            f"{path}: expected {options.num_features} feature columns, found "
+            f"{len(features)}: {', '.join(features[:10])}. Name the features with "
+            "--feature_columns."
+        )
+    ignored = tuple(
+        name
+        for name in known
+        if not options.feature_columns and name not in {*taken, *features}
+    )
+    return Columns(labels, query, document, weight, features, context, ignored)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    types = table_files.arrow().types
+    return (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_decimal(kind)
+        or types.is_boolean(kind)
+    )
+
+
+def _context_feature(kind: pa.DataType) -> Feature:
+    types = table_files.arrow().types
+    if types.is_integer(kind) or types.is_boolean(kind):
+        return Feature("int64", (1,), 0)
+    if types.is_floating(kind) or types.is_decimal(kind):
+        return Feature("float32", (1,), 0.0)
+    return Feature("string", (1,), "")
+
+
+def read(paths: list[str], input_format: str, options: Options) -> Iterator[Parsed]:
+    """Yields the lists of tables, several at a time.
+
+    Raises:
+      DataError: A file is malformed or has other columns than the first.
+    """
+    roles = columns(paths[0], input_format, options)
+    for path in paths[1:]:
+        other = columns(path, input_format, options)
+        if (other.used, other.context) != (roles.used, roles.context):
+            wrong = sorted(set(roles.used) ^ set(other.used)) or other.used
+            raise DataError(
+                f"{path}: expected the columns of {paths[0]}, found others: "
+                f"{', '.join(wrong[:10])}. Name the columns with --feature_columns."
+            )
+
+    def tables() -> Iterator[pa.Table]:
+        for file, path in enumerate(paths):
+            yield from table_files.batches(path, file, input_format, roles)
+
+    if options.group_by_query:
+        size = 4 * len(roles.features) + 100
+        whole = table_groups.grouped(tables, roles.query, size, options.work_dir)
+    else:
+        whole = table_groups.contiguous(tables(), roles.query)
+    sizes = np.concatenate([[0], np.cumsum([os.path.getsize(p) for p in paths])])
+    limit = max(1, _BLOCK_ELEMENTS // len(roles.features))
+    for table, splits in table_groups.pieces(whole, limit):
+        if table.num_rows:
+            parsed = _to_lists(table, splits, paths, roles, options)
+            last = int(table[FILE][table.num_rows - 1].as_py())
+            yield dataclasses.replace(parsed, bytes_read=int(sizes[last]))
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """Returns a column as float32, NaN where it is null; a copy."""
+    return np.array(table[name].to_numpy(), np.float32)
+
+
+def _texts(table: pa.Table, name: str) -> np.ndarray:
+    values = table[name].to_pylist()
+    result = np.empty(len(values), object)
+    result[:] = ["" if value is None else value for value in values]
+    return result
+
+
+def _to_lists(
+    table: pa.Table,
+    splits: np.ndarray,
+    paths: list[str],
+    roles: Columns,
+    options: Options,
+) -> Parsed:
+    files, lines = table[FILE].to_numpy(), table[LINE].to_numpy()
+
+    def where(row: int) -> str:
+        return f"{paths[files[row]]}:{lines[row]}"
+
+    matrix = np.stack([_numbers(table, name) for name in roles.features], axis=1)
+    finite = np.isfinite(matrix)
+    if options.nan != "keep" and not finite.all():
+        if options.nan == "error":
+            row, column = np.argwhere(~finite)[0]
+            raise DataError(
+                f"{where(row)}: column {roles.features[column]!r}: expected a finite "
+                f"float32, found {matrix[row, column]} or an empty cell. Use "
+                "--nan=zero or --nan=keep to accept such values."
+            )
+        matrix[~finite] = 0
+    labels = weights = None
+    if roles.labels:
+        # A document may be labelled for some of several tasks only.
+        required = options.require_label and not options.label_columns
+        columns = [_labels(table, name, required, where) for name in roles.labels]
+        labels = np.stack(columns, axis=1) if options.label_columns else columns[0]
+    if roles.weight:
+        weights = _numbers(table, roles.weight)
+        bad = ~(np.isfinite(weights) & (weights >= 0))
+        _refuse(bad, weights, roles.weight, "a finite weight of 0 or more", where)
+    firsts = splits[:-1]
+    heads = table.take(firsts)
+    queries = _texts(heads, roles.query)
+    if (queries == "").any():
+        row = int(firsts[np.flatnonzero(queries == "")[0]])
+        raise DataError(
+            f"{where(row)}: column {roles.query!r}: expected a query id, found an "
+            "empty cell."
+        )
+    if roles.document:
+        documents = _texts(table, roles.document)
+    else:
+        documents = np.array([str(line) for line in lines], object)
+    lists = Lists(
+        values={"float32": matrix},
+        row_splits=splits,
+        labels=labels,
+        query_ids=queries,
+        document_ids=documents,
+        weights=weights,
+        context={
+            name: _context_values(heads, name, feature)
+            for name, feature in roles.context.items()
+        },
+    )
+    places = [(paths[files[row]], int(lines[row])) for row in firsts]
+    return Parsed(lists, places)
+
+
+def _labels(table: pa.Table, name: str, required: bool, where: Any) -> np.ndarray:
+    """Returns float32 `[documents]`, -1 for empty cells unless there must be none."""
+    labels = _numbers(table, name)
+    if not required:
+        labels = np.where(np.isnan(labels), np.float32(-1), labels)
+    bad = ~(np.isfinite(labels) & (labels >= (0 if required else -1)))
+    _refuse(bad, labels, name, "a grade of 0 or more", where)
+    return labels
+
+
+def _context_values(table: pa.Table, name: str, feature: Feature) -> np.ndarray:
+    """Returns `[lists, 1]` of the dtype of the feature."""
+    if feature.dtype == "string":
+        return _texts(table, name)[:, np.newaxis]
+    if feature.dtype == "int64":
+        column = (
+            table[name].cast(table_files.arrow().int64()).combine_chunks().fill_null(0)
+        )
+        return column.to_numpy(zero_copy_only=False)[:, np.newaxis]
+    return np.nan_to_num(_numbers(table, name))[:, np.newaxis]
+
+
+def _refuse(
+    bad: np.ndarray, values: np.ndarray, column: str, expected: str, where: Any
+) -> None:
+    rows: Iterable[int] = np.flatnonzero(bad)
+    for row in rows:
+        raise DataError(
+            f"{where(row)}: column {column!r}: expected {expected}, found "
+            f"{values[row]}."
+        )

@@ -1,0 +1,269 @@
+"""TFRecord files of ranked lists as the input of a conversion.
+
+Which features there are is found in the first records, unless it is described.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+import tfr_pipeline.compat  # noqa: F401 - before TensorFlow
+import tfr_pipeline.data.store as store
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading import explain, loading, pointwise
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.record_reader import RecordReader
+from tfr_pipeline.data.records.formats import EXAMPLE, PACKED
+from tfr_pipeline.data.sources.libsvm import Parsed
+from tfr_pipeline.data.sources.options import Options
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.features import Feature, Features
+
+# Documents whose features are looked at.
+_DOCUMENTS = 2000
+_DTYPES = {"float_list": "float32", "int64_list": "int64", "bytes_list": "string"}
+_DEFAULTS: dict[str, Any] = {"float32": 0.0, "int64": 0, "string": ""}
+
+
+class RecordSource:
+    """Lists in TFRecord files.
+
+    Args:
+      paths: The files.
+      input_format: One of `RECORD_FORMATS` but `packed`.
+      options: Names of the label, weight and ids, and which features to take; or the
+        description of all of them.
+
+    Attributes:
+      features: What the files have.
+      output: Description of what will be written: ids that the input lacks are made.
+    """
+
+    def __init__(self, paths: list[str], input_format: str, options: Options):
+        if input_format == PACKED:
+            raise ConfigError(
+                "--input_format=packed: packed files are converted already. Convert "
+                "what they were made of."
+            )
+        self._paths = paths
+        self._options = options
+        self._format = loading.sniff_format(paths, wanted=input_format)
+        if options.features:
+            self.features = Features.load(options.features)
+        else:
+            self.features = _Finder(paths, self._format, options).features()
+        self._query_dtype = self.features.context.get(self.features.query_id or "")
+        context = dict(self.features.context)
+        context.pop(self.features.query_id or "", None)
+        label, weight = self.features.label, self.features.weight
+        self.output = dataclasses.replace(
+            self.features,
+            context=context,
+            example=dict(sorted(self.features.example.items())),
+            label=(label[0], Feature("float32", (1,), -1.0)),
+            weight=weight and (weight[0], Feature("float32", (1,), 1.0)),
+            query_id=self.features.query_id or "qid",
+            document_id=self.features.document_id or "docid",
+        )
+        self._check_names()
+
+    def _check_names(self) -> None:
+        output = self.output
+        for name, group in (
+            (output.query_id, output.context),
+            (output.document_id, output.example),
+        ):
+            if name in group:
+                raise ConfigError(
+                    f"feature {name!r}: the ids are written under this name. Say with "
+                    "--qid_column or --docid_column which feature has them."
+                )
+
+    def output_as(self, output_format: str) -> Features:
+        """Returns the description of what will be written in a format.
+
+        Raises:
+          ConfigError: The format cannot hold a feature.
+        """
+        loose = [
+            name
+            for name, feature in self.output.example.items()
+            if feature.kind != "fixed" or feature.dtype == "string"
+        ]
+        if loose and output_format == PACKED:
+            raise ConfigError(
+                "--output_format=packed holds numbers, as many in each document; found "
+                f"{', '.join(loose[:8])}. Use --output_format=elwc, or choose others "
+                "with --feature_columns."
+            )
+        return dataclasses.replace(self.output, data_format=output_format)
+
+    def parts(self) -> Iterator[Parsed]:
+        """Yields the lists, some at a time."""
+        features = self.features
+        context = dict(self.output.context)
+        if self._query_dtype is not None and features.query_id:
+            context[features.query_id] = self._query_dtype
+        parser = RecordParser(
+            {name: feature.to_spec() for name, feature in context.items()},
+            features.example_spec,
+            dict([features.label_spec, *filter(None, [features.weight_spec])]),
+            features.query_id,
+            features.document_id,
+            self._format,
+        )
+        weight = features.weight[0] if features.weight else None
+        arguments = self._paths, parser, features.label[0], weight, RecordReader()
+        if self._format == EXAMPLE and self._options.group_by_query:
+            parts = self._together(loading.iterate_records(*arguments))
+        else:
+            parts = loading.iterate(*arguments)
+        number = 0
+        for lists in parts:
+            lists.context.pop(features.query_id or "", None)
+            whole = np.flatnonzero(lists.lengths)  # there may be lists of nothing
+            splits = np.append(lists.row_splits[whole], lists.num_documents)
+            lists = lists.regrouped(whole, splits)
+            if not features.document_id:
+                count = range(number + 1, number + lists.num_documents + 1)
+                lists.document_ids = np.array(list(map(str, count)), object)
+            number += lists.num_documents
+            lists.values.setdefault(
+                "float32", np.zeros((lists.num_documents, 0), np.float32)
+            )
+            self._numbers(lists, parser)
+            yield Parsed(lists, [(self._paths[0], 0)] * lists.num_lists)
+
+    def _together(self, parts: Iterable[Lists]) -> Iterator[Lists]:
+        """Yields the lists of all documents, which are held in memory."""
+        if not self.features.query_id:
+            raise ConfigError(
+                "--group_by_query needs a query id: name its feature by --qid_column."
+            )
+        singles = store.collect(parts, self.features.document_id is not None)
+        pointwise.check_ids(singles, 0, self.features.query_id, self._paths)
+        lists = pointwise.bring_together(singles)
+        step = 256
+        for start in range(0, lists.num_lists, step):
+            yield lists.slice(start, min(start + step, lists.num_lists))
+
+    def _numbers(self, lists: Lists, parser: RecordParser) -> None:
+        """Does with NaN and infinite features what the options say."""
+        if self._options.nan == "error":
+            explain.check_finite(self._paths, lists, parser)
+        elif self._options.nan == "zero":
+            for block in lists.values.values():
+                if block.dtype.kind == "f":
+                    block[~np.isfinite(block)] = 0
+
+
+class _Finder:
+    """Finds the features of documents and queries in the first records."""
+
+    def __init__(self, paths: list[str], data_format: str, options: Options):
+        self._path, self._options = paths[0], options
+        self._documents: dict[str, _Found] = collections.defaultdict(_Found)
+        self._queries: dict[str, _Found] = collections.defaultdict(_Found)
+        count = 0
+        for record in RecordReader()(paths):
+            serialized = record.numpy()
+            documents = explain.documents_of(serialized, data_format)
+            for document in documents:
+                _add(self._documents, document)
+            if data_format == EXAMPLE:
+                query = set(options.context_columns) | {options.qid_column}
+                features = {n: f for n, f in documents[0].items() if n in query}
+                _add(self._queries, features)
+            else:
+                _add(self._queries, explain.context_of(serialized, data_format))
+            count += len(documents)
+            if count >= _DOCUMENTS:
+                break
+        if not count:
+            raise DataError(f"{', '.join(paths)}: expected ranked lists, found none.")
+        if data_format == EXAMPLE:
+            for name in self._queries:
+                del self._documents[name]
+
+    def features(self) -> Features:
+        """Returns the description of what was found."""
+        options = self._options
+        label = self._named(options.label_column, self._documents, "--label_column")
+        if label.dtype == "string" or label.shape != (1,):
+            raise DataError(
+                f"{self._path}: label {options.label_column!r}: expected one number, "
+                f"found {label.dtype} of shape {label.shape}."
+            )
+        weight = None
+        if options.weight_column:
+            name = options.weight_column
+            weight = name, self._named(name, self._documents, "--weight_column")
+        query = options.qid_column if options.qid_column in self._queries else None
+        document = options.docid_column
+        if document:
+            self._named(document, self._documents, "--docid_column")
+        elif "docid" in self._documents:
+            document = "docid"
+        taken = {options.label_column, options.weight_column, document}
+        example = [
+            *(options.feature_columns or (n for n in self._documents if n not in taken))
+        ]
+        context = [*(options.context_columns or self._queries)]
+        if query and query not in context:
+            context.append(query)
+        result = Features(
+            context={
+                n: self._named(n, self._queries, "--context_columns") for n in context
+            },
+            example={
+                n: self._named(n, self._documents, "--feature_columns") for n in example
+            },
+            label=(options.label_column, label),
+            weight=weight,
+            query_id=query,
+            document_id=document or None,
+        )
+        if query and result.context[query].dtype == "string":
+            del result.context[query]
+        return result
+
+    def _named(self, name: str, found: dict[str, _Found], flag: str) -> Feature:
+        if name not in found:
+            known = sorted(found)
+            where = f"{self._path} ({flag})"
+            raise ConfigError(unknown_name("feature", name, known, where))
+        return found[name].feature(f"{self._path}: feature {name!r}")
+
+
+class _Found:
+    """What a feature was like in the records that had it."""
+
+    def __init__(self) -> None:
+        self._kinds: set[str] = set()
+        self._sizes: set[int] = set()
+
+    def add(self, feature: Any) -> None:
+        kind = feature.WhichOneof("kind")
+        if kind:
+            self._kinds.add(kind)
+            self._sizes.add(len(getattr(feature, kind).value))
+
+    def feature(self, where: str) -> Feature:
+        if len(self._kinds) != 1:
+            found = ", ".join(sorted(self._kinds)) or "no value at all"
+            raise DataError(f"{where}: expected values of one type, found {found}.")
+        (kind,) = self._kinds
+        dtype = _DTYPES[kind]
+        if len(self._sizes) > 1 or 0 in self._sizes:
+            return Feature(dtype, (), None, "ragged")
+        return Feature(dtype, (*self._sizes,), _DEFAULTS[dtype])
+
+
+def _add(found: dict[str, _Found], features: Any) -> None:
+    for name in features:
+        found[name].add(features[name])

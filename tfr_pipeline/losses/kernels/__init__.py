@@ -1,0 +1,1 @@
+"""What losses are computed with: batches, blocks of pairs, gradients."""

@@ -1,0 +1,1 @@
+"""Losses of pairs of documents, and what a pair weighs."""

@@ -1,0 +1,74 @@
+"""Optimizers by name and arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.optimizers.adam import Adam
+from tfr_pipeline.optimizers.schedules import (
+    _PLATEAU_ARGS,
+    PLATEAU,
+    Schedule,
+    split_schedule,
+)
+
+
+def build_optimizer(
+    name: str,
+    learning_rate: float,
+    total_steps: int,
+    schedule: Any = None,
+    args: Mapping[str, Any] | None = None,
+) -> tf.keras.optimizers.Optimizer:
+    """Returns a Keras optimizer; call it within the scope of the strategy.
+
+    Args:
+      name: Name of a Keras optimizer, in any case.
+      learning_rate: Peak learning rate.
+      total_steps: Steps of the whole training.
+      schedule: See `PipelineHparams.schedule`.
+      args: Further arguments of the optimizer.
+
+    Raises:
+      ConfigError: An unknown optimizer, argument or schedule.
+
+    Example:
+      >>> build_optimizer("sgd", 0.1, 100, args={"momentum": 0.9}).momentum
+      0.9
+    """
+    classes = {
+        key.lower(): value
+        for key, value in vars(tf.keras.optimizers).items()
+        if inspect.isclass(value)
+        and issubclass(value, tf.keras.optimizers.Optimizer)
+        and value is not tf.keras.optimizers.Optimizer
+    }
+    classes["adam"] = Adam
+    cls: Any = classes.get(str(name).lower())
+    if cls is None:
+        raise ConfigError(unknown_name("optimizer", name, classes))
+    # weight_decay and clipping are named parameters or part of **kwargs.
+    known = {"weight_decay", "clipnorm", "clipvalue", "global_clipnorm"}
+    known |= set(inspect.signature(cls.__init__).parameters)
+    known -= {"self", "kwargs", "name", "learning_rate"}
+    for key in args or {}:
+        if key not in known:
+            raise ConfigError(unknown_name("argument", key, known, f"optimizer {name}"))
+    schedule_name, schedule_args = split_schedule(schedule)
+    rate: Any = learning_rate
+    if schedule_name == PLATEAU:
+        if schedule_args.get("warmup_steps"):
+            raise ConfigError("schedule 'plateau': it cannot be combined with warm-up.")
+        for key in schedule_args:
+            if key not in (*_PLATEAU_ARGS, "warmup_steps"):
+                raise ConfigError(
+                    unknown_name("argument", key, _PLATEAU_ARGS, "schedule 'plateau'")
+                )
+    elif schedule_name != "constant" or schedule_args:
+        rate = Schedule(schedule_name, learning_rate, total_steps, **schedule_args)
+    return cls(learning_rate=rate, **dict(args or {}))

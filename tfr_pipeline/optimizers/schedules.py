@@ -1,0 +1,138 @@
+"""Optimizers and learning-rate schedules by name and arguments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.errors import ConfigError, unknown_name
+
+PLATEAU = "plateau"
+# Those of the callback `ReduceOnPlateau`.
+_PLATEAU_ARGS = ("factor", "patience", "min_delta", "min_rate")
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that warms up linearly and then follows a curve.
+
+    Args:
+      name: `constant`; `cosine` (half a period down to `final` times the peak,
+        Loshchilov & Hutter 2017); `exponential` (times `decay_rate` every
+        `decay_steps`); `piecewise` (`values[i]` times the peak up to
+        `boundaries[i]`); `1cycle` (cosine up from peak/25 in the first `rise` of all
+        steps, then cosine down to `final` times the peak, Smith & Topin 2018).
+      peak: Highest learning rate.
+      total_steps: Steps of the whole training.
+      warmup_steps: Steps over which the rate rises from 0.
+      **args: Arguments of the curve.
+
+    Raises:
+      ConfigError: An unknown schedule or argument, or one that is missing.
+
+    Example:
+      >>> rate = Schedule("cosine", 0.1, total_steps=100, warmup_steps=10)
+      >>> [round(float(rate(step)), 3) for step in (0, 10, 55, 100)]
+      [0.01, 0.1, 0.05, 0.0]
+    """
+
+    _ARGS: dict[str, dict[str, Any]] = {
+        "constant": {},
+        "cosine": {"final": 0.0},
+        "exponential": {"decay_rate": 0.96, "decay_steps": None},
+        "piecewise": {"boundaries": None, "values": None},
+        "1cycle": {"rise": 0.3, "final": 1e-4},
+    }
+
+    def __init__(
+        self,
+        name: str,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        **args: Any,
+    ):
+        if name not in self._ARGS:
+            known = [*self._ARGS, PLATEAU]
+            raise ConfigError(unknown_name("schedule", name, known))
+        known_args = self._ARGS[name]
+        for key in args:
+            if key not in known_args:
+                raise ConfigError(
+                    unknown_name(
+                        "argument",
+                        key,
+                        [*known_args, "warmup_steps"],
+                        f"schedule {name!r}",
+                    )
+                )
+        self.name, self.peak = name, float(peak)
+        self.total_steps, self.warmup_steps = int(total_steps), int(warmup_steps)
+        self.args = {**known_args, **args}
+        missing = [key for key, value in self.args.items() if value is None]
+        if missing:
+            raise ConfigError(f"schedule {name!r}: {', '.join(missing)} is required.")
+        if name == "piecewise" and len(self.args["values"]) != 1 + len(
+            self.args["boundaries"]
+        ):
+            raise ConfigError(
+                "schedule 'piecewise': expected one value more than boundaries, found "
+                f"{self.args['values']} and {self.args['boundaries']}."
+            )
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the rate of a step, float32 scalar."""
+        step = tf.cast(step, tf.float32)
+        warmup = float(self.warmup_steps)
+        length = max(1.0, self.total_steps - warmup)
+        progress = tf.clip_by_value((step - warmup) / length, 0.0, 1.0)
+        # Step 0 already learns.
+        warm = tf.minimum(1.0, (step + 1.0) / (warmup or 1.0))
+        return self.peak * tf.where(step < warmup, warm, self._curve(progress, step))
+
+    def _curve(self, progress: Any, step: Any) -> Any:
+        args = self.args
+        if self.name == "cosine":
+            return _cosine(1.0, args["final"], progress)
+        if self.name == "exponential":
+            since = tf.maximum(0.0, step - self.warmup_steps)
+            return args["decay_rate"] ** (since / args["decay_steps"])
+        if self.name == "piecewise":
+            bounds = tf.constant(args["boundaries"], tf.float32)
+            index = tf.searchsorted(bounds, step[tf.newaxis], side="left")[0]
+            return tf.gather(tf.constant(args["values"], tf.float32), index)
+        if self.name == "1cycle":
+            rise = args["rise"]
+            up = _cosine(1 / 25, 1.0, progress / rise)
+            down = _cosine(1.0, args["final"], (progress - rise) / (1 - rise))
+            return tf.where(progress < rise, up, down)
+        return tf.ones_like(progress)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `tf.keras.optimizers.schedules.LearningRateSchedule`."""
+        return {
+            "name": self.name,
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            **self.args,
+        }
+
+
+def _cosine(start: float, end: float, progress: Any) -> Any:
+    return end + (start - end) * 0.5 * (1 + tf.cos(math.pi * progress))
+
+
+def split_schedule(schedule: Any) -> tuple[str, dict[str, Any]]:
+    """Returns name and arguments of a schedule given by name, by dict or not at all."""
+    if not schedule:
+        return "constant", {}
+    if isinstance(schedule, str):
+        return schedule, {}
+    args = dict(schedule)
+    name = args.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"schedule: expected a 'name', found {schedule!r}.")
+    return name, {key: value for key, value in args.items() if value is not None}

@@ -1,0 +1,128 @@
+"""Checks of hyperparameters, before any data is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.optimizers.factory import build_optimizer
+from tfr_pipeline.optimizers.schedules import PLATEAU, split_schedule
+from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.tasks import monitors
+
+
+def with_our_fields(hparams: Any) -> PipelineHparams:
+    """Takes TF-Ranking's hyperparameters, which lack our fields."""
+    if isinstance(hparams, PipelineHparams):
+        return hparams
+    if not isinstance(hparams, tfr.keras.pipeline.PipelineHparams):
+        raise ConfigError(f"hparams: expected PipelineHparams, found {hparams!r}.")
+    fields = dataclasses.fields(tfr.keras.pipeline.PipelineHparams)
+    return PipelineHparams(**{f.name: getattr(hparams, f.name) for f in fields})
+
+
+def as_json(hparams: PipelineHparams) -> dict[str, Any]:
+    """Returns hyperparameters as JSON; objects by the name of their class."""
+    result = {}
+    for field in dataclasses.fields(hparams):
+        value = getattr(hparams, field.name)
+        if not isinstance(value, str | int | float | list | tuple | dict | type(None)):
+            value = type(value).__name__
+        result[field.name] = value
+    return result
+
+
+def selects(hparams: PipelineHparams) -> bool:
+    """Whether anything depends on which epoch is the best."""
+    return bool(hparams.export_best_model or hparams.early_stopping_patience)
+
+
+def plateau_arguments(hparams: PipelineHparams) -> dict[str, Any] | None:
+    """Arguments of `ReduceOnPlateau`, or None if the rate is not reduced so."""
+    name, args = split_schedule(hparams.schedule)
+    if name != PLATEAU and not hparams.automatic_reduce_lr:
+        return None
+    args = dict(args) if name == PLATEAU else {}
+    args.pop("warmup_steps", None)  # 0; see `build_optimizer`
+    args.setdefault("min_delta", 0.01 * hparams.learning_rate)
+    return args
+
+
+def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
+    """Checks names and settings, and warns of those without effect.
+
+    Args:
+      hparams: Hyperparameters.
+      metrics: Metrics by task; see `tasks.by_task`.
+
+    Raises:
+      ConfigError: A name is unknown, or two settings exclude each other.
+    """
+    if selects(hparams):
+        monitor(hparams, metrics, len(metrics) > 1)
+    elif hparams.best_exporter_metric != "loss":
+        warnings.warn(
+            f"best_exporter_metric={hparams.best_exporter_metric!r} has no effect "
+            "without export_best_model or early_stopping_patience.",
+            stacklevel=3,
+        )
+    if hparams.early_stopping_min_delta and not hparams.early_stopping_patience:
+        warnings.warn(
+            "early_stopping_min_delta has no effect without early_stopping_patience.",
+            stacklevel=3,
+        )
+    name, args = split_schedule(hparams.schedule)
+    scheduled = name not in ("constant", PLATEAU) or (
+        name == "constant" and args.get("warmup_steps")
+    )
+    if hparams.automatic_reduce_lr and scheduled:
+        raise ConfigError(
+            "automatic_reduce_lr: expected no schedule beside it, found "
+            f"{name!r}. Set one of the two."
+        )
+    # Knows all names, and makes nothing that lasts.
+    build_optimizer(
+        hparams.optimizer,
+        hparams.learning_rate,
+        1,
+        hparams.schedule,
+        hparams.optimizer_args,
+    )
+
+
+def monitor(
+    hparams: PipelineHparams, metrics: dict[str, list[Any]], prefixed: bool
+) -> str:
+    """Returns the log key of `best_exporter_metric`, after checking it.
+
+    Args:
+      hparams: Hyperparameters.
+      metrics: See `check`.
+      prefixed: See `tasks.monitors`.
+    """
+    wanted = hparams.best_exporter_metric
+    name = wanted.replace("@", "_").removeprefix("val_")
+    known = []
+    for metric, key, names in monitors(metrics, prefixed):
+        # A task may be called `a@b`.
+        if name in names or wanted in names:
+            _warn_if_reversed(hparams, metric)
+            return f"val_{key}"
+        known.append(names[0])
+    raise ConfigError(unknown_name("metric", wanted, known, "best_exporter_metric"))
+
+
+def _warn_if_reversed(hparams: PipelineHparams, metric: str) -> None:
+    lower_better = metric.endswith("loss") or "arp" in metric
+    if lower_better == hparams.best_exporter_metric_higher_better:
+        better = "lower" if lower_better else "higher"
+        warnings.warn(
+            f"best_exporter_metric={hparams.best_exporter_metric!r}: {better} is "
+            "better, but best_exporter_metric_higher_better="
+            f"{hparams.best_exporter_metric_higher_better} selects the "
+            "worst epoch.",
+            stacklevel=2,
+        )

@@ -1,0 +1,1 @@
+"""Dataset builders: training and validation data, and signatures."""

@@ -1,0 +1,122 @@
+"""`DatasetHparams`: what `BaseDatasetBuilder` is told about files and batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.batching import selection
+from tfr_pipeline.data.reading import record_reader
+from tfr_pipeline.data.records import formats
+from tfr_pipeline.errors import ConfigError
+
+
+@dataclasses.dataclass
+class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
+    """Files, batches and lists of a dataset builder.
+
+    The parameters up to `convert_labels_to_binary` are TF-Ranking's; the others are
+    keyword only.
+
+    Attributes:
+      train_input_pattern: Glob, or comma-separated globs, of the training files.
+      valid_input_pattern: The same for validation; may be empty for none.
+      train_batch_size: Lists a global training batch.
+      valid_batch_size: Lists a global validation batch.
+      list_size: Training takes the first so many documents of a list, and padded
+        batches have this length. None: whole lists.
+      valid_list_size: The same for validation. None: whole lists, whatever
+        `list_size` says; a validation that cuts lists measures something else.
+      dataset_reader: Makes a dataset of serialized records from file names.
+      convert_labels_to_binary: Labels above 0 become 1.
+      test_input_pattern: Files that are evaluated once, after training; empty for none.
+      documents_per_batch: Cuts global training batches by number of documents
+        instead of `train_batch_size`; None by default. For lists of very unequal
+        length: the cost of a step stays even.
+      shuffle: Orders the training lists anew each epoch.
+      seed: Seed of that order; 0 by default.
+      cache: Where parsed lists are kept: `memory` (the same as an empty text, the
+        default), or a folder, from which later runs take them without parsing and
+        which may hold more than memory does. See `docs/data.md`.
+      input_format: `elwc`, `eie`, `seq`, `example` or `packed`; TF-Ranking's names are
+        taken too. `auto`, the default: what the first records are.
+      reader_args: Further arguments of `dataset_reader`, after the file name.
+      compression: `gzip`, `zlib` or `none`; `auto`, the default, looks at each file.
+      truncation: Which documents are left of a training list longer than `list_size`:
+        `first`, as in TF-Ranking; `sample`, random ones, others in each epoch; or the
+        name of a numeric document feature, such as the score of the system that made
+        the lists, by which the highest are kept. Validation is never cut so.
+      shuffle_examples: Puts the documents of a training list in a random order, another
+        in each epoch, before it is cut: `first` then keeps random ones, too.
+
+    Raises:
+      ConfigError: A number is not positive, the cache no folder, or a name unknown.
+    """
+
+    train_input_pattern: str
+    valid_input_pattern: str
+    train_batch_size: int
+    valid_batch_size: int
+    list_size: int | None = None
+    valid_list_size: int | None = None
+    dataset_reader: Any = tf.data.TFRecordDataset
+    convert_labels_to_binary: bool = False
+    _: dataclasses.KW_ONLY
+    test_input_pattern: str = ""
+    documents_per_batch: int | None = None
+    shuffle: bool = True
+    seed: int = 0
+    cache: str = ""
+    input_format: str = formats.AUTO
+    reader_args: Sequence[Any] | None = ()
+    compression: str = record_reader.AUTO
+    truncation: str = selection.FIRST
+    shuffle_examples: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (
+            "train_batch_size",
+            "valid_batch_size",
+            "list_size",
+            "valid_list_size",
+            "documents_per_batch",
+        ):
+            value = getattr(self, name)
+            optional = name not in ("train_batch_size", "valid_batch_size")
+            if value is None and optional:
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    f"DatasetHparams.{name}: expected a positive integer"
+                    f"{' or None' if optional else ''}, found {value!r}."
+                )
+        if self.cache is not None and not isinstance(self.cache, str | os.PathLike):
+            raise ConfigError(
+                "DatasetHparams.cache: expected '', 'memory' or a folder, found "
+                f"{self.cache!r}."
+            )
+        formats.canonical(self.input_format, "DatasetHparams.input_format")
+        record_reader.canonical(self.compression)
+        if not isinstance(self.truncation, str) or not self.truncation:
+            raise ConfigError(
+                "DatasetHparams.truncation: expected 'first', 'sample' or the name of "
+                f"a feature, found {self.truncation!r}."
+            )
+        if self.truncation != selection.FIRST and self.list_size is None:
+            warnings.warn(
+                f"truncation={self.truncation!r} has no effect without list_size.",
+                stacklevel=3,
+            )
+
+    @property
+    def cache_folder(self) -> str:
+        """Absolute path of the cache folder; empty for a cache in memory."""
+        path = os.fspath(self.cache or "")
+        return "" if path in ("", "memory") else os.path.abspath(path)

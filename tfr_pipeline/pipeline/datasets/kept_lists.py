@@ -1,0 +1,111 @@
+"""The part of a dataset builder that reads files, once, and keeps what is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline import files
+from tfr_pipeline.data.batching.loose import can_keep
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading import loading
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.record_reader import RecordReader
+from tfr_pipeline.data.records import formats
+from tfr_pipeline.data.records.formats import AUTO, PACKED
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.layout import BlockLayout
+
+Specs = dict[str, Any]
+
+
+class KeepsLists:
+    """Reads the lists of each split when they are first asked for."""
+
+    _context_feature_spec: Specs
+    _example_feature_spec: Specs
+    _training_only_context_spec: Specs
+    _training_only_example_spec: Specs
+    _hparams: Any
+    _query_id: str | None
+
+    def _open(self) -> None:
+        """Prepares for reading; needs the hyperparameters."""
+        self._memory: dict[tuple[str, str], Lists] = {}
+        # Hyperparameters of TF-Ranking's own class lack our fields.
+        self._reader = RecordReader(
+            self._hparams.dataset_reader,
+            tuple(getattr(self._hparams, "reader_args", None) or ()),
+            getattr(self._hparams, "compression", AUTO),
+        )
+
+    @property
+    def _all_example_specs(self) -> Specs:
+        return {**self._example_feature_spec, **self._training_only_example_spec}
+
+    @property
+    def _all_context_specs(self) -> Specs:
+        return {**self._context_feature_spec, **self._training_only_context_spec}
+
+    @property
+    def _packs(self) -> bool:
+        """Whether all features of documents stand in matrices."""
+        return BlockLayout.can_pack(self._all_example_specs) and all(
+            isinstance(spec, tf.io.FixedLenFeature)
+            for spec in self._all_context_specs.values()
+        )
+
+    @property
+    def _in_memory(self) -> bool:
+        """Whether lists are parsed once and kept."""
+        specs = {**self._all_example_specs, **self._all_context_specs}
+        return bool(self._all_example_specs) and all(map(can_keep, specs.values()))
+
+    def _pattern(self, split: str) -> str:
+        patterns = {
+            "train": self._hparams.train_input_pattern,
+            "valid": self._hparams.valid_input_pattern,
+            "test": getattr(self._hparams, "test_input_pattern", ""),
+        }
+        if split not in patterns:
+            raise ConfigError(unknown_name("split", split, patterns))
+        return patterns[split]
+
+    def lists(self, split: str, layout: str = "padded") -> Lists:
+        """Returns the lists of `train`, `valid` or `test`, read once and then kept.
+
+        Raises:
+          DataError: Files are missing, empty, corrupt or do not match the specs.
+        """
+        if (split, layout) not in self._memory:
+            self._memory[split, layout] = self._read(self._pattern(split), layout)
+        return self._memory[split, layout]
+
+    def _read(self, pattern: str, layout: str) -> Lists:
+        """Reads files for padded batches: labels stand among the features."""
+        paths = files.expand(pattern, "data")
+        data_format = self._format(paths)
+        if data_format == PACKED:
+            raise DataError(
+                f"{paths[0]}: packed files hold one label and one weight. Labels of "
+                "another kind need --output_format=elwc."
+            )
+        parser = RecordParser(
+            self._all_context_specs,
+            self._all_example_specs,
+            query_id=self._query_id,
+            data_format=data_format,
+        )
+        return loading.load(
+            paths, parser, None, reader=self._reader, cache_folder=self._cache_folder
+        )
+
+    def _format(self, paths: list[str]) -> str:
+        """Returns the format of files: what was said, or what their records are."""
+        wanted = formats.canonical(getattr(self._hparams, "input_format", AUTO))
+        return loading.sniff_format(paths, self._reader, wanted)
+
+    @property
+    def _cache_folder(self) -> str:
+        return getattr(self._hparams, "cache_folder", "")

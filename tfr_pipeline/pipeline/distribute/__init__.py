@@ -1,0 +1,1 @@
+"""Strategies, parameter servers, and what cannot be distributed."""

@@ -1,0 +1,78 @@
+"""The evaluator of a job: evaluates checkpoints beside the training, as they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.errors import RunError
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+
+_POLL_SECONDS = 1.0
+
+
+def watch(
+    model: tf.keras.Model,
+    bare: tf.keras.Model,
+    checkpoints: Checkpoints,
+    folder: str,
+    dataset: Any,
+    steps: int | None,
+    log_dir: str,
+) -> None:
+    """Evaluates each new checkpoint, until SIGTERM and then the newest one.
+
+    Each gives a line of output, and scalars for TensorBoard.
+
+    Args:
+      model: A compiled model.
+      bare: The same, not compiled.
+      checkpoints: Checkpoints of the run, for this model.
+      folder: Where they appear.
+      dataset: Validation data.
+      steps: Batches of it; None for all.
+      log_dir: Folder of the events for TensorBoard.
+    """
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    done = ""
+    try:
+        writer = tf.summary.create_file_writer(log_dir)
+        while True:
+            ends = stop.is_set()
+            path = tf.train.latest_checkpoint(folder)
+            if path and path != done and _restore(checkpoints, bare, path):
+                found = model.evaluate(
+                    dataset, steps=steps, return_dict=True, verbose=0
+                )
+                _report(writer, checkpoints.step, found)
+                done = path
+            elif ends:
+                return
+            else:
+                stop.wait(_POLL_SECONDS)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _restore(checkpoints: Checkpoints, bare: tf.keras.Model, path: str) -> bool:
+    """Restores the latest checkpoint; returns whether it was still there."""
+    try:
+        return checkpoints.restore_weights(bare)
+    except RunError:
+        if os.path.exists(f"{path}.index"):
+            raise
+        return False  # A newer one has taken its place.
+
+
+def _report(writer: Any, step: int, found: dict[str, float]) -> None:
+    values = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    print(f"step {step}: {values}", flush=True)
+    with writer.as_default(step=step):
+        for name, value in found.items():
+            tf.summary.scalar(name, value)
+    writer.flush()

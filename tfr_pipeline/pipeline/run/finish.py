@@ -1,0 +1,189 @@
+"""What happens after the last step: export, check of the export, evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline import files
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import RunError
+from tfr_pipeline.features import FILE_NAME
+from tfr_pipeline.metrics.evaluation import evaluate_lists
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.serving.export import export_other_weights, export_saved_model
+from tfr_pipeline.serving.predictor import Predictor
+from tfr_pipeline.serving.signatures import RANK, input_name
+
+LATEST, BEST = "latest_model", "best_model_by_metric"
+# Largest difference, relative to the spread of the scores, between a model and its
+# export: room for float32 rounding in another order, not for other weights.
+_TOLERANCE = 1e-4
+_LISTS_TO_COMPARE = 32
+
+
+def finish(
+    pipeline: Any, model: tf.keras.Model, checkpoints: Checkpoints, run: RunDirectory
+) -> None:
+    """Exports the latest and the best model, checks both, evaluates, writes metrics.
+
+    Args:
+      pipeline: The `ModelFitPipeline`.
+      model: The trained model; has the weights of the last step, also afterwards.
+      checkpoints: Checkpoints of the run, for this model.
+      run: The run directory.
+
+    Raises:
+      RunError: An export failed, or does not score as the model does.
+    """
+    builder, state = pipeline._dataset_builder, checkpoints.state
+    start = time.perf_counter()
+    for folder in (run.path, run.join("export", LATEST), run.join("export", BEST)):
+        files.remove_stale(folder)
+    exporter = Exporter(builder, model)
+    headline = exporter.export(_version(run, LATEST, checkpoints.step))
+    last = model.get_weights()
+    if pipeline._hparams.export_best_model and checkpoints.restore_best():
+        headline = exporter.export(_version(run, BEST, state.best_step))
+        model.set_weights(last)
+    exported = time.perf_counter()
+    results: dict[str, Any] = {}
+    if headline is not None:
+        for split in ("valid", "test"):
+            if builder._pattern(split):
+                lists = builder.lists(split, "packed")
+                results[split] = evaluate(headline, lists)
+    history = state.history
+    # The first epoch of a process also traces; leave it out where there are others.
+    steady = [row for row in history[1:] or history if "documents" in row]
+    documents = sum(row["documents"] for row in steady)
+    seconds = sum(row["seconds"] for row in steady)
+    run.write_json(
+        "metrics.json",
+        {
+            **results,
+            "documents_per_second": round(documents / seconds, 1) if seconds else None,
+            "seconds": {
+                "training": round(sum(row["seconds"] for row in history), 3),
+                "export": round(exported - start, 3),
+                "evaluation": round(time.perf_counter() - exported, 3),
+            },
+            "step": checkpoints.step,
+            "best_step": state.best_step if state.best_value is not None else None,
+            "best_value": state.best_value,
+            "stopped": state.stopped or None,
+        },
+    )
+
+
+def _version(run: RunDirectory, name: str, step: int) -> str:
+    """Folder of an export. The version is the step, so a rerun replaces its own."""
+    return run.join("export", name, str(step))
+
+
+def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
+    """Exports a model once; see `Exporter.export`."""
+    return Exporter(builder, model).export(path)
+
+
+class Exporter:
+    """Exports a model, time and again with other weights.
+
+    Args:
+      builder: Dataset builder: it has the signatures, and data to compare on.
+      model: A Keras model.
+    """
+
+    def __init__(self, builder: Any, model: tf.keras.Model):
+        self._builder, self._model = builder, model
+        self._signatures = builder.build_signatures(model) or {}
+        features = getattr(builder, "features", None)
+        self._assets = {}
+        if features is not None and RANK in self._signatures:
+            self._assets[FILE_NAME] = json.dumps(features.to_json(), indent=1)
+        if not self._signatures:
+            self._signatures = _call_signature(model)
+        self._first: str | None = None
+        self._predictor: Predictor | None = None
+
+    def export(self, path: str) -> Predictor | None:
+        """Exports the model with its weights of now, loads it and compares the two.
+
+        Args:
+          path: Folder of the SavedModel.
+
+        Returns:
+          A predictor for this export, good until the next one, or None when it has
+          no `rank` signature or its builder no description of features.
+
+        Raises:
+          RunError: The export failed, or scores otherwise than the model.
+        """
+        if self._first is None:
+            export_saved_model(self._model, self._signatures, path, self._assets)
+        else:
+            export_other_weights(self._model, self._first, path)
+        if not self._assets:
+            tf.saved_model.load(path)
+        elif self._predictor is None:
+            self._predictor = Predictor(path)
+        else:
+            self._predictor.load_weights(path)
+        self._first = self._first or path
+        if self._predictor is not None:
+            _compare(self._builder, self._signatures[RANK], self._predictor)
+        return self._predictor
+
+
+def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
+    """A signature for builders without one: the model itself, by input name."""
+    specs = {
+        tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype, input_name(tensor.name))
+        for tensor in model.inputs
+    }
+
+    @tf.function(input_signature=[specs], autograph=False)
+    def call(features: Any) -> Any:
+        outputs = model(features, training=False)
+        return outputs if isinstance(outputs, dict) else {"outputs": outputs}
+
+    return {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: call}
+
+
+def _compare(builder: Any, rank: Any, predictor: Predictor) -> None:
+    split = "valid" if builder._pattern("valid") else "train"
+    lists = builder.lists(split, "packed")
+    some = lists.slice(0, min(_LISTS_TO_COMPARE, lists.num_lists))
+    loaded = predictor.score_tasks(some)
+    for task, in_memory in predictor.score_tasks(some, rank).items():
+        difference = float(np.max(np.abs(loaded[task] - in_memory), initial=0.0))
+        if difference > _TOLERANCE * (1.0 + float(np.ptp(in_memory))):
+            raise RunError(
+                f"{predictor.path}: the export scores differently from the model, by "
+                f"up to {difference:g} on {some.num_documents} documents. Do not use "
+                "it."
+            )
+
+
+def evaluate(predictor: Predictor, lists: Lists) -> dict[str, Any]:
+    """Evaluates an exported model on whole lists; see `evaluate_lists`.
+
+    Returns:
+      The result of `evaluate_lists`; a dict of them by task where the data has labels
+      of several, without those of which these lists have none.
+    """
+    assert lists.labels is not None
+    if lists.labels.ndim == 1:
+        scores = predictor.score(lists, task=predictor.tasks[0])
+        return evaluate_lists(lists.labels, scores, lists.row_splits)
+    by_task = predictor.score_tasks(lists)
+    return {
+        task: evaluate_lists(labels, by_task[task], lists.row_splits)
+        for task, labels in zip(predictor.features.labels, lists.labels.T, strict=True)
+        if task in by_task and (labels >= 0).any()
+    }

@@ -1,0 +1,123 @@
+"""The training loop: `model.fit`, from wherever a run stands to its last step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.errors import RunError
+from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
+from tfr_pipeline.pipeline.distribute.parameter_server import Validate
+from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
+from tfr_pipeline.pipeline.run import diagnosis
+from tfr_pipeline.pipeline.run.progress import Progress
+
+
+def train(
+    pipeline: Any,
+    model: tf.keras.Model,
+    layout: str | None,
+    steps: int,
+    verbose: int,
+) -> None:
+    """Trains until the last step, or until a callback ends the run.
+
+    Args:
+      pipeline: The `ModelFitPipeline`, with its checkpoints restored.
+      model: Its model, compiled.
+      layout: The batch layout.
+      steps: Steps of an epoch.
+      verbose: As of `tf.keras.Model.fit`.
+
+    Raises:
+      RunError: The loss became NaN, or a parameter server was lost.
+    """
+    checkpoints, dispatcher = pipeline._checkpoints, pipeline._dispatcher
+    epochs, done = pipeline._hparams.num_epochs, checkpoints.step
+    if done >= steps * epochs or checkpoints.state.stopped:
+        return
+    feed = pipeline._feed
+    data = feed.dataset("train", layout, done, model)
+    valid = feed.dataset(
+        "valid", layout, model=dispatcher.twin if dispatcher else model
+    )
+    valid_steps = None if valid is None else feed.steps("valid", layout)
+    callbacks = pipeline.build_callbacks()
+    callbacks.insert(
+        0,
+        callbacks_lib.ExplainZeroLoss(
+            lambda: diagnosis.explain_zero(pipeline._dataset_builder, layout)
+        ),
+    )
+    if dispatcher is not None:
+        # Keras begins a finite dataset anew each epoch.
+        dispatcher.feed(data.repeat(), done, feed.take_sizes)
+        measures = [item for item in callbacks if isinstance(item, Progress)]
+        callbacks.insert(0, Validate(dispatcher, valid, valid_steps, measures))
+        model.train_function, data, valid = dispatcher, dispatcher.no_data(), None
+        # Keras has no progress bar for parameter servers.
+        verbose = min(verbose * 2, 2)
+    elif not getattr(model, "check_loss", False):
+        # First, so that none of the others saves what is broken.
+        callbacks.insert(0, callbacks_lib.StopOnNaN())
+
+    def fit(first: int, last: int, steps_per_epoch: int) -> None:
+        model.fit(
+            data,
+            epochs=last,
+            initial_epoch=first,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=valid,
+            validation_steps=valid_steps,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+    epoch, within = divmod(done, steps)
+    try:
+        if within:  # the rest of the epoch in which the run was interrupted
+            fit(epoch, epoch + 1, steps - within)
+            epoch += 1
+            if dispatcher is None:
+                data = feed.dataset("train", layout, epoch * steps, model)
+        if epoch < epochs and not checkpoints.state.stopped:
+            fit(epoch, epochs, steps)
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if dispatcher is None:
+            raise
+        # Lost workers are replaced; what servers held is gone.
+        raise RunError(
+            f"lost a parameter server at step {checkpoints.step} "
+            f"({error.message[:100]}). Start all tasks again: the run goes on from its "
+            "last checkpoint."
+        ) from None
+    except tf.errors.InvalidArgumentError as error:
+        if NON_FINITE_LOSS not in str(error):
+            raise
+        if dispatcher is not None:
+            raise RunError(
+                f"the loss is NaN or infinite in one of the steps handed out before "
+                f"step {dispatcher.step}. No checkpoint was written after it. The same "
+                "config without strategy names the batch and what is wrong with it."
+            ) from None
+        # A finite loss may have an infinite gradient; the step after notices.
+        # Moving statistics do not count: the step that fails has moved them.
+        finite = all(
+            np.isfinite(weight.numpy()).all() for weight in model.trainable_weights
+        )
+        step = checkpoints.step if finite else checkpoints.step - 1
+        raise RunError(
+            diagnosis.explain_non_finite(
+                pipeline._model_builder,
+                pipeline._dataset_builder,
+                layout,
+                feed.replicas,
+                step,
+            )
+        ) from None
+    finally:
+        for callback in callbacks:
+            if isinstance(callback, callbacks_lib.Backup):
+                callback.release()
