@@ -129,9 +129,9 @@ def pad(
             result[slot.name] = tf.ensure_shape(piece, [None, list_size, *slot.shape])
     for name, spec in specs.items():
         if name in documents:
-            result[name] = loose.of_documents(features[name], spec, size)
+            result[name] = loose.padded_documents(features[name], spec, size)
         else:
-            result[name] = loose.of_queries(features[name], spec)
+            result[name] = loose.padded_queries(features[name], spec)
     if mask_name:
         result[mask_name] = tf.sequence_mask(lengths, size)
     return result

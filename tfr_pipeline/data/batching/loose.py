@@ -74,7 +74,7 @@ def is_of_documents(value: Any) -> bool:
     return value.ragged_rank > 1
 
 
-def of_documents(value: Any, spec: Any, list_size: Any) -> Any:
+def padded_documents(value: Any, spec: Any, list_size: Any) -> Any:
     """Returns a document feature as TF-Ranking's parser gives it.
 
     Args:
@@ -120,7 +120,7 @@ def _dense(value: Any, spec: Any, list_size: Any) -> Any:
     return tf.ensure_shape(result, [None, static, *shape])
 
 
-def of_queries(value: Any, spec: Any) -> Any:
+def padded_queries(value: Any, spec: Any) -> Any:
     """Returns a query feature, ragged `[batch, (values)]`, as its spec has it."""
     if isinstance(spec, tf.io.RaggedFeature):
         return value.with_row_splits_dtype(spec.row_splits_dtype)

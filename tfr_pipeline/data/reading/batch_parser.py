@@ -58,7 +58,7 @@ class PointwiseParser:
     """
 
     def __init__(self, parser: RecordParser):
-        self._documents = BatchParser(parser.of_documents)
+        self._documents = BatchParser(parser.without_queries)
         has_context = parser.context_spec or parser.query_id
         self._queries = _traced_once(parser.queries) if has_context else None
 

@@ -14,16 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading.parser import PACKED_LABELS, RecordParser
+from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.records.formats import (
     EIE,
     EXAMPLE,
     MESSAGES,
     PACKED,
+    PACKED_LABELS,
     SEQ,
     NotAListError,
     check_sequences,
     elwc_of_eie,
+    packed_block,
     recognize,
 )
 from tfr_pipeline.errors import DataError
@@ -188,7 +190,7 @@ def _packed_mismatch(serialized: bytes, parser: RecordParser) -> str | None:
         return f"expected a packed list, found no {PACKED_LABELS!r}."
     labels = len(features[PACKED_LABELS].bytes_list.value[0]) // 4
     for dtype in parser.layout.slots:
-        key = f"packed/{dtype}"
+        key = packed_block(dtype)
         if key not in features:
             return f"feature block {key!r} is missing."
         size = len(features[key].bytes_list.value[0])

@@ -13,20 +13,18 @@ import tensorflow as tf
 
 from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.reading.elwc import split_elwc
-from tfr_pipeline.data.records.formats import ELWC, PACKED
+from tfr_pipeline.data.records.formats import (
+    ELWC,
+    PACKED,
+    PACKED_IDS,
+    PACKED_LABELS,
+    PACKED_WEIGHTS,
+    packed_block,
+)
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout, Slot
 
-# Keys of a packed record; see docs/conversion.md.
-PACKED_LABELS = "packed/labels"
-PACKED_WEIGHTS = "packed/weights"
-PACKED_IDS = "packed/document_ids"
 _ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
-
-
-def packed_block(dtype: str) -> str:
-    """Key of the raw matrix of a dtype in a packed record."""
-    return f"packed/{dtype}"
 
 
 class RecordParser:
@@ -97,7 +95,7 @@ class RecordParser:
         return self._lists(lengths, contexts)
 
     @property
-    def of_documents(self) -> RecordParser:
+    def without_queries(self) -> RecordParser:
         """The same parser for ELWC without any feature or id of the query."""
         specs = self.example_spec, self.extra_spec
         return RecordParser({}, *specs, document_id=self.document_id)

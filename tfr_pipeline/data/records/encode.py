@@ -13,6 +13,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from tfr_pipeline.data.lists import Lists, Ragged
+from tfr_pipeline.data.records.formats import (
+    PACKED_IDS,
+    PACKED_LABELS,
+    PACKED_WEIGHTS,
+    packed_block,
+)
 from tfr_pipeline.data.records.wire import (
     FIRST_TAG,
     SECOND_TAG,
@@ -177,11 +183,11 @@ def packed(lists: Lists, features: Features) -> list[bytes]:
         if blocks:
             little_endian = np.dtype(dtype).newbyteorder("<")
             matrix = np.concatenate(blocks, axis=1)
-            matrices[f"packed/{dtype}"] = matrix.astype(little_endian, copy=False)
+            matrices[packed_block(dtype)] = matrix.astype(little_endian, copy=False)
     if lists.labels is not None:
-        matrices["packed/labels"] = lists.labels.astype("<f4")
+        matrices[PACKED_LABELS] = lists.labels.astype("<f4")
     if lists.weights is not None and features.weight is not None:
-        matrices["packed/weights"] = lists.weights.astype("<f4")
+        matrices[PACKED_WEIGHTS] = lists.weights.astype("<f4")
     records = []
     for number in range(lists.num_lists):
         rows = slice(int(lists.row_splits[number]), int(lists.row_splits[number + 1]))
@@ -189,7 +195,7 @@ def packed(lists: Lists, features: Features) -> list[bytes]:
             *_context_entries(lists, features, number),
             *(bytes_entry(key, [m[rows].tobytes()]) for key, m in matrices.items()),
             bytes_entry(
-                "packed/document_ids",
+                PACKED_IDS,
                 [str(name).encode() for name in lists.document_ids[rows]],
             ),
         ]

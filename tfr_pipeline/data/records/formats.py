@@ -41,11 +41,19 @@ _ALIASES = {
     "sequence_example": SEQ,
 }
 _EXAMPLES, _CONTEXT = b"serialized_examples", b"serialized_context"
-_PACKED_KEY = b"packed/labels"
+# Keys of the raw little-endian arrays in a packed list, `encode.packed` writes them.
+PACKED_LABELS, PACKED_WEIGHTS = "packed/labels", "packed/weights"
+PACKED_IDS = "packed/document_ids"
+_PACKED_KEY = PACKED_LABELS.encode()
 
 
 class NotAListError(DataError):
     """A record is of another format than it should be."""
+
+
+def packed_block(dtype: str) -> str:
+    """Returns the key of the matrix `[documents, columns]` of a dtype."""
+    return f"packed/{dtype}"
 
 
 def canonical(name: str, where: str = "input_format") -> str:
