@@ -172,12 +172,12 @@ def test_a_killed_builder_leaves_nothing_that_is_taken_for_a_cache(data, tmp_pat
         "lists = ",
         "import time\n"
         "from tfr_pipeline.data.reading import loading\n"
-        "original = reader.iterate\n"
+        "original = loading.iterate\n"
         "def iterate(*a, **k):\n"
         "    for part in original(*a, **k):\n"
         "        yield part\n"
         "        time.sleep(100)\n"
-        "reader.iterate = iterate\n"
+        "loading.iterate = iterate\n"
         "lists = ",
     )
     process = subprocess.Popen(

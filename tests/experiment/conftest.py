@@ -1,5 +1,6 @@
-"""Data that the command tests use as well."""
+"""Data that other tests use as well."""
 
 from tests.cli.conftest import project
+from tests.pipeline.conftest import data
 
-__all__ = ["project"]
+__all__ = ["data", "project"]

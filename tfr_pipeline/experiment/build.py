@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
-import importlib
 import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.experiment import registry
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.losses.keys import parse_losses
-from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
-from tfr_pipeline.model.preprocess import signed_log1p
-from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
-from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
-from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
-from tfr_pipeline.pipeline.simple import SimplePipeline
+from tfr_pipeline.pipeline.simple import is_function_of_batches
 
-SCORERS = {
-    "dnn": DNNScorer,
-    "gam": GAMScorer,
-    "attention": AttentionScorer,
-    "dasalc": DASALCScorer,
-}
-PREPROCESSING = {"none": None, "log1p": signed_log1p}
-_DATA_KEYS = ("dir", "train", "valid", "test", "features")
+_DATA_KEYS = ("dir", "train", "valid", "test", "features", "builder", "builder_args")
 _MODEL_KEYS = (
     "builder",
     "builder_args",
     "scorer",
     "scorer_args",
     "preprocess",
+    "preprocess_args",
     "name",
 )
+# Which pipeline, and what it is told beside its hyperparameters.
+_PIPELINE_KEYS = ("pipeline", "pipeline_args")
 _TOP_KEYS = ("data", "model", "pipeline", "model_dir", "seed")
 
 
@@ -82,15 +75,18 @@ def _required(config: Mapping[str, Any], section: str, key: str) -> Any:
     return value
 
 
-def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline | MultiTaskPipeline:
+def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
     """Returns the pipeline that a config describes, for as many tasks as the data has.
 
+    Whatever a config names is a part: a built-in name, a registered one, or
+    `module:callable`; see `registry` and `docs/training.md`.
+
     Args:
-      config: `data` (`dir`, or `train`, `valid`, `test` and `features`; and the
-        parameters of `DatasetHparams` on batches), `model` (`scorer` with
-        `scorer_args` and `preprocess`, or `builder` as `module:callable` with
-        `builder_args`), `pipeline` (the parameters of `PipelineHparams`),
-        `model_dir`, `seed`.
+      config: `data` (`dir`, or `train`, `valid`, `test` and `features`; the parameters
+        of `DatasetHparams` on batches; `builder` with `builder_args`), `model`
+        (`scorer` with `scorer_args` and `preprocess` with `preprocess_args`, or
+        `builder` with `builder_args`), `pipeline` (the parameters of
+        `PipelineHparams`; `pipeline` with `pipeline_args`), `model_dir`, `seed`.
 
     Raises:
       ConfigError: A key is unknown, missing, or has a value that cannot be.
@@ -99,37 +95,108 @@ def build_pipeline(config: Mapping[str, Any]) -> SimplePipeline | MultiTaskPipel
     config = _known("", config, list(_TOP_KEYS))
     data = _known("data", config.get("data", {}), [*_DATA_KEYS, *_DATASET_FIELDS])
     model = _known("model", config.get("model", {}), list(_MODEL_KEYS))
-    pipeline = _known("pipeline", config.get("pipeline", {}), _PIPELINE_FIELDS)
+    pipeline = _known(
+        "pipeline", config.get("pipeline", {}), [*_PIPELINE_KEYS, *_PIPELINE_FIELDS]
+    )
     seed = config.get("seed")
     model_dir = _required(config, "", "model_dir")
     _required(pipeline, "pipeline", "loss")
-    features, patterns = _data(data)
-    for loss in _each_task(pipeline["loss"], features):
-        parse_losses(loss, "pipeline.loss")
-    settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
-    dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
-    pipeline.setdefault("steps_per_epoch", None)
-    pipeline.setdefault("validation_steps", None)
     for key in ("num_epochs", "learning_rate"):
         _required(pipeline, "pipeline", key)
-    metrics = pipeline["metrics"] = pipeline.get("metrics") or PipelineHparams.metrics
-    for names in _each_task(metrics, features):
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise ConfigError(
-                f"config.pipeline.metrics: expected a tuple of names, found {names!r}."
-            )
-    return (MultiTaskPipeline if features.labels else SimplePipeline)(
+    features, patterns = _data(data)
+    settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
+    dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
+    name, args = (pipeline.pop(key, None) for key in _PIPELINE_KEYS)
+    return registry.make(
+        "pipeline",
+        name or ("multi_task" if features.labels else "simple"),
+        {"config": config, **(args or {})},
+        "config.pipeline.pipeline",
         _model_builder(model, features),
-        builder_from_features(features, dataset_hparams),
-        PipelineHparams(model_dir=model_dir, seed=seed, **pipeline),
-        config=config,
+        _dataset_builder(data, features, dataset_hparams),
+        PipelineHparams(
+            model_dir=model_dir, seed=seed, **_named_parts(pipeline, features)
+        ),
     )
 
 
-def _each_task(value: Any, features: Features) -> list[Any]:
-    """Returns the values of a setting that may be by task."""
-    by_task = features.labels and isinstance(value, Mapping)
-    return list(value.values()) if by_task else [value]
+def _named_parts(pipeline: dict[str, Any], features: Features) -> dict[str, Any]:
+    """Returns the settings of a pipeline with objects for the names of own parts."""
+    where = "config.pipeline"
+    pipeline = {"steps_per_epoch": None, "validation_steps": None, **pipeline}
+    for key in ("loss_args", "optimizer_args"):
+        pipeline[key] = pipeline.get(key) or {}
+    pipeline["loss"] = _each_task(
+        pipeline["loss"], features, functools.partial(_loss, where=f"{where}.loss")
+    )
+    if pipeline.get("metrics") is None:
+        pipeline["metrics"] = PipelineHparams.metrics
+    pipeline["metrics"] = _each_task(
+        pipeline["metrics"], features, functools.partial(_several, kind="metric")
+    )
+    pipeline["callbacks"] = _several(pipeline.get("callbacks") or (), kind="callback")
+    optimizer = pipeline.get("optimizer") or PipelineHparams.optimizer
+    if not registry.is_imported(optimizer):
+        optimizer = str(optimizer).lower()
+    pipeline["optimizer"] = registry.find("optimizer", optimizer, f"{where}.optimizer")
+    schedule = pipeline.get("schedule")
+    named = schedule.get("name") if isinstance(schedule, Mapping) else schedule
+    if named:
+        args = dict(schedule) if isinstance(schedule, Mapping) else {}
+        found = registry.find("schedule", named, f"{where}.schedule.name")
+        pipeline["schedule"] = {**args, "name": found}
+    return pipeline
+
+
+def _each_task(value: Any, features: Features, function: Any) -> Any:
+    """Applies a function to a setting, or to each of its values by task."""
+    if features.labels and isinstance(value, Mapping):
+        return {task: function(item) for task, item in value.items()}
+    return function(value)
+
+
+def _loss(loss: Any, where: str) -> Any:
+    # `softmax_loss:0.9` is no module; sums of losses are for `losses.get`.
+    if isinstance(loss, str) and not any(sign in loss for sign in ",.:"):
+        return registry.find("loss", loss, where)
+    if registry.is_imported(loss):
+        return registry.find("loss", loss, where)
+    parse_losses(loss, where.removeprefix("config."))
+    return loss
+
+
+def _several(items: Any, kind: str) -> tuple[Any, ...]:
+    """Returns metrics or callbacks: names, or dicts of `name` and arguments."""
+    where = f"config.pipeline.{kind}s"
+    if isinstance(items, str | Mapping) or not all(
+        isinstance(item, str) or (isinstance(item, Mapping) and "name" in item)
+        for item in items
+    ):
+        raise ConfigError(
+            f"{where}: expected a tuple of names, or of dicts with a 'name' and "
+            f"arguments, found {items!r}."
+        )
+    made = []
+    for item in items:
+        args = dict(item) if isinstance(item, Mapping) else {"name": item}
+        name = args.pop("name")
+        plain = name.replace("@", "_").rpartition("_")
+        built_in = plain[0] if kind == "metric" and plain[2].isdigit() else name
+        found = registry.find(kind, built_in, where)
+        if not callable(found):
+            if args:
+                raise ConfigError(
+                    f"{where}: {name!r} takes no arguments here; write its cut-off as "
+                    "part of its name, such as 'ndcg_10'."
+                )
+            made.append(name)
+        elif is_function_of_batches(found):
+            made.append(
+                functools.update_wrapper(functools.partial(found, **args), found)
+            )
+        else:
+            made.append(registry.bound(found, name, args, where))
+    return tuple(made)
 
 
 def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
@@ -160,68 +227,82 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     """Returns the default builder, or the one that `model.builder` names."""
     name = model.get("builder")
     if name:
-        for key in ("scorer", "scorer_args", "preprocess", "name"):
+        for key in ("scorer", "scorer_args", "preprocess", "preprocess_args", "name"):
             if model.get(key):
                 raise ConfigError(
                     f"config.model.{key}: it has no effect beside model.builder; put "
                     "it into model.builder_args."
                 )
-        return _call(name, {"features": features, **(model.get("builder_args") or {})})
+        return _make_builder(
+            "model", name, {"features": features}, model.get("builder_args")
+        )
     if model.get("builder_args"):
         raise ConfigError(
             "config.model.builder_args: it has no effect without model.builder."
         )
-    scorer = model.get("scorer") or "dnn"
-    if scorer not in SCORERS:
-        raise ConfigError(unknown_name("scorer", scorer, SCORERS, "model.scorer"))
-    preprocess = model.get("preprocess") or "none"
-    if preprocess not in PREPROCESSING:
-        raise ConfigError(
-            unknown_name("preprocessing", preprocess, PREPROCESSING, "model.preprocess")
-        )
-    function = PREPROCESSING[preprocess]
-    numeric = [
-        name
-        for group in (features.context, features.example)
-        for name, feature in group.items()
-        if feature.dtype == "float32"
-    ]
-    args = dict(model.get("scorer_args") or {})
-    for key in ("hidden_layer_dims", "example_hidden_layer_dims"):
-        if key in args:
-            args[key] = list(args[key])
     return ModelBuilder(
         FeatureSpecInputCreator(features.context_spec, features.example_spec),
-        dict.fromkeys(numeric, function) if function else {},
-        SCORERS[scorer](**args),
+        _preprocessor(model, features),
+        registry.make(
+            "scorer",
+            model.get("scorer") or "dnn",
+            model.get("scorer_args"),
+            "config.model.scorer",
+        ),
         DEFAULT_MASK,
         model.get("name"),
     )
 
 
-def _call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Calls what `module:callable` names, the model builder of a user."""
-    module, colon, attribute = str(name).partition(":")
-    if not colon:
-        raise ConfigError(
-            f"config.model.builder: expected 'module:callable', found {name!r}."
-        )
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"config.model.builder: {name!r}: {error}.") from error
-    if not callable(function):
-        raise ConfigError(f"config.model.builder: {name!r} cannot be called.")
+def _preprocessor(model: Mapping[str, Any], features: Features) -> dict[str, Any]:
+    """Returns the function of each feature that has one."""
+    where = "config.model.preprocess"
+    wanted = model.get("preprocess") or "none"
+    described = {**features.context, **features.example}
+    if not isinstance(wanted, Mapping):
+        numeric = [n for n, feature in described.items() if feature.dtype == "float32"]
+        wanted = dict.fromkeys(numeric, wanted)
+    functions = {}
+    for feature, name in wanted.items():
+        if feature not in described:
+            raise ConfigError(unknown_name("feature", feature, described, where))
+        functions[feature] = registry.find("preprocessing", name or "none", where)
+    args = model.get("preprocess_args") or {}
+    if args:
+        # One object for all features, which are then handed to it together.
+        unique = {id(function): function for function in functions.values() if function}
+        partials = {
+            key: functools.partial(function, **args) for key, function in unique.items()
+        }
+        functions = {n: partials.get(id(f)) for n, f in functions.items()}
+    return {name: function for name, function in functions.items() if function}
+
+
+def _dataset_builder(
+    data: Mapping[str, Any], features: Features, hparams: DatasetHparams
+) -> Any:
+    name = data.get("builder")
+    if not name:
+        if data.get("builder_args"):
+            raise ConfigError(
+                "config.data.builder_args: it has no effect without data.builder."
+            )
+        name = "multi_label" if features.labels else "simple"
+    given = {"features": features, "hparams": hparams}
+    return _make_builder("data", name, given, data.get("builder_args"))
+
+
+def _make_builder(
+    section: str, name: Any, given: dict[str, Any], args: Mapping[str, Any] | None
+) -> Any:
+    """Calls what makes a builder with what is known here, by name."""
+    where = f"config.{section}.builder"
+    kind = "model builder" if section == "model" else "dataset builder"
+    function = registry.find(kind, name, where)
+    # Dataset builders of TF-Ranking's kind are made of specs one by one.
+    function = getattr(function, "from_features", function)
     parameters = inspect.signature(function).parameters
-    if "features" not in parameters:
-        raise ConfigError(
-            f"config.model.builder: {name!r} must take the argument 'features'."
-        )
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for key in arguments:
-            if key not in parameters:
-                known = [p for p in parameters if p != "features"]
-                raise ConfigError(
-                    unknown_name("argument", key, known, "config.model.builder_args")
-                )
-    return function(**arguments)
+    for key in given:
+        if key not in parameters:
+            raise ConfigError(f"{where}: {name!r} must take the argument {key!r}.")
+    return registry.bound(function, name, {**given, **(args or {})}, where)()

@@ -18,8 +18,20 @@ from tfr_pipeline.optimizers.schedules import (
 )
 
 
+def optimizer_classes() -> dict[str, Any]:
+    """Returns Keras's optimizers by name, in small letters; `adam` is ours."""
+    classes = {
+        key.lower(): value
+        for key, value in vars(tf.keras.optimizers).items()
+        if inspect.isclass(value)
+        and issubclass(value, tf.keras.optimizers.Optimizer)
+        and value is not tf.keras.optimizers.Optimizer
+    }
+    return {**classes, "adam": Adam}
+
+
 def build_optimizer(
-    name: str,
+    name: Any,
     learning_rate: float,
     total_steps: int,
     schedule: Any = None,
@@ -28,10 +40,12 @@ def build_optimizer(
     """Returns a Keras optimizer; call it within the scope of the strategy.
 
     Args:
-      name: Name of a Keras optimizer, in any case.
+      name: Name of a Keras optimizer, in any case; or what makes one when it is called
+        with a `learning_rate` and the arguments.
       learning_rate: Peak learning rate.
       total_steps: Steps of the whole training.
-      schedule: See `PipelineHparams.schedule`.
+      schedule: See `PipelineHparams.schedule`. A callable in place of its name gets
+        the peak rate, the total steps and the arguments.
       args: Further arguments of the optimizer.
 
     Raises:
@@ -41,27 +55,29 @@ def build_optimizer(
       >>> build_optimizer("sgd", 0.1, 100, args={"momentum": 0.9}).momentum
       0.9
     """
-    classes = {
-        key.lower(): value
-        for key, value in vars(tf.keras.optimizers).items()
-        if inspect.isclass(value)
-        and issubclass(value, tf.keras.optimizers.Optimizer)
-        and value is not tf.keras.optimizers.Optimizer
-    }
-    classes["adam"] = Adam
-    cls: Any = classes.get(str(name).lower())
-    if cls is None:
-        raise ConfigError(unknown_name("optimizer", name, classes))
+    cls: Any = name
+    if not callable(name):
+        classes = optimizer_classes()
+        cls = classes.get(str(name).lower())
+        if cls is None:
+            raise ConfigError(unknown_name("optimizer", name, classes))
     # weight_decay and clipping are named parameters or part of **kwargs.
     known = {"weight_decay", "clipnorm", "clipvalue", "global_clipnorm"}
-    known |= set(inspect.signature(cls.__init__).parameters)
-    known -= {"self", "kwargs", "name", "learning_rate"}
+    known |= set(inspect.signature(cls).parameters)
+    known -= {"kwargs", "name", "learning_rate"}
     for key in args or {}:
         if key not in known:
             raise ConfigError(unknown_name("argument", key, known, f"optimizer {name}"))
     schedule_name, schedule_args = split_schedule(schedule)
     rate: Any = learning_rate
-    if schedule_name == PLATEAU:
+    if callable(schedule_name):
+        rate = schedule_name(learning_rate, total_steps, **schedule_args)
+        if not isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
+            raise ConfigError(
+                f"schedule: expected a LearningRateSchedule from {schedule_name!r}, "
+                f"found {rate!r}."
+            )
+    elif schedule_name == PLATEAU:
         if schedule_args.get("warmup_steps"):
             raise ConfigError("schedule 'plateau': it cannot be combined with warm-up.")
         for key in schedule_args:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name and arguments."""
+"""Learning-rate schedules by name and arguments."""
 
 from __future__ import annotations
 
@@ -121,18 +121,24 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
+NAMES = (*Schedule._ARGS, PLATEAU)
+
+
 def _cosine(start: float, end: float, progress: Any) -> Any:
     return end + (start - end) * 0.5 * (1 + tf.cos(math.pi * progress))
 
 
-def split_schedule(schedule: Any) -> tuple[str, dict[str, Any]]:
-    """Returns name and arguments of a schedule given by name, by dict or not at all."""
+def split_schedule(schedule: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns name and arguments of a schedule given by name, by dict or not at all.
+
+    In place of the name there may be a callable; see `build_optimizer`.
+    """
     if not schedule:
         return "constant", {}
     if isinstance(schedule, str):
         return schedule, {}
     args = dict(schedule)
     name = args.pop("name", None)
-    if not isinstance(name, str):
+    if not isinstance(name, str) and not callable(name):
         raise ConfigError(f"schedule: expected a 'name', found {schedule!r}.")
     return name, {key: value for key, value in args.items() if value is not None}

@@ -26,13 +26,18 @@ def with_our_fields(hparams: Any) -> PipelineHparams:
 
 def as_json(hparams: PipelineHparams) -> dict[str, Any]:
     """Returns hyperparameters as JSON; objects by the name of their class."""
-    result = {}
-    for field in dataclasses.fields(hparams):
-        value = getattr(hparams, field.name)
-        if not isinstance(value, str | int | float | list | tuple | dict | type(None)):
-            value = type(value).__name__
-        result[field.name] = value
-    return result
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, str | int | float | type(None)):
+            return value
+        return getattr(value, "__qualname__", type(value).__name__)
+
+    fields = dataclasses.fields(hparams)
+    return {field.name: plain(getattr(hparams, field.name)) for field in fields}
 
 
 def selects(hparams: PipelineHparams) -> bool:

@@ -163,6 +163,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         plateau = checks.plateau_arguments(hparams)
         if plateau is not None:
             result.append(callbacks_lib.ReduceOnPlateau(state, **plateau))
+        result += [make() for make in hparams.callbacks]
         result.append(
             callbacks_lib.Backup(
                 checkpoints,

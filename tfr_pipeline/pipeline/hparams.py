@@ -42,10 +42,11 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       validation_steps: At most so many batches of validation data; None for all.
         Lists are never seen twice.
       learning_rate: Learning rate, the highest one where a schedule changes it.
-      loss: Name of a loss, or a weighted sum as `losses.get` reads it; for
-        `MultiTaskPipeline` also a dict of them by task.
+      loss: Name of a loss, a weighted sum as `losses.get` reads it, a function of
+        `(y_true, y_pred)`, or what returns a loss when it is called with `loss_args`;
+        for `MultiTaskPipeline` also a dict of them by task.
       loss_reduction: A `tf.losses.Reduction`.
-      optimizer: Name of a Keras optimizer, such as `adam`.
+      optimizer: Name of a Keras optimizer, such as `adam`, or what returns one.
       loss_weights: Weight of each loss by task.
       steps_per_execution: Steps in one call of the training function.
       automatic_reduce_lr: Reduces the learning rate when the validation loss stalls,
@@ -68,7 +69,8 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         `pipeline.schedules`. None for a constant rate.
       loss_args: Further arguments of the loss, such as `temperature`; or dicts of them
         by task.
-      metrics: Names of the metrics to report, or a dict of them by task.
+      metrics: Names of the metrics to report, functions of `(y_true, y_pred)`, or what
+        returns a metric; or a dict of them by task.
       training_metrics: Computes the metrics in training steps too, which costs a
         sort of every list a metric.
       layout: `packed` or `padded`; None takes the best that model, data and strategy
@@ -80,6 +82,8 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       checkpoint_every_steps: Saves the state so often, beside the end of each epoch.
       checkpoint_every_seconds: Saves the state at the first step boundary after so
         many seconds without a save; the chief's clock counts.
+      callbacks: What returns a Keras callback each, called before training; they come
+        after ours and before the one that saves.
       seed: Seed of everything random; None draws one and records it.
     """
 
@@ -88,9 +92,9 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     steps_per_epoch: int | None
     validation_steps: int | None
     learning_rate: float
-    loss: str | dict[str, Any]
+    loss: str | dict[str, Any] | Callable[..., Any]
     loss_reduction: str = tf.losses.Reduction.AUTO
-    optimizer: str = "adam"
+    optimizer: str | Callable[..., Any] = "adam"
     loss_weights: float | dict[str, float] | None = None
     steps_per_execution: int = 10
     automatic_reduce_lr: bool = False
@@ -108,7 +112,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     optimizer_args: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedule: str | dict[str, Any] | None = None
     loss_args: dict[str, Any] = dataclasses.field(default_factory=dict)
-    metrics: tuple[str, ...] | dict[str, tuple[str, ...]] = (
+    metrics: tuple[Any, ...] | dict[str, tuple[Any, ...]] = (
         "ndcg_1",
         "ndcg_5",
         "ndcg_10",
@@ -119,6 +123,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     precision: str | None = None
     checkpoint_every_steps: int | None = None
     checkpoint_every_seconds: float | None = None
+    callbacks: tuple[Callable[[], Any], ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:

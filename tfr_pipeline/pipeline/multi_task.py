@@ -9,11 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline import losses
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.pipeline import tasks as tasks_lib
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
-from tfr_pipeline.pipeline.simple import WEIGHTED, metric_by_name
+from tfr_pipeline.pipeline.simple import WEIGHTED, make_loss, make_metric
 
 # Outputs of the signature `rank` beside the scores by task, and the log of all tasks.
 _TAKEN = ("scores", "ranks", "ids", "loss")
@@ -59,10 +58,10 @@ class MultiTaskPipeline(ModelFitPipeline):
         names = hparams.loss
         arguments = _by_task("loss_args", hparams.loss_args, self.tasks, Mapping)
         return {
-            task: losses.get(
-                loss=names[task] if isinstance(names, Mapping) else names,
-                reduction=hparams.loss_reduction,
-                **arguments.get(task, {}),
+            task: make_loss(
+                names[task] if isinstance(names, Mapping) else names,
+                hparams.loss_reduction,
+                arguments.get(task, {}),
             )
             for task in self.tasks
         }
@@ -78,7 +77,7 @@ class MultiTaskPipeline(ModelFitPipeline):
     def _build_metrics(self, prefix: str) -> dict[str, list[tf.keras.metrics.Metric]]:
         names = _by_task("metrics", self._hparams.metrics, self.tasks)
         return {
-            task: [metric_by_name(name, prefix) for name in names.get(task, ())]
+            task: [make_metric(name, prefix) for name in names.get(task, ())]
             for task in self.tasks
         }
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 import tensorflow as tf
 
 from tfr_pipeline import losses, metrics
@@ -20,19 +25,60 @@ class SimplePipeline(ModelFitPipeline):
 
     def build_loss(self) -> tf.keras.losses.Loss:
         """See `AbstractPipeline`."""
-        return losses.get(
-            loss=self._hparams.loss,
-            reduction=self._hparams.loss_reduction,
-            **self._hparams.loss_args,
-        )
+        hparams = self._hparams
+        return make_loss(hparams.loss, hparams.loss_reduction, hparams.loss_args)
 
     def build_metrics(self) -> list[tf.keras.metrics.Metric]:
         """See `AbstractPipeline`."""
-        return [metric_by_name(name, METRIC) for name in self._hparams.metrics]
+        return [make_metric(name, METRIC) for name in self._hparams.metrics]
 
     def build_weighted_metrics(self) -> list[tf.keras.metrics.Metric]:
         """See `AbstractPipeline`."""
-        return [metric_by_name(name, WEIGHTED) for name in self._hparams.metrics]
+        return [make_metric(name, WEIGHTED) for name in self._hparams.metrics]
+
+
+def is_function_of_batches(part: Any) -> bool:
+    """Whether a callable is a loss or a metric itself, rather than what makes one."""
+    if inspect.isclass(part):
+        return False
+    return list(inspect.signature(part).parameters)[:2] == ["y_true", "y_pred"]
+
+
+def make_loss(loss: Any, reduction: str, args: Mapping[str, Any]) -> Any:
+    """Returns the loss of a name or a sum of names, or of a callable.
+
+    Args:
+      loss: What `losses.get` reads; a function of `(y_true, y_pred)`; or what returns
+        a loss.
+      reduction: Reduction of a loss by name.
+      args: Arguments of the loss.
+    """
+    if not callable(loss):
+        return losses.get(loss=loss, reduction=reduction, **args)
+    if is_function_of_batches(loss):
+        return functools.update_wrapper(functools.partial(loss, **args), loss)
+    return loss(**args)
+
+
+def make_metric(metric: Any, prefix: str = "") -> tf.keras.metrics.Metric:
+    """Returns the metric of a name such as `ndcg_10` or `mrr`, or of a callable.
+
+    Args:
+      metric: The name; a function of `(y_true, y_pred)`; or what returns a metric.
+      prefix: Precedes the name of a metric by name, and of others where documents
+        weigh, so that there is no other of the same name.
+
+    Example:
+      >>> make_metric("ndcg_10", "metric/").name
+      'metric/ndcg_10'
+    """
+    if not callable(metric):
+        return metric_by_name(metric, prefix)
+    if is_function_of_batches(metric):
+        name = getattr(metric, "__name__", "metric")
+        metric = functools.partial(tf.keras.metrics.MeanMetricWrapper, metric, name)
+    made = metric()
+    return metric(name=prefix + made.name) if prefix == WEIGHTED else made
 
 
 def metric_by_name(name: str, prefix: str = "") -> tf.keras.metrics.Metric:
