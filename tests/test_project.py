@@ -228,6 +228,13 @@ def test_what_others_stand_on_does_not_lean_on_them() -> None:
     assert not wrong
 
 
+def test_places_that_the_architecture_names_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`((?:tfr_pipeline|launch)/[\w/.]*)`", text))
+    assert len(places) > 20
+    assert not [place for place in places if not (ROOT / place).exists()]
+
+
 def test_the_library_does_not_import_the_users_project() -> None:
     outside = {"builders", "configs", "launch", "tests"}
     found = [
