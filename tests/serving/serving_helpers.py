@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import numpy as np
 from tests.ranking_data import CONTEXT_SPEC, EXAMPLE_SPEC, MASK, RankedList, Values
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer
+from tfr_pipeline.serving.export import export_saved_model
 from tfr_pipeline.serving.signatures import Signatures, input_names
 
 
@@ -136,3 +139,12 @@ def as_lists(
             for name in context
         },
     )
+
+
+def export_untrained(features: Any, path: Any, seed: int = 1) -> str:
+    """Exports a model of random weights for described data; returns the folder."""
+    context, example = features.context_spec, features.example_spec
+    model = randomize(make_builder(context, example).build(), seed)
+    signatures = make_signatures(model, context, example)()
+    text = json.dumps(features.to_json())
+    return export_saved_model(model, signatures, str(path), {FILE_NAME: text})

@@ -94,10 +94,18 @@ def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
         )
         yield from loading.iterate(paths, parser, None)
         return
+    from tfr_pipeline.data.sources.numbering import Numbering
     from tfr_pipeline.data.sources.source import read_lists
 
+    if args.input_format == "libsvm":
+        numbering = Numbering.of(features)
+        args.num_features = numbering.num_features
+        options = reading_options(args, require_label=False)
+        for lists in read_lists(paths, args.input_format, options=options):
+            yield numbering.apply(lists)
+        return
     args.num_features = predictor.layout.width("float32")
-    if not args.feature_columns and args.input_format != "libsvm":
+    if not args.feature_columns:
         args.feature_columns = ",".join(_columns(features))
     options = reading_options(args, require_label=False)
     yield from read_lists(paths, args.input_format, options=options)

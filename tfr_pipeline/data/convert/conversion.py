@@ -17,6 +17,7 @@ from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.records import encode, tfrecord
 from tfr_pipeline.data.sources import libsvm
+from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
@@ -209,7 +210,7 @@ def _describe(
 ) -> Features:
     """Returns the description of what will be written."""
     if source.is_text:
-        columns = tuple(f"feature_{number}" for number in range(1, width + 1))
+        columns = column_names(width)
         context, weight = {}, None
     else:
         roles = source.columns()
