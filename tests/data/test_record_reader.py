@@ -10,6 +10,9 @@ import zlib
 import numpy as np
 import pytest
 
+from tests.data import conversion_helpers
+from tests.data.conversion_helpers import sample_text
+from tests.data.conversion_helpers import write as write_text
 from tests.ranking_data import (
     CONTEXT_SPEC,
     EXAMPLE_SPEC,
@@ -20,9 +23,12 @@ from tests.ranking_data import (
     write,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.reading.record_reader import RecordReader, detect
+from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.reading.record_reader import RecordReader
+from tfr_pipeline.data.reading.wholeness import detect, refuse_damaged
 from tfr_pipeline.data.records.tfrecord import frame
 from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.features import Features
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
@@ -126,6 +132,72 @@ def test_a_damaged_compressed_file_is_named(tmp_path):
     (tmp_path / "f").write_bytes(bytes(content))
     with pytest.raises(DataError, match=r"f: record \d+ is corrupt"):
         read(tmp_path / "f")
+
+
+# Uncompressed files
+
+
+@pytest.mark.parametrize("more", [1, 4, 11])
+@pytest.mark.parametrize("kind", ["", "GZIP"])
+def test_a_file_cut_off_inside_a_header_names_record_and_byte(tmp_path, more, kind):
+    framed = frame(RECORDS)
+    content = b"".join(framed[:3]) + framed[3][:more]
+    (tmp_path / "whole").write_bytes(b"".join(framed))
+    (tmp_path / "cut").write_bytes(gzip.compress(content) if kind else content)
+    words = rf"cut: record 3 is corrupt: at byte {sum(map(len, framed[:3]))} "
+    with pytest.raises(DataError, match=words):
+        read(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("kind", ["", "GZIP"])
+def test_every_cut_but_those_between_records_is_found(tmp_path, kind):
+    framed = frame(RECORDS[:2])
+    content = b"".join(framed)
+    for cut in range(len(content)):
+        part = content[:cut]
+        (tmp_path / "f").write_bytes(gzip.compress(part, 1) if kind else part)
+        if cut in (0, len(framed[0])):
+            refuse_damaged([str(tmp_path / "f")])
+            continue
+        number = int(cut > len(framed[0]))
+        with pytest.raises(DataError, match=f"f: record {number} is corrupt: at byte"):
+            refuse_damaged([str(tmp_path / "f")])
+
+
+def test_every_changed_byte_is_found(tmp_path):
+    framed = frame(RECORDS[:2])
+    content = b"".join(framed)
+    for place in range(len(content)):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 0x55
+        (tmp_path / "f").write_bytes(spoilt)
+        number = int(place >= len(framed[0]))
+        with pytest.raises(DataError, match=f"f: record {number} is corrupt: at byte"):
+            refuse_damaged([str(tmp_path / "f")])
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_file_with_fewer_records_than_convert_wrote_is_named(tmp_path, shards):
+    text = write_text(tmp_path / "text", sample_text(queries=8))
+    convert(text, str(tmp_path / "data"), num_shards=shards)
+    builder = SimpleDatasetBuilder.from_features(
+        Features.load(str(tmp_path / "data")),
+        DatasetHparams(f"{tmp_path}/data/train-*", "", 4, 4),
+    )
+    assert builder.lists("train").num_lists == 8
+    *_, path = sorted((tmp_path / "data").glob("train-*"))
+    written = conversion_helpers.records(path)
+    path.write_bytes(b"".join(frame(written[:-1])))
+    expected, found = len(written), len(written) - 1
+    words = rf"{path}: expected {expected} records, as .*train.stats.json .*d {found}\."
+    with pytest.raises(DataError, match=words):
+        SimpleDatasetBuilder.from_features(builder.features, builder._hparams).lists(
+            "train"
+        )
+    # Where nothing tells how many there were, there is nothing to be said.
+    (tmp_path / "data" / "train.stats.json").unlink()
+    again = SimpleDatasetBuilder.from_features(builder.features, builder._hparams)
+    assert again.lists("train").num_lists == 7
 
 
 def test_gzip_files_that_were_joined_are_whole(tmp_path):

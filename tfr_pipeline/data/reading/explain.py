@@ -7,6 +7,7 @@ use, the functions here read as slowly as it takes to say where.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.records.formats import (
     EIE,
     EXAMPLE,
@@ -129,6 +131,8 @@ def explain(
     paths: list[str], parser: RecordParser, reader: Callable[[Any], Any]
 ) -> None:
     """Raises the precise error for files that did not parse; returns if all is well."""
+    if isinstance(reader, RecordReader):
+        reader.refuse_damaged(paths)
     for path in paths:
         iterator = iter(reader([path]))
         index = 0
@@ -139,13 +143,25 @@ def explain(
                 break
             except tf.errors.DataLossError as error:
                 raise DataError(
-                    f"{path}: record {index} is corrupt ({error.message}). The file "
-                    "was damaged or cut off; convert it again."
+                    f"{path}: record {index} is corrupt "
+                    f"({without_node(error.message)}). The file was damaged or cut "
+                    "off; fetch it again or convert it again."
                 ) from error
             problem = _mismatch(record.numpy(), parser)
             if problem:
                 raise DataError(f"{path}: record {index}: {problem}")
             index += 1
+
+
+def without_node(message: str) -> str:
+    """Returns a message of TensorFlow without the names of its operations.
+
+    Example:
+      >>> without_node("{{function_node a/b}} corrupted record at 0 [Op:Next] name: ")
+      'corrupted record at 0'
+    """
+    message = re.sub(r"\{\{.*?\}\}", "", message)
+    return re.sub(r"\[(Op:|\[).*", "", message, flags=re.DOTALL).strip()
 
 
 def _mismatch(serialized: bytes, parser: RecordParser) -> str | None:

@@ -126,7 +126,7 @@ def iterate_records(
             bytes_read += framed
             yield part
         if isinstance(reader, RecordReader):
-            reader.check_whole(paths, bytes_read)
+            reader.check_whole(paths, bytes_read, first)
     except (
         tf.errors.DataLossError,
         tf.errors.InvalidArgumentError,
