@@ -30,6 +30,7 @@ from tfr_pipeline.pipeline.datasets.base import (
 )
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
+from tfr_pipeline.pipeline.run.diagnosis import explain_data_loss
 
 LENGTHS = [3, 1, 5, 2, 4, 1, 6]
 theirs = tfr.keras.pipeline
@@ -340,6 +341,28 @@ def test_streamed_validation_ends_and_keeps_order(folder, compression):
     batches = list(builder.build_valid_dataset())
     lengths = np.concatenate([batch[0][MASK].numpy().sum(1) for batch in batches])
     assert lengths.tolist() == LENGTHS
+
+
+def test_streamed_files_that_end_inside_a_header_are_named(folder, tmp_path):
+    content = (folder / "elwc").read_bytes()
+    (tmp_path / "cut").write_bytes(content + content[:7])
+    builder = SimpleDatasetBuilder(**nested_arguments(tmp_path, name="cut"))
+    words = rf"cut: record {len(LENGTHS)} is corrupt: at byte {len(content)} "
+    with pytest.raises(DataError, match=words):
+        builder.build_valid_dataset()
+
+
+def test_damage_found_while_training_is_explained_with_the_file(folder, tmp_path):
+    content = bytearray((folder / "elwc").read_bytes())
+    content[-9] ^= 1  # TensorFlow sees it when the record comes, and not the name
+    (tmp_path / "spoilt").write_bytes(content)
+    builder = SimpleDatasetBuilder(**nested_arguments(tmp_path, name="spoilt"))
+    with pytest.raises(tf.errors.DataLossError) as caught:
+        list(builder.build_valid_dataset())
+    error = explain_data_loss(builder, caught.value)
+    assert f"{tmp_path}/spoilt: record {len(LENGTHS) - 1} is corrupt" in str(error)
+    other = explain_data_loss(None, caught.value)
+    assert "node" not in str(other) and "Op:" not in str(other)
 
 
 def test_streamed_lists_cannot_be_cut_by_a_score(folder):

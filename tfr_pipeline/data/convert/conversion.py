@@ -16,7 +16,7 @@ from tfr_pipeline.data.convert import output_folder, workers
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.records import encode, tfrecord
-from tfr_pipeline.data.sources import libsvm
+from tfr_pipeline.data.sources import libsvm, libsvm_chunks
 from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
@@ -26,6 +26,8 @@ from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
 _SMALL_INPUT = 8 << 20
+# Features from which on dense rows deserve a word.
+_WIDE = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +111,18 @@ def convert(
             "expected at least 1 for --num_shards and --workers, found "
             f"{num_shards} and {num_workers}."
         )
+    output_folder.check_shards(num_shards)
     if not re.fullmatch(r"[A-Za-z0-9_.]+", split):
         raise ConfigError(
             f"--split: expected letters, digits, '_' and '.', found {split!r}."
         )
     report = report or _print_line
     options = options or Options()
+    if not 1 <= (options.num_features or 1) <= libsvm.MAX_INDEX:
+        raise ConfigError(
+            f"--num_features: expected 1 to {libsvm.MAX_INDEX}, found "
+            f"{options.num_features}."
+        )
     source = Source(paths, input_format, options)
     if os.path.exists(output) and not os.path.isdir(output):
         raise DataError(f"--output: expected a folder, found the file {output!r}.")
@@ -143,6 +151,7 @@ def convert(
             statistics = write(Target(features, 0, options.nan))
         else:
             width, certain = _first_width(source, before)
+            _hint_at_width(width, report)
             try:
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan))
@@ -153,6 +162,7 @@ def convert(
                 width = max(
                     workers.ordered_map(libsvm.max_index, source.texts(), num_workers)
                 )
+                _hint_at_width(width, report)
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan))
         if before is not None:
@@ -190,19 +200,30 @@ def _column_names(name: str, features: Features) -> tuple[str, ...]:
 def _first_width(source: Source, before: Features | None) -> tuple[int, bool]:
     """Returns the number of features of text to try, and whether it is certain."""
     if source.options.num_features is not None:
-        if source.options.num_features < 1:
-            raise ConfigError(
-                "--num_features: expected at least 1, found "
-                f"{source.options.num_features}."
-            )
         return source.options.num_features, True
     if before is not None:
         width = sum(len(_column_names(name, before)) for name in before.example)
         return width, True
+    some = False
     for chunk in source.texts():
         if width := libsvm.max_index(chunk):
             return width, False
-    raise source.empty()
+        some = some or any(map(libsvm_chunks.is_data, chunk.text.split(b"\n")))
+    if not some:
+        raise source.empty()
+    raise DataError(
+        f"{', '.join(source.paths)}: expected features 'index:value', found none in "
+        "any line. If that is right, say how many there are: --num_features."
+    )
+
+
+def _hint_at_width(width: int, report: Callable[[str], None]) -> None:
+    if width >= _WIDE:
+        report(
+            f"warning: with {width:,} features each document takes "
+            f"{4 * width / 2**20:.1f} MiB, for rows are dense. If most are never "
+            "there, number those that are from 1 on"
+        )
 
 
 def _describe(
@@ -332,6 +353,8 @@ def _warn(
             f"warning: {count} of {statistics.queries} lists have no relevant "
             f"document, e.g. query {query!r}"
         )
+    if line := source.repeated_ids(*statistics.repeated):
+        report(line)
     if statistics.queries < num_shards:
         report(
             f"warning: {statistics.queries} lists leave some of the {num_shards} "

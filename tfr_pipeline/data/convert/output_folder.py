@@ -7,14 +7,17 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import tfr_pipeline.files as files
-from tfr_pipeline.errors import DataError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
+
+_MOST_SHARDS = 99_999
 
 
 def shard_names(split: str, num_shards: int) -> list[str]:
@@ -23,6 +26,27 @@ def shard_names(split: str, num_shards: int) -> list[str]:
         f"{split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
         for shard in range(num_shards)
     ]
+
+
+def check_shards(num_shards: int) -> None:
+    """Refuses more files than names have digits for, or than may be open at once.
+
+    Raises:
+      ConfigError: There are too many.
+    """
+    if num_shards > _MOST_SHARDS:
+        raise ConfigError(
+            f"--num_shards: expected at most {_MOST_SHARDS}, found {num_shards}."
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = num_shards + 256  # what else a process opens
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ConfigError(
+                f"--num_shards: {num_shards} files are written at once, but a process "
+                f"may open {hard} here. Expected fewer, or a higher `ulimit -n`."
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def is_shard(name: str, split: str) -> bool:

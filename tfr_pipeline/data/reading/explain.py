@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,25 @@ def check_present(
             f"({', '.join(missing[:5])}...); found {', '.join(sorted(found)[:8])}. "
             "Is features.json (or the feature spec) of another data set?"
         )
+
+
+def placed_records(paths: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yields where each record of files stands, in words, and the record.
+
+    Raises:
+      DataError: One is damaged; names file and record.
+    """
+    reader = RecordReader()
+    for path in paths:
+        number = 0
+        try:
+            for record in reader([path]):
+                yield f"{path}: record {number}", record.numpy()
+                number += 1
+        except tf.errors.DataLossError as error:
+            reader.refuse_damaged([path])
+            problem = without_node(error.message)
+            raise DataError(f"{path}: record {number}: {problem}.") from error
 
 
 def documents_of(serialized: bytes, data_format: str) -> list[Any]:

@@ -77,14 +77,17 @@ def _lines(paths: list[str]) -> Iterator[tuple[int, int, bytes, bytes]]:
     for file, path in enumerate(paths):
         number = 0
         for block, _ in libsvm_chunks.read_blocks(path):
-            for line in block.splitlines(keepends=True):
+            for text in block.split(b"\n")[:-1]:
+                line = text + b"\n"
                 number += 1
                 parts = line.partition(b"#")[0].split(None, 2)
                 if not parts:
                     continue
-                if len(parts) < 2 or not parts[1].startswith(b"qid:"):
+                query = libsvm_chunks.query_of(parts)
+                if query is None:
                     list(libsvm.parse(Chunk(line, path, number)))  # raises
-                yield file, number, parts[1], line
+                assert query is not None
+                yield file, number, query, line
 
 
 def _bucket_chunks(name: str, paths: list[str], done: int) -> Iterator[Chunk]:
@@ -93,7 +96,8 @@ def _bucket_chunks(name: str, paths: list[str], done: int) -> Iterator[Chunk]:
     with open(name, "rb") as bucket:
         for row in bucket:
             file, number, line = row.split(b" ", 2)
-            query = line.split(None, 2)[1]
+            query = libsvm_chunks.query_of(line.partition(b"#")[0].split(None, 2))
+            assert query is not None
             place = paths[int(file)], int(number)
             queries.setdefault(query, []).append((place, line))
     lines: list[bytes] = []

@@ -8,22 +8,26 @@ One line is one document: `grade qid:ID index:value ... # comment`. Indices coun
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
 
 import numpy as np
 
+import tfr_pipeline.data.ids as ids
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import libsvm_tokens
 from tfr_pipeline.data.sources.libsvm_chunks import Chunk
 from tfr_pipeline.errors import DataError
 
-_DOCUMENT_ID = re.compile(rb"doc[-_ ]?id\s*[=:]\s*(\S+)", re.IGNORECASE)
+# Not what is said next where the id itself is missing: `docid = inc = 1`.
+_DOCUMENT_ID = re.compile(rb"doc[-_ ]?id\s*[=:]\s*(?!\S+\s*=\s)(\S+)", re.IGNORECASE)
 # Lines parsed at once: arrays of their tokens then stay in the second-level cache.
 _BLOCK_LINES = 128
-# A larger index is a broken line rather than a feature: a dense row would be 64 MB.
-_MAX_INDEX = 1 << 24
+# A larger index is a broken line rather than a feature: each has a name and a
+# place in every document.
+MAX_INDEX = 1 << 20
 # Elements of the dense matrix of one piece (16 MB), unless one list has more.
 _MAX_ELEMENTS = 1 << 22
 
@@ -59,7 +63,10 @@ class _Rows:
 
 
 def parse(
-    chunk: Chunk, num_features: int | None = None, nan: str = "error"
+    chunk: Chunk,
+    num_features: int | None = None,
+    nan: str = "error",
+    labelled: bool = True,
 ) -> Iterator[Parsed]:
     """Parses a chunk; yields pieces whose dense matrix has a bounded size.
 
@@ -67,12 +74,14 @@ def parse(
       chunk: Text of whole lists.
       num_features: Width of the result; by default the largest index of the chunk.
       nan: What to do with a NaN or infinite value: `error`, `keep`, or `zero`.
+      labelled: Whether a line must have a label of 0 or more. Otherwise it may have
+        another number or none, which is -1.
 
     Raises:
       FeatureIndexError: A feature index is above `num_features`.
       DataError: A line is malformed; the message has file, line and token.
     """
-    rows = _split(chunk)
+    rows = _split(chunk, labelled)
     if num_features is None:
         num_features = max_index(chunk)
     splits, names = _query_splits(chunk, rows)
@@ -82,12 +91,7 @@ def parse(
         last = int(np.searchsorted(splits, splits[start] + limit, side="right")) - 1
         stop = max(start + 1, last)
         first, end = int(splits[start]), int(splits[stop])
-        documents = [
-            str(chunk.place(rows.lines[row])[1])
-            if (name := rows.documents[row]) is None
-            else name.decode("utf-8", "replace")
-            for row in range(first, end)
-        ]
+        documents = _document_ids(chunk, rows, first, end)
         lists = Lists(
             values={"float32": _values(chunk, rows, first, end, num_features, nan)},
             row_splits=splits[start : stop + 1] - first,
@@ -112,13 +116,34 @@ def _query_splits(chunk: Chunk, rows: _Rows) -> tuple[np.ndarray, list[str]]:
         for row, query in enumerate(queries)
         if row == 0 or query != queries[row - 1]
     ]
-    names = [queries[row].decode("utf-8", "replace") for row in starts]
+    names = _decoded(chunk, rows, [(row, queries[row]) for row in starts], "query")
     return np.array([*starts, len(queries)], np.int64), names
+
+
+def _document_ids(chunk: Chunk, rows: _Rows, first: int, end: int) -> list[str]:
+    """Returns the ids of documents; those without one are called by their line."""
+    names = [
+        (row, str(chunk.place(rows.lines[row])[1]).encode() if name is None else name)
+        for row, name in enumerate(rows.documents[first:end], first)
+    ]
+    return _decoded(chunk, rows, names, "document")
+
+
+def _decoded(
+    chunk: Chunk, rows: _Rows, names: list[tuple[int, bytes]], kind: str
+) -> list[str]:
+    try:
+        return [name.decode() for _, name in names]
+    except UnicodeDecodeError:
+        for row, name in names:
+            place = functools.partial(_where, chunk, rows.lines[row])
+            ids.decode(name, kind, place)  # raises
+        raise
 
 
 def max_index(chunk: Chunk) -> int:
     """Returns the largest feature index of a chunk, 0 if it has no feature."""
-    rows = _split(chunk)
+    rows = _split(chunk, labelled=False)
     largest = 0
     for start in range(0, len(rows.lines), _BLOCK_LINES):
         indices, _, _ = _block(chunk, rows, start, start + _BLOCK_LINES, None, "keep")
@@ -141,7 +166,7 @@ def _show(token: bytes) -> str:
     return repr(token[:60].decode("utf-8", "replace"))
 
 
-def _split(chunk: Chunk) -> _Rows:
+def _split(chunk: Chunk, labelled: bool) -> _Rows:
     """Separates label, query and document id of each line from its features."""
     rows = _Rows()
     with_query = chunk.lengths is None
@@ -152,9 +177,11 @@ def _split(chunk: Chunk) -> _Rows:
         parts = body.rstrip().split(None, head)
         if not parts:
             continue
+        if not labelled and b":" in parts[0]:
+            parts = (b"-1 " + body.strip()).split(None, head)
         label = grades.get(parts[0])
         if label is None:
-            label = grades[parts[0]] = _grade(chunk, number, parts[0])
+            label = grades[parts[0]] = _grade(chunk, number, parts[0], labelled)
         if with_query:
             if len(parts) < 2 or not parts[1].startswith(b"qid:") or len(parts[1]) < 5:
                 found = _show(parts[1]) if len(parts) > 1 else "the end of the line"
@@ -177,9 +204,11 @@ def _split(chunk: Chunk) -> _Rows:
     return rows
 
 
-def _grade(chunk: Chunk, line: int, token: bytes) -> float:
+def _grade(chunk: Chunk, line: int, token: bytes, labelled: bool) -> float:
     try:
         grade = libsvm_tokens.nearest_float32(token)
+        if not labelled:
+            return grade if math.isfinite(grade) else -1.0
     except ValueError:
         grade = math.nan
     if not math.isfinite(grade):
@@ -225,7 +254,7 @@ def _block(
     lines = rows.features[start:stop]
     parsed = _parse_fast(lines)
     if parsed is not None and not (parsed.has_nonfinite and nan == "error"):
-        limit = _MAX_INDEX if num_features is None else num_features
+        limit = MAX_INDEX if num_features is None else num_features
         indices = parsed.indices
         in_range = indices.min(initial=1) >= 1 and indices.max(initial=0) <= limit
         if in_range and not _has_duplicates(indices, parsed.counts):
@@ -295,10 +324,11 @@ def _parse_line(
                 f"{where}: expected feature indices up to {num_features}, found "
                 f"{_show(token)}. Set --num_features to the largest index."
             )
-        if index > _MAX_INDEX:
+        if index > MAX_INDEX:
             raise DataError(
-                f"{where}: expected feature indices up to {_MAX_INDEX}, found "
-                f"{_show(token)}."
+                f"{where}: expected feature indices up to {MAX_INDEX}, found "
+                f"{_show(token)}. Rows are dense: number the features that are "
+                "there from 1 on."
             )
         if index in result:
             raise DataError(

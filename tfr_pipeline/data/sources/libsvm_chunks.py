@@ -6,6 +6,7 @@ parse, so it only looks at the text around a cut.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -53,11 +54,22 @@ def is_data(line: bytes) -> bool:
     return bool(start) and not start.startswith(b"#")
 
 
+def query_of(parts: list[bytes]) -> bytes | None:
+    """Returns the `qid:` token among the first of a line; None if there is none.
+
+    It comes after the label, or first where there is no label.
+    """
+    return next((part for part in parts[:2] if part.startswith(b"qid:")), None)
+
+
 def read_blocks(path: str, size: int = CHUNK_BYTES) -> Iterator[tuple[bytes, int]]:
     """Yields runs of whole lines of about `size` bytes, and the stored bytes read."""
     with open_binary(path) as (content, stored):
         tail: list[bytes] = []
-        while block := content.read(size):
+        first = True
+        while block := content.read(max(size, len(codecs.BOM_UTF8))):
+            if first:
+                block, first = block.removeprefix(codecs.BOM_UTF8), False
             cut = block.rfind(b"\n") + 1
             if cut:
                 yield b"".join([*tail, block[:cut]]), stored.tell()
@@ -100,11 +112,12 @@ def _last_query_start(block: bytes) -> int:
         start = block.rfind(b"\n", 0, stop - 1) + 1
         parts = block[start:stop].partition(b"#")[0].split(None, 2)
         if parts:
-            if len(parts) < 2 or not parts[1].startswith(b"qid:"):
+            query = query_of(parts)
+            if query is None:
                 return len(block)
-            if last is not None and parts[1] != last:
+            if last is not None and query != last:
                 return cut
-            last, cut = parts[1], start
+            last, cut = query, start
         stop = start
     return 0
 
@@ -118,13 +131,15 @@ def read_lengths(path: str) -> list[int]:
     lengths = []
     with open_binary(path) as (content, _):
         for number, line in enumerate(content, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             text = line.strip()
             if not text:
                 continue
-            if not text.isdigit() or int(text) < 1:
+            if not text.isdigit() or len(text) > 15 or int(text) < 1:
                 raise DataError(
                     f"{path}:{number}: expected the number of documents of a list, "
-                    f"found {text.decode(errors='replace')!r}."
+                    f"found {text[:60].decode(errors='replace')!r}."
                 )
             lengths.append(int(text))
     return lengths

@@ -16,6 +16,7 @@ import re
 import numpy as np
 
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)")
+_NULL = b"null"  # no value, in LETOR 4.0
 _PADDING = 16  # bytes on both sides, so that a word read at an edge stays inside
 _ZEROS = np.uint64(0x3030303030303030)
 _POWERS = np.array([float(f"1e{power}") for power in range(23)])
@@ -47,9 +48,13 @@ class Tokens:
 def nearest_float32(text: bytes) -> float:
     """Returns the float32 nearest to a decimal number, as a Python float.
 
+    `NULL` is NaN.
+
     Raises:
       ValueError: The text is not a number.
     """
+    if text.lower() == _NULL:
+        return math.nan
     if not _NUMBER.fullmatch(text.lower()):
         raise ValueError(f"not a number: {text!r}")
     value = float(text)

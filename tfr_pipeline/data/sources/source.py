@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import tfr_pipeline.data.ids as ids
 import tfr_pipeline.files as files
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import grouping, libsvm, libsvm_chunks, tables
@@ -46,22 +48,41 @@ def read_lists(
     if width is None and source.is_text:
         width = max(map(libsvm.max_index, source.texts()), default=0)
     order = QueryOrder()
-    documents = 0
+    documents = repeated = 0
+    example = ""
     for part in source.parts():
-        for parsed in parse(part, width, source.options.nan):
+        for parsed in parse(
+            part, width, source.options.nan, source.options.require_label
+        ):
             if not source.is_records:
                 order.add(parsed)
             documents += parsed.lists.num_documents
+            more, first = ids.repeated(parsed.lists)
+            repeated, example = repeated + more, example or first
             yield parsed.lists
     if not documents:
         raise source.empty()
+    if line := repeated_ids(repeated, example):
+        print(line, file=sys.stderr, flush=True)
 
 
-def parse(part: Part, num_features: int | None, nan: str) -> Iterable[Parsed]:
+def repeated_ids(count: int, first: str) -> str:
+    """Returns the warning for documents of a query that share an id; empty for none."""
+    if not count:
+        return ""
+    return (
+        f"warning: {count} documents have the id of another of their query, e.g. "
+        f"{first}"
+    )
+
+
+def parse(
+    part: Part, num_features: int | None, nan: str, labelled: bool = True
+) -> Iterable[Parsed]:
     """Returns the lists of a part."""
     if isinstance(part, Parsed):
         return [part]
-    return libsvm.parse(part, num_features, nan)
+    return libsvm.parse(part, num_features, nan, labelled)
 
 
 class Source:
@@ -87,6 +108,7 @@ class Source:
         self.is_records = input_format in RECORD_FORMATS
         self._format = input_format
         self._query_files: list[str] | None = None
+        self._records: RecordSource | None = None
         if options.query_file and self.is_text:
             if options.group_by_query:
                 raise ConfigError(
@@ -116,7 +138,10 @@ class Source:
         # Imported late: TensorFlow takes seconds to load.
         from tfr_pipeline.data.sources.tfrecords import RecordSource
 
-        return RecordSource(self.paths, self._format, self.options)
+        if self._records is None:
+            # To find their features, some of the records are read.
+            self._records = RecordSource(self.paths, self._format, self.options)
+        return self._records
 
     def columns(self) -> tables.Columns:
         """Returns the columns of a table."""

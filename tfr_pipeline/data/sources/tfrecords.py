@@ -11,18 +11,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 import tfr_pipeline.compat  # noqa: F401 - before TensorFlow
+import tfr_pipeline.data.ids as ids
 import tfr_pipeline.data.store as store
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import explain, loading, pointwise
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
-from tfr_pipeline.data.records.formats import EXAMPLE, PACKED
+from tfr_pipeline.data.records.formats import EXAMPLE, MESSAGES, PACKED, NotAListError
 from tfr_pipeline.data.sources.libsvm import Parsed
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.features import Feature, Features
+from tfr_pipeline.features import PADDING_LABEL, Feature, Features
 
 # Documents whose features are looked at.
 _DOCUMENTS = 2000
@@ -61,11 +63,16 @@ class RecordSource:
         context = dict(self.features.context)
         context.pop(self.features.query_id or "", None)
         label, weight = self.features.label, self.features.weight
+        written = Feature("float32", (1,), PADDING_LABEL)
         self.output = dataclasses.replace(
             self.features,
             context=context,
             example=dict(sorted(self.features.example.items())),
-            label=(label[0], Feature("float32", (1,), -1.0)),
+            label=(label[0], written),
+            labels={
+                task: (name, written)
+                for task, (name, _) in self.features.labels.items()
+            },
             weight=weight and (weight[0], Feature("float32", (1,), 1.0)),
             query_id=self.features.query_id or "qid",
             document_id=self.features.document_id or "docid",
@@ -101,6 +108,11 @@ class RecordSource:
                 f"{', '.join(loose[:8])}. Use --output_format=elwc, or choose others "
                 "with --feature_columns."
             )
+        if self.output.labels and output_format == PACKED:
+            raise ConfigError(
+                "--output_format=packed holds one label; found those of the tasks "
+                f"{', '.join(self.output.labels)}. Use --output_format=elwc."
+            )
         return dataclasses.replace(self.output, data_format=output_format)
 
     def parts(self) -> Iterator[Parsed]:
@@ -109,30 +121,34 @@ class RecordSource:
         context = dict(self.output.context)
         if self._query_dtype is not None and features.query_id:
             context[features.query_id] = self._query_dtype
+        if features.list_weight:
+            # Not a feature, but written with them.
+            context.setdefault(*features.list_weight)
+        labels = list(features.labels_spec.values()) or [features.label_spec]
         parser = RecordParser(
             {name: feature.to_spec() for name, feature in context.items()},
             features.example_spec,
-            dict([features.label_spec, *filter(None, [features.weight_spec])]),
+            dict([*labels, *filter(None, [features.weight_spec])]),
             features.query_id,
             features.document_id,
             self._format,
         )
         weight = features.weight[0] if features.weight else None
-        arguments = self._paths, parser, features.label[0], weight, RecordReader()
+        names = tuple(name for name, _ in features.labels.values())
+        label = names or features.label[0]
+        arguments = self._paths, parser, label, weight, RecordReader()
         if self._format == EXAMPLE and self._options.group_by_query:
             parts = self._together(loading.iterate_records(*arguments))
         else:
             parts = loading.iterate(*arguments)
-        number = 0
+        number = queries = 0
         for lists in parts:
             lists.context.pop(features.query_id or "", None)
             whole = np.flatnonzero(lists.lengths)  # there may be lists of nothing
             splits = np.append(lists.row_splits[whole], lists.num_documents)
             lists = lists.regrouped(whole, splits)
-            if not features.document_id:
-                count = range(number + 1, number + lists.num_documents + 1)
-                lists.document_ids = np.array(list(map(str, count)), object)
-            number += lists.num_documents
+            self._name(lists, number, queries)
+            number, queries = number + lists.num_documents, queries + lists.num_lists
             lists.values.setdefault(
                 "float32", np.zeros((lists.num_documents, 0), np.float32)
             )
@@ -152,6 +168,30 @@ class RecordSource:
         for start in range(0, lists.num_lists, step):
             yield lists.slice(start, min(start + step, lists.num_lists))
 
+    def _name(self, lists: Lists, documents: int, queries: int) -> None:
+        """Checks the ids of lists, and gives documents without one their number.
+
+        Args:
+          lists: The lists.
+          documents: Number of documents before them.
+          queries: Number of lists before them.
+        """
+        files = ", ".join(self._paths)
+        count = range(documents + 1, documents + lists.num_documents + 1)
+        numbers = np.array(list(map(str, count)), object)
+        ids.check(lists.query_ids, "query", lambda i: f"{files}: list {queries + i}")
+        if not self.features.document_id:
+            lists.document_ids = numbers
+            return
+        ids.check(
+            lists.document_ids,
+            "document",
+            lambda i: f"{files}: document {documents + i}",
+        )
+        lists.document_ids = np.where(
+            lists.document_ids == "", numbers, lists.document_ids
+        )
+
     def _numbers(self, lists: Lists, parser: RecordParser) -> None:
         """Does with NaN and infinite features what the options say."""
         if self._options.nan == "error":
@@ -170,9 +210,14 @@ class _Finder:
         self._documents: dict[str, _Found] = collections.defaultdict(_Found)
         self._queries: dict[str, _Found] = collections.defaultdict(_Found)
         count = 0
-        for record in RecordReader()(paths):
-            serialized = record.numpy()
-            documents = explain.documents_of(serialized, data_format)
+        for place, serialized in explain.placed_records(paths):
+            try:
+                documents = explain.documents_of(serialized, data_format)
+                context = explain.context_of(serialized, data_format)
+            except (DecodeError, NotAListError) as error:
+                raise DataError(
+                    f"{place}: expected {MESSAGES[data_format]} ({error})."
+                ) from error
             for document in documents:
                 _add(self._documents, document)
             if data_format == EXAMPLE:
@@ -180,7 +225,7 @@ class _Finder:
                 features = {n: f for n, f in documents[0].items() if n in query}
                 _add(self._queries, features)
             else:
-                _add(self._queries, explain.context_of(serialized, data_format))
+                _add(self._queries, context)
             count += len(documents)
             if count >= _DOCUMENTS:
                 break

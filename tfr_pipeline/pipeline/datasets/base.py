@@ -291,6 +291,8 @@ class BaseDatasetBuilder(
     def _streamed(self, split: str) -> tf.data.Dataset:
         """Features that cannot be kept go through TF-Ranking's parser, step by step."""
         paths = files.expand(self._pattern(split), "data")
+        # TensorFlow takes a file that ends inside a header for a whole one.
+        self._reader.refuse_damaged(paths, checksums=False)
         dataset = streamed(
             self._hparams,
             split == "train",

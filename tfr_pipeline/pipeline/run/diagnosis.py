@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline import files
+from tfr_pipeline.data.reading import wholeness
+from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
 from tfr_pipeline.model.feature_block import FeatureBlock
 
@@ -31,6 +35,29 @@ def explain_zero(dataset_builder: Any, layout: str | None) -> str:
     found = zero_loss_reasons(batches.take(_BATCHES_TO_EXPLAIN))
     reasons = "; ".join(found) or "the labels and weights of the data look sound"
     return f"the training loss of a whole epoch is 0, so nothing is learnt: {reasons}."
+
+
+def explain_data_loss(dataset_builder: Any, error: tf.errors.OpError) -> DataError:
+    """Returns the error for a file that turned out to be damaged while training.
+
+    Args:
+      dataset_builder: Has the names of the files.
+      error: What TensorFlow says of it, without naming the file.
+    """
+    hparams = getattr(dataset_builder, "_hparams", None)
+    for split in ("train", "valid"):
+        pattern = getattr(hparams, f"{split}_input_pattern", None)
+        paths = []
+        with contextlib.suppress(DataError):  # files that are not ours to find
+            paths = files.expand(pattern) if isinstance(pattern, str) else []
+        try:
+            wholeness.refuse_damaged(paths)
+        except DataError as found:
+            return found
+    return DataError(
+        "a file that is read while training is damaged: "
+        f"{checks.without_node(error.message)}. Expected whole TFRecord files."
+    )
 
 
 def explain_non_finite(

@@ -33,6 +33,7 @@ def train(
 
     Raises:
       RunError: The loss became NaN, or a parameter server was lost.
+      DataError: A file that is read while training is damaged.
     """
     checkpoints, dispatcher = pipeline._checkpoints, pipeline._dispatcher
     epochs, done = pipeline._hparams.num_epochs, checkpoints.step
@@ -93,6 +94,8 @@ def train(
             f"({error.message[:100]}). Start all tasks again: the run goes on from its "
             "last checkpoint."
         ) from None
+    except tf.errors.DataLossError as error:
+        raise diagnosis.explain_data_loss(pipeline._dataset_builder, error) from error
     except tf.errors.InvalidArgumentError as error:
         if NON_FINITE_LOSS not in str(error):
             raise
