@@ -12,11 +12,13 @@ from tests.ranking_data import CONTEXT_SPEC, EXAMPLE_SPEC, random_lists, write
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Feature, Features
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 LENGTHS = [3, 1, 4, 2]
@@ -199,6 +201,117 @@ def test_a_description_of_the_input_is_followed(tmp_path):
     run(path, tmp_path / "out", "elwc", features=str(tmp_path / "f.json"))
     written = Features.load(str(tmp_path / "out"))
     assert (written.example, written.weight) == (features.example, None)
+
+
+@pytest.mark.parametrize("output_format", ["elwc", "packed"])
+def test_the_weight_of_a_list_that_is_described_is_kept(tmp_path, output_format):
+    lists = random_lists(0, LENGTHS)
+    for i, ranked in enumerate(lists):
+        ranked.context["importance"] = np.float32([i + 0.5])
+    path = write_format(tmp_path / "in", lists, "elwc")
+    features = Features(
+        example={"bm25": Feature("float32", (1,), 0.0)},
+        label=("relevance", Feature("float32", (1,), -1.0)),
+        list_weight=("importance", Feature("float32", (1,), 1.0)),
+    )
+    features.save(str(tmp_path / "f.json"))
+    options = {"features": str(tmp_path / "f.json")}
+    run(path, tmp_path / "out", "elwc", output_format, **options)
+    assert Features.load(str(tmp_path / "out")).list_weight == features.list_weight
+    hparams = DatasetHparams(f"{tmp_path}/out/train-*", "", 2, 2)
+    builder = SimpleDatasetBuilder.from_features(
+        Features.load(str(tmp_path / "out")), hparams
+    )
+    weights = np.repeat(np.arange(4) + np.float32(0.5), LENGTHS)
+    np.testing.assert_array_equal(builder.lists("train", "packed").weights, weights)
+
+
+def test_labels_of_several_tasks_that_are_described_are_kept(tmp_path):
+    lists = random_lists(0, LENGTHS)
+    clicked = iter(np.arange(sum(LENGTHS)) % 2)
+    for ranked in lists:
+        for document in ranked.documents:
+            if click := next(clicked):
+                document["clicked"] = np.float32([click])
+    path = write_format(tmp_path / "in", lists, "elwc")
+    label = Feature("float32", (1,), -1.0)
+    features = Features(
+        example={"bm25": Feature("float32", (1,), 0.0)},
+        labels={"click": ("clicked", label), "grade": ("relevance", label)},
+    )
+    features.save(str(tmp_path / "f.json"))
+    options = {"features": str(tmp_path / "f.json")}
+    run(path, tmp_path / "out", "elwc", **options)
+    written = Features.load(str(tmp_path / "out"))
+    assert written.labels == features.labels
+    hparams = DatasetHparams(f"{tmp_path}/out/train-*", "", 2, 2)
+    found = MultiLabelDatasetBuilder.from_features(written, hparams).lists("train")
+    grades = [d["relevance"][0] for ranked in lists for d in ranked.documents]
+    clicks = [1.0 if i % 2 else -1.0 for i in range(sum(LENGTHS))]
+    np.testing.assert_array_equal(found.labels, np.stack([clicks, grades], axis=1))
+    with pytest.raises(ConfigError, match=r"packed holds one label.*click, grade"):
+        run(path, tmp_path / "packed", "elwc", "packed", **options)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda r: r[1].context.update(qid=np.array([b"a\tb"], object)),
+            r"list 1: .*tab",
+        ),
+        (lambda r: r[1].context.pop("qid"), r"list 1: expected a query id, found an e"),
+        (
+            lambda r: r[1].context.update(qid=np.array([b"\xe9"], object)),
+            "in UTF-8, found the",
+        ),
+        (
+            lambda r: r[2].documents[0].update(docid=np.array([b"a\nb"], object)),
+            r"document 4: expected a document id without tab",
+        ),
+    ],
+)
+def test_ids_that_cannot_be_are_refused(tmp_path, spoil, words):
+    lists = random_lists(0, LENGTHS)
+    spoil(lists)
+    path = write_format(tmp_path / "in", lists, "elwc")
+    with pytest.raises(DataError, match=words):
+        run(path, tmp_path / "out", "elwc")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_document_id_is_a_missing_one(tmp_path):
+    lists = random_lists(0, LENGTHS)
+    del lists[0].documents[1]["docid"]
+    lists[2].documents[0]["docid"] = np.array([b""], object)
+    path = write_format(tmp_path / "in", lists, "elwc")
+    parts = read_lists(path, "elwc", options=Options(**OPTIONS))
+    ids = [name for part in parts for name in part.document_ids]
+    assert ids[:5] == ["d0_0", "2", "d0_2", "d1_0", "5"]
+
+
+def test_the_head_of_the_files_is_read_once(tmp_path, monkeypatch):
+    opened = []
+    original = RecordReader.__call__
+
+    def counted(self, paths):
+        opened.append(paths)
+        return original(self, paths)
+
+    monkeypatch.setattr(RecordReader, "__call__", counted)
+    path = write_format(tmp_path / "in", random_lists(0, LENGTHS), "elwc")
+    run(path, tmp_path / "out", "elwc")
+    # What is in it, which features there are, and all of it.
+    assert len(opened) == 3
+
+
+def test_damage_in_the_first_records_names_the_file(tmp_path):
+    path = write_format(tmp_path / "in", random_lists(0, LENGTHS), "elwc")
+    content = bytearray((tmp_path / "in").read_bytes())
+    content[40] ^= 1
+    (tmp_path / "in").write_bytes(content)
+    with pytest.raises(DataError, match=r"in: record 0 is corrupt: at byte 0 "):
+        run(path, tmp_path / "out", "elwc")
 
 
 def test_a_label_that_is_not_there_is_named(tmp_path):

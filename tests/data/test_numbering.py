@@ -86,3 +86,57 @@ def test_features_that_text_cannot_have_are_named():
     features = Features(example={"title": Feature("string", (), None, "ragged")})
     with pytest.raises(DataError, match=r"the model also takes title.*--input_format"):
         Numbering.of(features)
+
+
+# Columns that have no names in the files
+
+
+def converted(folder, order, **kwargs):
+    """Writes a table with its columns in an order; returns the folder."""
+    rows = ["label,qid," + ",".join(order), "1,1,1,2", "0,1,3,4", "1,2,5,6"]
+    path = write(folder.with_suffix(".csv"), "\n".join(rows) + "\n")
+    convert(path, str(folder), input_format="csv", report=print, **kwargs)
+    return folder
+
+
+def lists_of(folder, features):
+    hparams = DatasetHparams(f"{folder}/train-*", "", 4, 4)
+    return SimpleDatasetBuilder.from_features(features, hparams).lists(
+        "train", "packed"
+    )
+
+
+def test_a_vector_with_its_columns_in_another_order_is_refused(tmp_path):
+    first = converted(tmp_path / "first", ["bm25", "pagerank"])
+    second = converted(tmp_path / "second", ["pagerank", "bm25"])
+    features = Features.load(str(first))
+    assert lists_of(first, features).num_lists == 2
+    words = r"second/features.json: feature 'features': expected 'bm25' in column 0, "
+    with pytest.raises(DataError, match=words + "found 'pagerank'"):
+        lists_of(second, features)
+
+
+def test_packed_files_of_other_features_are_refused(tmp_path):
+    kwargs = {"output_format": "packed", "scalar_features": True}
+    first = converted(tmp_path / "first", ["bm25", "pagerank"], **kwargs)
+    other = converted(tmp_path / "other", ["bm25", "clicks"], **kwargs)
+    again = converted(tmp_path / "again", ["pagerank", "bm25"], **kwargs)
+    features = Features.load(str(first))
+    words = r"other/features.json: expected packed files of bm25 .*pagerank.*clicks"
+    with pytest.raises(DataError, match=words):
+        lists_of(other, features)
+    # Single columns stand by name, whatever the order of the table.
+    matrix = lists_of(again, features).values["float32"]
+    np.testing.assert_array_equal(matrix, [[2, 1], [4, 3], [6, 5]])
+
+
+@pytest.mark.parametrize("kind", ["elwc", "packed"])
+def test_prediction_refuses_columns_of_another_order(tmp_path, kind, capsys):
+    kwargs = {"output_format": kind}
+    first = converted(tmp_path / "first", ["bm25", "pagerank"], **kwargs)
+    second = converted(tmp_path / "second", ["pagerank", "bm25"], **kwargs)
+    model = export_untrained(Features.load(str(first)), tmp_path / "1")
+    words = [f"--model={model}", f"--output={tmp_path}/o", f"--input_format={kind}"]
+    assert main(["predict", *words, f"--input={first}/train-*"]) == 0
+    assert main(["predict", *words, f"--input={second}/train-*"]) == 1
+    assert "expected 'bm25' in column 0" in capsys.readouterr().err

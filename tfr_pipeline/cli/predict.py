@@ -83,14 +83,17 @@ def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
     features = predictor.features
     if args.input_format in _RECORDS:
         from tfr_pipeline.data.reading import loading
+        from tfr_pipeline.data.reading.described import check_columns
         from tfr_pipeline.data.reading.parser import RecordParser
 
+        data_format = loading.sniff_format(paths, wanted=args.input_format)
+        check_columns(paths, features, data_format)
         parser = RecordParser(
             features.context_spec,
             features.example_spec,
             query_id=features.query_id,
             document_id=features.document_id,
-            data_format=loading.sniff_format(paths, wanted=args.input_format),
+            data_format=data_format,
         )
         yield from loading.iterate(paths, parser, None)
         return

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline.data import store
+from tfr_pipeline.data import ids, store
 from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import cache, explain, pointwise
@@ -131,10 +131,12 @@ def iterate_records(
         tf.errors.DataLossError,
         tf.errors.InvalidArgumentError,
         formats.NotAListError,
-        UnicodeDecodeError,  # raised for messages that quote the record
+        UnicodeDecodeError,  # of an id, or of a message that quotes the record
     ) as error:
         explain.explain(paths, parser, reader)
-        problem = getattr(error, "message", error)
+        if isinstance(error, UnicodeDecodeError):
+            raise ids.not_utf8(error.object, "query or document", ", ".join(paths))
+        problem = explain.without_node(getattr(error, "message", str(error)))
         raise DataError(f"{', '.join(paths)}: {problem}") from error
 
 

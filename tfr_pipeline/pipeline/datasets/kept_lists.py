@@ -10,6 +10,7 @@ from tfr_pipeline import files
 from tfr_pipeline.data.batching.loose import can_keep
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import loading
+from tfr_pipeline.data.reading.described import check_columns
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.records import formats
@@ -102,9 +103,17 @@ class KeepsLists:
         )
 
     def _format(self, paths: list[str]) -> str:
-        """Returns the format of files: what was said, or what their records are."""
+        """Returns the format of files: what was said, or what their records are.
+
+        Raises:
+          DataError: They are of another format, or have other columns.
+        """
         wanted = formats.canonical(getattr(self._hparams, "input_format", AUTO))
-        return loading.sniff_format(paths, self._reader, wanted)
+        found = loading.sniff_format(paths, self._reader, wanted)
+        features = getattr(self, "features", None)
+        if features is not None:
+            check_columns(paths, features, found)
+        return found
 
     @property
     def _cache_folder(self) -> str:
