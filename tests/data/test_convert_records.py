@@ -191,6 +191,25 @@ def test_values_that_are_no_numbers_follow_the_option(tmp_path, nan):
     assert value == 0 if nan == "zero" else np.isnan(value)
 
 
+@pytest.mark.parametrize("nan", ["error", "zero", "keep"])
+def test_query_features_follow_the_option_and_labels_are_always_checked(tmp_path, nan):
+    lists = random_lists(0, LENGTHS)
+    lists[1].context["query_vector"][1] = np.inf
+    path = write_format(tmp_path / "in", lists, "elwc")
+    options = Options(**OPTIONS, nan=nan)
+    if nan == "error":
+        with pytest.raises(DataError, match=r"'query_vector' .*inf in query 'q1'"):
+            list(read_lists(path, "elwc", options=options))
+    else:
+        (found,) = read_lists(path, "elwc", options=options)
+        value = found.context["query_vector"][1, 1]
+        assert value == (0 if nan == "zero" else np.inf)
+    lists[2].documents[0]["relevance"][0] = np.nan
+    path = write_format(tmp_path / "in2", lists, "elwc")
+    with pytest.raises(DataError, match=r"nan in query 'q2'|in query 'q1'"):
+        list(read_lists(path, "elwc", options=options))
+
+
 def test_a_description_of_the_input_is_followed(tmp_path):
     path = write_format(tmp_path / "in", random_lists(0, LENGTHS), "elwc")
     features = Features(

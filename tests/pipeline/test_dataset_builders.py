@@ -48,6 +48,13 @@ def folder(tmp_path_factory):
     return path
 
 
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
 def hparams(folder, name="elwc", **kwargs):
     arguments = {"train_batch_size": 7, "valid_batch_size": 7, **kwargs}
     return DatasetHparams(f"{folder}/{name}", f"{folder}/{name}", **arguments)
@@ -331,6 +338,27 @@ def by_document(batches):
                     clicked = clicks[i][j] if j < len(clicks[i]) else []
                     result[name] = clicked, float(labels[i, j])
     return result
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("name", ["whole", "packed"])
+def test_lists_of_one_layout_are_made_of_those_of_the_other(
+    folder, monkeypatch, name, binary
+):
+    settings = hparams(folder, name, convert_labels_to_binary=binary)
+    weight = ("query_length", tf.io.FixedLenFeature((1,), tf.int64, 3))
+    kwargs = arguments(settings, list_weight_spec=weight)
+    wanted = SimpleDatasetBuilder(**kwargs).lists("valid", "packed")
+    builder = SimpleDatasetBuilder(**kwargs)
+    builder.lists("valid", "padded")
+    monkeypatch.setattr(
+        "tfr_pipeline.data.reading.loading.load", None
+    )  # nothing is read
+    found = builder.lists("valid", "packed")
+    assert_same(found.values, wanted.values)
+    assert_same(found.context, wanted.context)
+    for key in ("labels", "weights", "row_splits", "query_ids"):
+        np.testing.assert_array_equal(getattr(found, key), getattr(wanted, key))
 
 
 @pytest.mark.parametrize("compression", ["", "GZIP"])

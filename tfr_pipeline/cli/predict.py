@@ -85,6 +85,7 @@ def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
         from tfr_pipeline.data.reading import loading
         from tfr_pipeline.data.reading.described import check_columns
         from tfr_pipeline.data.reading.parser import RecordParser
+        from tfr_pipeline.data.sources.tfrecords import named
 
         data_format = loading.sniff_format(paths, wanted=args.input_format)
         check_columns(paths, features, data_format)
@@ -95,7 +96,7 @@ def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
             document_id=features.document_id,
             data_format=data_format,
         )
-        yield from loading.iterate(paths, parser, None)
+        yield from named(loading.iterate(paths, parser, None), paths)
         return
     from tfr_pipeline.data.sources.numbering import Numbering
     from tfr_pipeline.data.sources.source import read_lists

@@ -35,6 +35,12 @@ from tfr_pipeline.errors import DataError
 
 def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
     """Refuses features, labels and weights that are NaN or infinite."""
+    check_features(paths, lists, parser)
+    check_labels(paths, lists)
+
+
+def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None:
+    """Refuses features of documents and queries that are NaN or infinite."""
     for dtype, block in lists.values.items():
         if dtype != "float32" or np.isfinite(np.sum(block)):
             continue
@@ -59,6 +65,18 @@ def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
                 f"{', '.join(paths)}: feature {name!r} has the value "
                 f"{column.values[place]} in query {query!r}. Expected finite numbers."
             )
+    for name, array in lists.context.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            cell = np.argwhere(~np.isfinite(array))[0]
+            raise DataError(
+                f"{', '.join(paths)}: query feature {name!r} has the value "
+                f"{array[tuple(cell)]} in query {lists.query_ids[cell[0]]!r}. "
+                "Expected finite numbers."
+            )
+
+
+def check_labels(paths: list[str], lists: Lists) -> None:
+    """Refuses labels and weights that are NaN or infinite."""
     for name, values in (("label", lists.labels), ("weight", lists.weights)):
         if values is not None and not np.isfinite(values).all():
             cell = tuple(np.argwhere(~np.isfinite(values))[0])

@@ -135,7 +135,8 @@ def iterate_records(
     ) as error:
         explain.explain(paths, parser, reader)
         if isinstance(error, UnicodeDecodeError):
-            raise ids.not_utf8(error.object, "query or document", ", ".join(paths))
+            where = ", ".join(paths)
+            raise ids.not_utf8(error.object, "query or document", where) from error
         problem = explain.without_node(getattr(error, "message", str(error)))
         raise DataError(f"{', '.join(paths)}: {problem}") from error
 

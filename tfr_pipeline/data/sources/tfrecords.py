@@ -141,14 +141,8 @@ class RecordSource:
             parts = self._together(loading.iterate_records(*arguments))
         else:
             parts = loading.iterate(*arguments)
-        number = queries = 0
-        for lists in parts:
+        for lists in named(map(_without_empty, parts), self._paths):
             lists.context.pop(features.query_id or "", None)
-            whole = np.flatnonzero(lists.lengths)  # there may be lists of nothing
-            splits = np.append(lists.row_splits[whole], lists.num_documents)
-            lists = lists.regrouped(whole, splits)
-            self._name(lists, number, queries)
-            number, queries = number + lists.num_documents, queries + lists.num_lists
             lists.values.setdefault(
                 "float32", np.zeros((lists.num_documents, 0), np.float32)
             )
@@ -168,38 +162,61 @@ class RecordSource:
         for start in range(0, lists.num_lists, step):
             yield lists.slice(start, min(start + step, lists.num_lists))
 
-    def _name(self, lists: Lists, documents: int, queries: int) -> None:
-        """Checks the ids of lists, and gives documents without one their number.
+    def _numbers(self, lists: Lists, parser: RecordParser) -> None:
+        """Does with NaN and infinite features what the options say."""
+        explain.check_labels(self._paths, lists)
+        if self._options.nan == "error":
+            explain.check_features(self._paths, lists, parser)
+        elif self._options.nan == "zero":
+            loose = [*lists.loose.values(), *lists.loose_context.values()]
+            for block in (
+                *lists.values.values(),
+                *lists.context.values(),
+                *(column.values for column in loose),
+            ):
+                if block.dtype.kind == "f":
+                    block[~np.isfinite(block)] = 0
 
-        Args:
-          lists: The lists.
-          documents: Number of documents before them.
-          queries: Number of lists before them.
-        """
-        files = ", ".join(self._paths)
-        count = range(documents + 1, documents + lists.num_documents + 1)
-        numbers = np.array(list(map(str, count)), object)
-        ids.check(lists.query_ids, "query", lambda i: f"{files}: list {queries + i}")
-        if not self.features.document_id:
-            lists.document_ids = numbers
-            return
+
+def _without_empty(lists: Lists) -> Lists:
+    """Returns the lists that have a document."""
+    whole = np.flatnonzero(lists.lengths)
+    splits = np.append(lists.row_splits[whole], lists.num_documents)
+    return lists.regrouped(whole, splits)
+
+
+def named(parts: Iterable[Lists], paths: list[str]) -> Iterator[Lists]:
+    """Yields lists after a look at their ids; documents without one get their number.
+
+    Args:
+      parts: The lists, in the order of the files.
+      paths: The files; for messages.
+
+    Raises:
+      DataError: An id cannot stand in a line of predictions, or a query has none.
+    """
+    files = ", ".join(paths)
+    queries = documents = 0
+    for lists in parts:
+        ids.check(
+            lists.query_ids,
+            "query",
+            lambda i, first=queries: f"{files}: list {first + i}",
+        )
         ids.check(
             lists.document_ids,
             "document",
-            lambda i: f"{files}: document {documents + i}",
+            lambda i, first=documents: f"{files}: document {first + i}",
         )
+        numbers = map(str, range(documents + 1, documents + lists.num_documents + 1))
         lists.document_ids = np.where(
-            lists.document_ids == "", numbers, lists.document_ids
+            lists.document_ids == "",
+            np.array(list(numbers), object),
+            lists.document_ids,
         )
-
-    def _numbers(self, lists: Lists, parser: RecordParser) -> None:
-        """Does with NaN and infinite features what the options say."""
-        if self._options.nan == "error":
-            explain.check_finite(self._paths, lists, parser)
-        elif self._options.nan == "zero":
-            for block in lists.values.values():
-                if block.dtype.kind == "f":
-                    block[~np.isfinite(block)] = 0
+        queries += lists.num_lists
+        documents += lists.num_documents
+        yield lists
 
 
 class _Finder:

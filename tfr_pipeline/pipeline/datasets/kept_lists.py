@@ -80,8 +80,22 @@ class KeepsLists:
           DataError: Files are missing, empty, corrupt or do not match the specs.
         """
         if (split, layout) not in self._memory:
-            self._memory[split, layout] = self._read(self._pattern(split), layout)
+            other = self._memory.get((split, "padded"))
+            lists = None
+            # A cache on disk has both, and memory may not.
+            if layout == "packed" and other is not None and not self._cache_folder:
+                lists = self._repacked(other)
+            if lists is None:
+                lists = self._read(self._pattern(split), layout)
+            self._memory[split, layout] = lists
         return self._memory[split, layout]
+
+    def _repacked(self, lists: Lists) -> Lists | None:
+        """Returns lists of padded batches as those of packed ones, None if it cannot.
+
+        So files are read once where training and evaluation differ in layout.
+        """
+        return None
 
     def _read(self, pattern: str, layout: str) -> Lists:
         """Reads files for padded batches: labels stand among the features."""

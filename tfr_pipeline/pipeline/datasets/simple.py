@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.batching.loose import separate
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.lists import Lists, weigh_lists
 from tfr_pipeline.data.reading import loading
@@ -63,6 +64,25 @@ def list_weight_transform(
         return None
     name = list_weight_spec[0]
     return functools.partial(weigh_lists, name=name, is_feature=name in context_spec)
+
+
+def _columns(lists: Lists, specs: Specs) -> dict[str, np.ndarray]:
+    """Returns the columns of features that stand in matrices, by name."""
+    return {
+        slot.name: lists.values[dtype][:, slot.start : slot.stop]
+        for dtype, slots in BlockLayout.from_spec(specs).slots.items()
+        for slot in slots
+    }
+
+
+def _matrices(columns: dict[str, np.ndarray], specs: Specs) -> dict[str, np.ndarray]:
+    """Undoes `_columns` for features of these specs."""
+    return {
+        dtype: np.concatenate(
+            [columns[slot.name].astype(dtype, copy=False) for slot in slots], axis=1
+        )
+        for dtype, slots in BlockLayout.from_spec(specs).slots.items()
+    }
 
 
 class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetBuilder):
@@ -220,33 +240,42 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
                 self._list_weight_spec, self._context_feature_spec
             ),
         )
-        if layout == "padded":
-            return lists
+        return lists if layout == "padded" else self._binary(lists)
+
+    def _binary(self, lists: Lists) -> Lists:
         if self._hparams.convert_labels_to_binary and lists.labels is not None:
             lists.labels[lists.labels > 0] = 1.0
         return lists
 
+    def _repacked(self, lists: Lists) -> Lists | None:
+        """See `KeepsLists`."""
+        if not BlockLayout.can_pack(self._training_only_example_spec):
+            return None
+        columns = _columns(lists, separate(self._all_example_specs)[0])
+        weight = self._sample_weight_spec
+
+        def number(name: str) -> np.ndarray:
+            return columns[name].reshape(-1).astype(np.float32)
+
+        packed = dataclasses.replace(
+            lists,
+            values=_matrices(columns, separate(self._example_feature_spec)[0]),
+            labels=number(self._label_spec[0]),
+            weights=number(weight[0]) if weight else None,
+        )
+        weigh = list_weight_transform(
+            self._list_weight_spec, self._context_feature_spec
+        )
+        return self._binary(weigh(packed) if weigh else packed)
+
     def _with_labels_among_features(self, lists: Lists) -> Lists:
         """Returns lists of packed files as `BaseDatasetBuilder` reads them."""
-        columns = {
-            slot.name: lists.values[dtype][:, slot.start : slot.stop]
-            for dtype, slots in BlockLayout.from_spec(
-                self._example_feature_spec
-            ).slots.items()
-            for slot in slots
-        }
+        columns = _columns(lists, self._example_feature_spec)
         names = list(self._training_only_example_spec)
         for name, column in zip(names, (lists.labels, lists.weights), strict=False):
             assert column is not None
             columns[name] = column[:, np.newaxis]
-        values = {
-            dtype: np.concatenate(
-                [columns[slot.name].astype(dtype, copy=False) for slot in slots], axis=1
-            )
-            for dtype, slots in BlockLayout.from_spec(
-                self._all_example_specs
-            ).slots.items()
-        }
+        values = _matrices(columns, self._all_example_specs)
         return dataclasses.replace(lists, values=values, labels=None, weights=None)
 
     def _assembler(
