@@ -173,6 +173,13 @@ def changed(*path_and_value):
         (changed("example", "x", "columns", 3), "'x'.*columns"),
         (changed("example", "x", "default", [1.0, 2.0]), "'x'.*default"),
         (changed("example", "x", "default", "high"), "'x'.*default"),
+        (changed("example", "x", "columns", ["a", "b"]), "'x'.*1 columns.*found 2"),
+        (changed("example", "x", "columns", "a"), "'x'.*columns"),
+        (changed("example", "x", "shape", [1.5]), "'x'.*shape"),
+        (changed("example", "x", "shape", [10**9, 10**9]), "'x'.*at most"),
+        (changed("label", "dtype", "int64"), "label.*default"),
+        (changed("label", "name", 5), "name.*5"),
+        (changed("weight", "name", None), "name"),
         (changed("weight", "shape", None), "weight.*shape"),
         (changed("data_format", "csv"), "data_format"),
         (changed("query_id", 5), "query_id"),
@@ -190,6 +197,17 @@ def test_a_file_that_is_not_json_is_named(tmp_path, content):
     path = tmp_path / "features.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=str(path)):
+        Features.load(str(tmp_path))
+
+
+def test_a_folder_or_a_deep_nest_in_its_place_is_named(tmp_path):
+    path = tmp_path / "features.json"
+    path.mkdir()
+    with pytest.raises(DataError, match=r"features\.json: cannot be read"):
+        Features.load(str(tmp_path))
+    path.rmdir()
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"features\.json: not valid JSON"):
         Features.load(str(tmp_path))
 
 

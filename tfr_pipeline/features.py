@@ -22,6 +22,7 @@ VERSION = 1
 PADDING_LABEL = -1.0
 DEFAULT_MASK = "__list_mask__"
 
+_MOST_VALUES = 1 << 24
 _KINDS = ("fixed", "varlen", "ragged")
 _FORMATS = ("elwc", "packed")
 
@@ -108,9 +109,11 @@ class Feature:
         """
         try:
             kind, dtype = value.get("kind", "fixed"), value["dtype"]
-            shape = tuple(int(side) for side in value["shape"])
+            shape = tuple(_whole(side) for side in value["shape"])
             default = _as_tuples(value.get("default"))
-            columns = tuple(str(column) for column in value.get("columns", ()))
+            if isinstance(columns := value.get("columns", ()), str):
+                raise TypeError(f"expected a list of columns, found {columns!r}")
+            columns = tuple(str(column) for column in columns)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{where}: a feature needs 'dtype' and 'shape', found {value!r} "
@@ -123,16 +126,34 @@ class Feature:
             )
         if any(side < 1 for side in shape):
             raise DataError(f"{where}: expected a shape of sizes >= 1, found {shape}.")
-        accepted = str if dtype == "string" else (int, float)
+        if math.prod(shape) > _MOST_VALUES:
+            raise DataError(
+                f"{where}: expected at most {_MOST_VALUES} values a document, found "
+                f"shape {list(shape)}."
+            )
+        if columns and len(columns) != math.prod(shape):
+            raise DataError(
+                f"{where}: expected {math.prod(shape)} columns, for the shape is "
+                f"{list(shape)}; found {len(columns)}."
+            )
+        accepted = {"string": str, "int64": int}.get(dtype, (int, float))
         flat = [] if default is None else _flat(default)
-        if not all(isinstance(element, accepted) for element in flat) or (
-            isinstance(default, tuple) and len(flat) != math.prod(shape)
+        if (
+            not all(isinstance(element, accepted) for element in flat)
+            or (dtype == "int64" and not all(-(2**63) <= n < 2**63 for n in flat))
+            or (isinstance(default, tuple) and len(flat) != math.prod(shape))
         ):
             raise DataError(
                 f"{where}: expected as default one {dtype} or {math.prod(shape)} of "
                 f"them, found {value['default']!r}."
             )
         return cls(dtype, shape, default, kind, columns)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected whole numbers as shape, found {value!r}")
+    return value
 
 
 def _as_tuples(value: Any) -> Any:
@@ -270,6 +291,8 @@ class Features:
                 )
 
         def named(key: str, pair: Any) -> tuple[str, Feature]:
+            if not isinstance(pair["name"], str):
+                raise TypeError(f"the name of {key} is {pair['name']!r}")
             return pair["name"], Feature.from_json(pair, f"{where}: {key}")
 
         try:
@@ -297,7 +320,9 @@ class Features:
                 document_id=value.get("document_id"),
                 data_format=data_format,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except DataError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise DataError(
                 f"{where}: expected the keys context, example and label as written by "
                 f"`tfr-pipeline convert`; {type(error).__name__}: {error}."
@@ -328,5 +353,9 @@ class Features:
                 f"{path}: not found. Expected the description that "
                 "`tfr-pipeline convert` writes beside its data."
             ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read: {error.strerror or error}."
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"{path}: not valid JSON: {error}.") from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
+import json
 import os
 import pathlib
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -115,7 +119,9 @@ def blocks(cache):
     return sorted(glob.glob(f"{cache}/**/*.bin", recursive=True), key=os.path.getsize)
 
 
-@pytest.mark.parametrize("how", ["shorter", "changed", "gone", "no meta"])
+@pytest.mark.parametrize(
+    "how", ["shorter", "changed", "gone", "no meta", "folder", "other", "number"]
+)
 def test_a_damaged_cache_is_noticed_and_made_anew(data, tmp_path, how):
     cache = tmp_path / "cache"
     expected = make_builder(data, "").lists("train", "packed")
@@ -129,6 +135,16 @@ def test_a_damaged_cache_is_noticed_and_made_anew(data, tmp_path, how):
         largest.write_bytes(content)
     elif how == "gone":
         largest.unlink()
+    elif how == "folder":
+        largest.unlink()
+        largest.mkdir()
+    elif how == "other":
+        meta = largest.parent / "meta.json"
+        content = json.loads(meta.read_text())
+        content["columns"]["lengths"]["shape"] = [0]
+        meta.write_text(json.dumps(content))
+    elif how == "number":
+        (largest.parent / "meta.json").write_text("7")
     else:
         (largest.parent / "meta.json").write_text("{")
     with pytest.warns(UserWarning, match="is damaged"):
@@ -195,6 +211,24 @@ def test_a_killed_builder_leaves_nothing_that_is_taken_for_a_cache(data, tmp_pat
     expected = make_builder(data, "").lists("train", "packed")
     assert_same(make_builder(data, cache).lists("train", "packed"), expected)
     assert not list(cache.rglob("*.tmp"))
+
+
+def test_who_waits_for_a_cache_says_for_whom(data, tmp_path, capfd):
+    cache = tmp_path / "cache"
+    make_builder(data, cache).lists("train", "packed")
+    (lock,) = cache.rglob("lock")
+    assert lock.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    with open(lock) as held, futures.ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = pool.submit(make_builder(data, cache).lists, "train", "packed")
+        said = ""
+        while "waiting" not in said:
+            assert not waiting.done()
+            said += capfd.readouterr().err
+            time.sleep(0.01)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        waiting.result(60)
+    assert f"cache: waiting for {lock.read_text()} to build {lock.parent}" in said
 
 
 def test_a_folder_that_cannot_be_made_is_named(data, tmp_path):

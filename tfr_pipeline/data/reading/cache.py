@@ -17,6 +17,7 @@ import json
 import math
 import mmap
 import os
+import socket
 import sys
 import warnings
 import zlib
@@ -33,8 +34,8 @@ from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.store import columns, from_columns
 from tfr_pipeline.errors import RunError
 
-_VERSION = 1
-_META = "meta.json"
+_VERSION = 2
+_META, _CHECKSUM = "meta.json", "checksum"
 # Checksums cover up to this many pieces of a file, spread evenly, of this size.
 _PIECES, _PIECE = 64, 1 << 20
 # Linux counts a mapping that can be written to as memory, unless it is told not to.
@@ -149,12 +150,34 @@ def _locked(path: str) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(open(path, "a"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            file = stack.enter_context(open(path, "a+"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(
+                    f"cache: waiting for {_holder(file)} to build "
+                    f"{os.path.dirname(path)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _sign(file)
         except OSError:
             yield False
         else:
             yield True
+
+
+def _sign(file: IO[str]) -> None:
+    """Writes who holds a lock, for those who wait for it."""
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read(200).strip() or "another process"
 
 
 def _write(
@@ -178,6 +201,7 @@ def _write(
             column.stream.flush()
             os.fsync(column.stream.fileno())
     meta = {**made_of, "columns": {k: c.description() for k, c in written.items()}}
+    meta = {**meta, _CHECKSUM: _checksum_of(meta)}
     files.write_text(os.path.join(folder, _META), json.dumps(meta, indent=1))
 
 
@@ -201,6 +225,10 @@ class _Column:
             "size": os.path.getsize(self.path),
             "checksum": _checksum(self.path),
         }
+
+
+def _checksum_of(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def _checksum(path: str) -> int:
@@ -230,6 +258,8 @@ def _open(path: str, made_of: dict[str, dict[str, Any]]) -> Lists | None:
     try:
         with open(os.path.join(path, _META), encoding="utf-8") as file:
             meta = json.load(file)
+        if meta.pop(_CHECKSUM) != _checksum_of(meta):
+            raise ValueError(f"{_META}: the checksum is wrong")
         if {key: meta[key] for key in made_of} != made_of:
             return None  # the source files have changed since
         found = {
@@ -237,11 +267,13 @@ def _open(path: str, made_of: dict[str, dict[str, Any]]) -> Lists | None:
             for name, column in meta["columns"].items()
         }
         return from_columns(_with_texts(found))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         if not os.path.exists(path):
             return None
-        problem = "a file is missing"
-    except (KeyError, TypeError, ValueError) as error:
+        problem = f"{error.filename}: {error.strerror}"
+    except (LookupError, ArithmeticError, RecursionError) as error:
+        problem = f"{_META} is not what was written: {type(error).__name__}: {error}"
+    except (AttributeError, TypeError, ValueError) as error:
         problem = str(error)
     warnings.warn(f"cache: {path} is damaged ({problem}); made anew.", stacklevel=2)
     return None
