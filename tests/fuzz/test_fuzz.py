@@ -247,7 +247,8 @@ def lists_of(folder, kind, cache=""):
 
 def cache_case(rng, sound, folder, output):
     shutil.copytree(sound / "elwc", folder / "elwc")
-    wanted = lists_of(folder, "elwc", str(folder / "cache"))
+    wanted = lists_of(folder, "elwc")
+    lists_of(folder, "elwc", str(folder / "cache"))
     before = mutations.tree(folder / "elwc")
     paths = [path for path in (folder / "cache").rglob("*") if path.is_file()]
     mutations.spoil_file(rng, rng.choice(sorted(paths)))

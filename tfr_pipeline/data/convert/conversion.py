@@ -353,8 +353,6 @@ def _warn(
             f"warning: {count} of {statistics.queries} lists have no relevant "
             f"document, e.g. query {query!r}"
         )
-    if line := source.repeated_ids(*statistics.repeated):
-        report(line)
     if statistics.queries < num_shards:
         report(
             f"warning: {statistics.queries} lists leave some of the {num_shards} "

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import tfr_pipeline.data.ids as ids
 from tfr_pipeline.data.lists import Lists
 
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -29,7 +28,6 @@ class Statistics:
       total: float64 `[features]`, sum of the finite values.
       zeros: int64 `[features]`.
       nonfinite: int64 `[features]`, NaN and infinite values.
-      repeated: Number of documents that share an id within a list; the first in words.
     """
 
     lengths: collections.Counter[int]
@@ -41,7 +39,6 @@ class Statistics:
     total: np.ndarray
     zeros: np.ndarray
     nonfinite: np.ndarray
-    repeated: tuple[int, str]
 
     @classmethod
     def of(cls, lists: Lists) -> Statistics:
@@ -77,7 +74,6 @@ class Statistics:
             total=kept.sum(0, dtype=np.float64),
             zeros=len(matrix) - np.count_nonzero(matrix, axis=0),
             nonfinite=nonfinite,
-            repeated=ids.repeated(lists),
         )
 
     def add(self, other: Statistics) -> None:
@@ -86,7 +82,6 @@ class Statistics:
         self.grades += other.grades
         self.single = _sum(self.single, other.single)
         self.irrelevant = _sum(self.irrelevant, other.irrelevant)
-        self.repeated = _sum(self.repeated, other.repeated)
         self.minimum = np.minimum(self.minimum, other.minimum)
         self.maximum = np.maximum(self.maximum, other.maximum)
         self.total = self.total + other.total

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import tfr_pipeline.data.ids as ids
 import tfr_pipeline.files as files
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import grouping, libsvm, libsvm_chunks, tables
@@ -48,8 +46,7 @@ def read_lists(
     if width is None and source.is_text:
         width = max(map(libsvm.max_index, source.texts()), default=0)
     order = QueryOrder()
-    documents = repeated = 0
-    example = ""
+    documents = 0
     for part in source.parts():
         for parsed in parse(
             part, width, source.options.nan, source.options.require_label
@@ -57,23 +54,9 @@ def read_lists(
             if not source.is_records:
                 order.add(parsed)
             documents += parsed.lists.num_documents
-            more, first = ids.repeated(parsed.lists)
-            repeated, example = repeated + more, example or first
             yield parsed.lists
     if not documents:
         raise source.empty()
-    if line := repeated_ids(repeated, example):
-        print(line, file=sys.stderr, flush=True)
-
-
-def repeated_ids(count: int, first: str) -> str:
-    """Returns the warning for documents of a query that share an id; empty for none."""
-    if not count:
-        return ""
-    return (
-        f"warning: {count} documents have the id of another of their query, e.g. "
-        f"{first}"
-    )
 
 
 def parse(
