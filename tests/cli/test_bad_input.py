@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import subprocess
@@ -94,6 +95,9 @@ def test_a_glob_that_matches_nothing(train, tmp_path, split):
 def test_an_empty_file(train, copied, split):
     path = shard(copied, split)
     path.write_bytes(b"")
+    line = train(1, f"--config.data.dir={copied}")
+    assert re.search(rf"{path}: expected \d+ records, as .* says, found 0\.", line)
+    (copied / f"{split}.stats.json").unlink()
     line = train(1, f"--config.data.dir={copied}")
     assert f"{path}: expected ranked lists, found no document" in line
 

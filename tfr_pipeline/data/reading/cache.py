@@ -200,8 +200,9 @@ def _write(
         for column in written.values():
             column.stream.flush()
             os.fsync(column.stream.fileno())
-    meta = {**made_of, "columns": {k: c.description() for k, c in written.items()}}
-    meta = {**meta, _CHECKSUM: _checksum_of(meta)}
+    meta: dict[str, Any] = dict(made_of)
+    meta["columns"] = {key: column.description() for key, column in written.items()}
+    meta[_CHECKSUM] = _checksum_of(meta)
     files.write_text(os.path.join(folder, _META), json.dumps(meta, indent=1))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -197,17 +197,14 @@ def named(parts: Iterable[Lists], paths: list[str]) -> Iterator[Lists]:
     """
     files = ", ".join(paths)
     queries = documents = 0
+
+    def place(kind: str, first: int) -> Callable[[int], str]:
+        return lambda position: f"{files}: {kind} {first + position}"
+
     for lists in parts:
-        ids.check(
-            lists.query_ids,
-            "query",
-            lambda i, first=queries: f"{files}: list {first + i}",
-        )
-        ids.check(
-            lists.document_ids,
-            "document",
-            lambda i, first=documents: f"{files}: document {first + i}",
-        )
+        ids.check(lists.query_ids.tolist(), "query", place("list", queries))
+        names = lists.document_ids.tolist()
+        ids.check(names, "document", place("document", documents))
         numbers = map(str, range(documents + 1, documents + lists.num_documents + 1))
         lists.document_ids = np.where(
             lists.document_ids == "",
