@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.layers.normalization import BatchNormalization, CenteredDense
 from tfr_pipeline.model.layers.towers import StackedTowers, create_tower
 
@@ -24,6 +25,13 @@ def run(function, x, variables):
         y = function(x)
         loss = tf.reduce_sum(y * normal(*y.shape, seed=9))
     return [y, *tape.gradient(loss, [x, *variables])]
+
+
+@pytest.mark.parametrize("dims", [5, "64", [0], [8, -1], [2.5], [None]])
+def test_units_that_are_no_list_of_numbers_are_refused(dims):
+    for tower in (lambda: create_tower(dims, 1), lambda: StackedTowers(dims)):
+        with pytest.raises(ConfigError, match="hidden_layer_dims: expected numbers"):
+            tower()
 
 
 def assert_close(found, expected):

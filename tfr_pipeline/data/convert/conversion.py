@@ -118,10 +118,11 @@ def convert(
         )
     report = report or _print_line
     options = options or Options()
-    if not 1 <= (options.num_features or 1) <= libsvm.MAX_INDEX:
+    width = options.num_features
+    if width is not None and not 1 <= width <= libsvm.MAX_INDEX:
         raise ConfigError(
-            f"--num_features: expected 1 to {libsvm.MAX_INDEX}, found "
-            f"{options.num_features}."
+            "--num_features: expected at least 1 and at most "
+            f"{libsvm.MAX_INDEX}, found {width}."
         )
     source = Source(paths, input_format, options)
     if os.path.exists(output) and not os.path.isdir(output):

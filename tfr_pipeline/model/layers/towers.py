@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.layers.normalization import BatchNormalization, CenteredDense
 from tfr_pipeline.model.layers.seeded import Dropout
 
 # Columns of the matrix products that stacked towers are computed by: narrower ones
 # do not fill the processor, wider ones multiply more zeros.
 _BLOCK_UNITS = 64
+
+
+def _checked(dims: Any) -> list[int]:
+    """Returns numbers of units as a list.
+
+    Raises:
+      ConfigError: They are no list of positive numbers; one alone is none.
+    """
+    units = list(dims) if isinstance(dims, Iterable) else [dims, None]
+    if not all(isinstance(unit, numbers.Integral) and unit > 0 for unit in units):
+        raise ConfigError(
+            "hidden_layer_dims: expected numbers of units, such as [64, 32], found "
+            f"{dims!r}."
+        )
+    return units
 
 
 def create_tower(
@@ -48,7 +65,7 @@ def create_tower(
     tower = tf.keras.Sequential(name=name)
     if input_batch_norm:
         tower.add(BatchNormalization(momentum=batch_norm_moment))
-    for units in hidden_layer_dims:
+    for units in _checked(hidden_layer_dims):
         tower.add(dense(units, **kwargs))
         if use_batch_norm:
             tower.add(BatchNormalization(momentum=batch_norm_moment))
@@ -93,7 +110,7 @@ class StackedTowers(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.hidden_layer_dims = list(hidden_layer_dims)
+        self.hidden_layer_dims = _checked(hidden_layer_dims)
         self.activation = tf.keras.activations.get(activation)
         self.use_batch_norm = use_batch_norm
         self.batch_norm_moment = batch_norm_moment
