@@ -25,7 +25,7 @@ def _checked(dims: Any) -> list[int]:
       ConfigError: They are no list of positive numbers; one alone is none.
     """
     units = list(dims) if isinstance(dims, Iterable) else [dims, None]
-    if not all(isinstance(unit, numbers.Integral) and unit > 0 for unit in units):
+    if not all(isinstance(unit, numbers.Integral) and int(unit) > 0 for unit in units):
         raise ConfigError(
             "hidden_layer_dims: expected numbers of units, such as [64, 32], found "
             f"{dims!r}."
