@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -124,7 +125,9 @@ class KeepsLists:
         """
         wanted = formats.canonical(getattr(self._hparams, "input_format", AUTO))
         found = loading.sniff_format(paths, self._reader, wanted)
-        features = getattr(self, "features", None)
+        features = None
+        with contextlib.suppress(DataError):  # specs that no file can describe
+            features = getattr(self, "features", None)
         if features is not None:
             check_columns(paths, features, found)
         return found
