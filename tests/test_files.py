@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.files import expand, replacing, write_text
 
 
@@ -48,7 +48,7 @@ def test_a_failed_write_leaves_folders_as_they_were(tmp_path, existing):
         (target / "kept").write_text("old")
     before = tree(tmp_path)
     with pytest.raises(ValueError, match="stop"):
-        with replacing(str(target)) as temporary:
+        with replacing(str(target), ["kept"]) as temporary:
             os.makedirs(os.path.join(temporary, "deep"))
             pathlib.Path(temporary, "deep", "half").write_text("half")
             raise ValueError("stop")
@@ -59,10 +59,40 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     target = tmp_path / "folder"
     target.mkdir()
     (target / "stale").write_text("old")
-    with replacing(str(target)) as temporary:
+    with replacing(str(target), ["stale"]) as temporary:
         os.mkdir(temporary)
         pathlib.Path(temporary, "fresh").write_text("new")
     assert tree(tmp_path) == {"folder": None, "folder/fresh": "new"}
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_folder_with_the_files_of_others_is_never_replaced(tmp_path, late):
+    target = tmp_path / "folder"
+    (target / "deep").mkdir(parents=True)
+    (target / "ours").write_text("old")
+    foreign = target / "deep" / "theirs"
+    if not late:
+        foreign.write_text("precious")
+    with pytest.raises(RunError, match=r"found 'deep/theirs' in it"):
+        with replacing(str(target), ["ours"]) as temporary:
+            os.mkdir(temporary)
+            foreign.write_text("precious")
+    assert tree(tmp_path) == {
+        "folder": None,
+        "folder/deep": None,
+        "folder/deep/theirs": "precious",
+        "folder/ours": "old",
+    }
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "precious").write_text("kept")
+    with pytest.raises(ConfigError, match="expected a path, found nothing"):
+        with replacing(path) as temporary:
+            os.mkdir(temporary)
+    assert tree(tmp_path) == {"precious": "kept"}
 
 
 def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path):
@@ -71,7 +101,7 @@ def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path):
     (real / "kept").write_text("old")
     link = tmp_path / "link"
     link.symlink_to(real)
-    with replacing(str(link)) as temporary:
+    with replacing(str(link), ["kept"]) as temporary:
         os.mkdir(temporary)
         pathlib.Path(temporary, "fresh").write_text("new")
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
@@ -88,7 +118,7 @@ def test_a_file_and_a_folder_do_not_replace_each_other(tmp_path, old_is_folder):
     else:
         target.write_text("old")
     before = tree(tmp_path)
-    with pytest.raises(OSError):
+    with pytest.raises((OSError, RunError)):
         with replacing(str(target)) as temporary:
             if old_is_folder:
                 pathlib.Path(temporary).write_text("new")

@@ -7,14 +7,30 @@ reader never sees half a file and an interrupted command leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
+
+
+def local(path: str, what: str = "path") -> str:
+    """Returns a path of this machine, `~` being the home of the user.
+
+    Raises:
+      ConfigError: The path is empty; for the system that is the working directory.
+
+    Example:
+      >>> local("data/train.txt")
+      'data/train.txt'
+    """
+    if not path.strip():
+        raise ConfigError(f"{what}: expected a path, found nothing.")
+    return os.path.expanduser(path)
 
 
 def expand(
@@ -44,11 +60,21 @@ def expand(
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
     """Yields a temporary path that becomes `path` if the block succeeds.
 
-    Works for files and for folders. An existing `path` is replaced as a whole; if the
-    block raises, it stays as it was and the temporary is removed.
+    Works for files and for folders. An existing file is replaced, and so is a folder
+    that is empty or holds nothing but what this package writes there; if the block
+    raises, all stays as it was and the temporary is removed.
+
+    Args:
+      path: What to write.
+      ours: Patterns of the files, relative to `path`, that a folder may hold to be
+        replaced.
+
+    Raises:
+      ConfigError: The path is empty.
+      RunError: A folder is there that has other files.
 
     Example:
       >>> import tempfile
@@ -58,7 +84,8 @@ def replacing(path: str) -> Iterator[str]:
       ...     os.listdir(folder)
       ['a.txt']
     """
-    path = os.path.abspath(path)
+    path = os.path.abspath(local(path))
+    _check_ours(path, path, ours)
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -68,8 +95,10 @@ def replacing(path: str) -> Iterator[str]:
             old = f"{temporary}.old"
             os.rename(path, old)
             try:
+                # Again: others may have written into it since.
+                _check_ours(old, path, ours)
                 os.rename(temporary, path)
-            except OSError:
+            except (OSError, RunError):
                 os.rename(old, path)
                 raise
             if os.path.islink(old):
@@ -84,6 +113,19 @@ def replacing(path: str) -> Iterator[str]:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
+
+
+def _check_ours(folder: str, name: str, ours: Sequence[str]) -> None:
+    """Raises a RunError if a folder holds a file that no pattern of `ours` matches."""
+    for place, _, names in os.walk(folder):
+        for file in names:
+            relative = os.path.relpath(os.path.join(place, file), folder)
+            if not any(fnmatch.fnmatchcase(relative, pattern) for pattern in ours):
+                raise RunError(
+                    f"{name}: expected a new folder or one to be replaced as a whole, "
+                    f"found {relative!r} in it, which is not ours to remove. Choose "
+                    "another place, or move that file away."
+                )
 
 
 def remove_stale(folder: str) -> None:

@@ -146,11 +146,10 @@ def test_an_export_replaces_another_as_a_whole(models, tmp_path):
     path = tmp_path / "1"
     first, second = models["packed"], trained("packed", seed=9)
     functions = make_signatures(first)()
-    export_saved_model(first, functions, str(path), {"old.txt": "old"})
-    (path / "more").write_text("from elsewhere")
+    export_saved_model(first, functions, str(path), {"features.json": "old"})
     functions = make_signatures(second)()
     export_saved_model(second, {RANK: functions[RANK]}, str(path))
-    assert not (path / "more").exists() and not (path / "assets.extra").exists()
+    assert not (path / "assets.extra").exists()
     assert os.listdir(tmp_path) == ["1"]
     loaded = tf.saved_model.load(str(path))
     assert set(loaded.signatures) == {RANK}
@@ -160,9 +159,23 @@ def test_an_export_replaces_another_as_a_whole(models, tmp_path):
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["more", "assets.extra/warmup", "variables.txt"])
+def test_an_export_never_replaces_what_somebody_added(exports, models, tmp_path, name):
+    path = tmp_path / "1"
+    shutil.copytree(exports["packed"][0], path)
+    (path / "assets.extra" / "a.txt").unlink()
+    (path / name).write_text("from elsewhere")
+    before = tree(path)
+    with pytest.raises(RunError, match=f"found '{name}' in it"):
+        export_saved_model(models["packed"], {}, str(path))
+    assert tree(path) == before
+    assert os.listdir(tmp_path) == ["1"]
+
+
 def test_a_failed_export_leaves_the_one_before(exports, models, tmp_path):
     path = tmp_path / "1"
     shutil.copytree(exports["packed"][0], path)
+    (path / "assets.extra" / "a.txt").rename(path / "assets.extra" / "features.json")
     before = tree(path)
     with pytest.raises(RunError, match="nothing was left there"):
         # A folder that does not exist cannot hold the extra file.

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 if TYPE_CHECKING:
@@ -29,14 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "OUTPUT/features.json and OUTPUT/SPLIT.stats.json."
     )
     add = parser.add_argument
-    add("--input", required=True, help="path, glob, or comma-separated globs; .gz too")
+    add(
+        "--input",
+        required=True,
+        type=arguments.patterns,
+        help="path, glob, or comma-separated globs; .gz too",
+    )
     add(
         "--input_format",
         default="libsvm",
         help="libsvm, csv, tsv or parquet; of TFRecord files elwc, eie, seq or example "
         "(default: libsvm)",
     )
-    add("--output", required=True, help="folder to write into")
+    add("--output", required=True, type=arguments.path, help="folder to write into")
     add("--split", default="train", help="name of the split (default: train)")
     add("--num_shards", type=int, default=1, help="number of files (default: 1)")
     add("--output_format", default="elwc", help="elwc or packed (default: elwc)")
@@ -54,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, help="processes (default: one for each core)")
     add(
         "--features",
+        type=arguments.path,
         help="TFRecord: features.json of the input (default: what its first records "
         "have)",
     )
@@ -65,6 +72,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--query_file",
+        type=arguments.patterns,
         help="LibSVM without qid: files with the list lengths, one a line; one for "
         "each input file",
     )

@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline.cli.doctor_cluster import check_ports, check_tf_config
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
 from tfr_pipeline.cli.quiet import native_messages_hidden
@@ -50,7 +51,12 @@ LOW_MEMORY = 2 << 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    parser.add_argument("--data", metavar="DIR", help="a folder that `convert` filled")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=arguments.path,
+        help="a folder that `convert` filled",
+    )
     parser.add_argument(
         "--port",
         metavar="N[,N...]",

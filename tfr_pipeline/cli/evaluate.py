@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 
@@ -19,10 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         required=True,
+        type=arguments.path,
         help="SavedModel, folder of versions, or run directory",
     )
-    add("--data", required=True, help="glob of TFRecord files that convert wrote")
-    add("--output", help="JSON file for all numbers")
+    add(
+        "--data",
+        required=True,
+        type=arguments.patterns,
+        help="glob of TFRecord files that convert wrote",
+    )
+    add("--output", type=arguments.path, help="JSON file for all numbers")
     add(
         "--baselines",
         action="store_true",

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 
@@ -16,11 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Makes a SavedModel of the checkpoints of a run, also of one that has not "
         "ended; writes OUTPUT/<step>."
     )
-    parser.add_argument("--run", required=True, help="run directory")
-    parser.add_argument("--output", required=True, help="folder of versions")
-    parser.add_argument(
-        "--best", action="store_true", help="the best epoch instead of the latest"
-    )
+    add = parser.add_argument
+    add("--run", required=True, type=arguments.path, help="run directory")
+    add("--output", required=True, type=arguments.path, help="folder of versions")
+    add("--best", action="store_true", help="the best epoch instead of the latest")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import sys
 import traceback
 
 from tfr_pipeline import __version__
+from tfr_pipeline.cli.arguments import Parser
 from tfr_pipeline.errors import PipelineError, unknown_name
 
 COMMANDS = {
@@ -72,7 +73,7 @@ def _run(argv: list[str]) -> int:
     # TensorFlow's start-up messages would bury ours.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     module = importlib.import_module(f"tfr_pipeline.cli.{name}")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"tfr-pipeline {name}",
         description=COMMANDS[name],
         allow_abbrev=False,

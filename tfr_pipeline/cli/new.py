@@ -7,6 +7,7 @@ import os
 import shutil
 from importlib import metadata
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError, RunError
 
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Starts a project: copies the example builders, configs and launch scripts "
         "into a new folder."
     )
-    parser.add_argument("dir", metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "dir", metavar="DIR", type=arguments.path, help="folder to make"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

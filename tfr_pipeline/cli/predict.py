@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
 from tfr_pipeline.cli.quiet import load_tensorflow
 
@@ -23,16 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         required=True,
+        type=arguments.path,
         help="SavedModel, folder of versions, or run directory",
     )
-    add("--input", required=True, help="path, glob, or comma-separated globs")
+    add(
+        "--input",
+        required=True,
+        type=arguments.patterns,
+        help="path, glob, or comma-separated globs",
+    )
     add(
         "--input_format",
         default="libsvm",
         help="libsvm, csv, tsv, parquet; of TFRecord files elwc, eie, seq, example or "
         "packed (default: libsvm)",
     )
-    add("--output", required=True, help="TSV file to write")
+    add("--output", required=True, type=arguments.path, help="TSV file to write")
     add("--task", help="the task to rank by, for a model that scores several")
     add_reading_arguments(parser)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import tfr_pipeline.cli.arguments as arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
@@ -12,10 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ids, for demos and tests."
     )
     add = parser.add_argument
-    add("--output", required=True, help="folder to write into")
+    add("--output", required=True, type=arguments.path, help="folder to write into")
     add("--queries", type=int, default=600, help="training queries (default: 600)")
     add("--documents", type=int, default=40, help="mean list length (default: 40)")
     add("--features", type=int, default=30, help="features (default: 30)")
+    add("--force", action="store_true", help="replace files that are there")
     add("--seed", type=int, default=1, help="of the random numbers (default: 1)")
 
 
@@ -24,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.data.synthesize import Size, synthesize
 
     size = Size(args.queries, args.documents, args.features)
-    for split, documents in synthesize(args.output, size, args.seed).items():
+    counts = synthesize(args.output, size, args.seed, force=args.force)
+    for split, documents in counts.items():
         print(f"{args.output}/{split}.txt: {documents:,} documents")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import tfr_pipeline.cli.arguments as arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 # Words such as --config.data.dir=DIR are for the config, not for argparse.
@@ -22,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  tfr-pipeline train --config=configs/letor.py:dnn --config.data.dir=DIR \\\n"
         "    --config.model_dir=OUT --config.pipeline.num_epochs=20"
     )
-    parser.add_argument("--config", required=True, help="FILE.py or FILE.py:argument")
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=arguments.path,
+        help="FILE.py or FILE.py:argument",
+    )
     parser.add_argument(
         "--dry_run",
         action="store_true",

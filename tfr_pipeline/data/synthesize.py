@@ -44,7 +44,9 @@ class Size:
     features: int = 30
 
 
-def synthesize(output: str, size: Size | None = None, seed: int = 1) -> dict[str, int]:
+def synthesize(
+    output: str, size: Size | None = None, seed: int = 1, *, force: bool = False
+) -> dict[str, int]:
     """Writes `train.txt`, `valid.txt` and `test.txt`.
 
     A few lists have one document and a few queries have no relevant document. The
@@ -54,18 +56,27 @@ def synthesize(output: str, size: Size | None = None, seed: int = 1) -> dict[str
       output: Folder to write into; made if absent.
       size: How much to make.
       seed: Start of the random numbers.
+      force: Whether to replace files of these names that are there.
 
     Returns:
       Documents written, by split.
 
     Raises:
-      ConfigError: A size is too small.
+      ConfigError: A size is too small, or a file is there.
     """
     size = size or Size()
+    output = files.local(output, "--output")
     if size.queries < 4 or size.documents < 4 or size.features < MIN_FEATURES:
         raise ConfigError(
             f"expected at least 4 queries, 4 documents and {MIN_FEATURES} features, "
             f"found {size.queries}, {size.documents} and {size.features}."
+        )
+    paths = {split: os.path.join(output, f"{split}.txt") for split in SPLITS}
+    there = [path for path in paths.values() if os.path.lexists(path)]
+    if there and not force:
+        raise ConfigError(
+            f"--output: expected a folder without {', '.join(there)}. Choose another, "
+            "or --force to replace."
         )
     counts = {}
     first_query = 1
@@ -78,7 +89,7 @@ def synthesize(output: str, size: Size | None = None, seed: int = 1) -> dict[str
         for query in range(first_query, first_query + queries):
             lines += _query_lines(random, query, size)
         first_query += queries
-        files.write_text(os.path.join(output, f"{split}.txt"), "".join(lines))
+        files.write_text(paths[split], "".join(lines))
         counts[split] = len(lines)
     return counts
 

@@ -11,9 +11,16 @@ import tensorflow as tf
 
 from tfr_pipeline import files
 from tfr_pipeline.errors import RunError
+from tfr_pipeline.features import FILE_NAME
 
 # TensorFlow Serving leaves this folder of a SavedModel to its owner.
 EXTRA_ASSETS = "assets.extra"
+# What an export may replace: a SavedModel, by TensorFlow's or Keras's hand, without
+# anything that somebody added.
+_SAVED_MODEL = (
+    *("saved_model.pb", "fingerprint.pb", "keras_metadata.pb"),
+    *("variables/*", "assets/*", f"{EXTRA_ASSETS}/{FILE_NAME}"),
+)
 
 
 def export_saved_model(
@@ -115,7 +122,7 @@ def _variables(path: str) -> str:
 def _replace(path: str, write: Callable[[str], None]) -> str:
     """Lets `write` fill a folder that then takes the place of `path`."""
     try:
-        with files.replacing(path) as temporary:
+        with files.replacing(path, _SAVED_MODEL) as temporary:
             write(temporary)
     except (OSError, tf.errors.OpError) as error:
         folder = os.path.abspath(path)

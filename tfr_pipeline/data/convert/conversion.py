@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
+import tfr_pipeline.files as files
 from tfr_pipeline.data.convert import output_folder, workers
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
@@ -125,11 +126,13 @@ def convert(
             f"{libsvm.MAX_INDEX}, found {width}."
         )
     source = Source(paths, input_format, options)
+    output = files.local(output, "--output")
     if os.path.exists(output) and not os.path.isdir(output):
         raise DataError(f"--output: expected a folder, found the file {output!r}.")
     size = sum(os.path.getsize(path) for path in source.paths)
     if num_workers is None:
         num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
+    output_folder.check_ours(output, split)
     before = output_folder.earlier_features(output, split)
     with (
         output_folder.staging_folder(output, split) as staging,

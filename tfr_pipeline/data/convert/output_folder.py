@@ -54,6 +54,26 @@ def is_shard(name: str, split: str) -> bool:
     return bool(re.fullmatch(re.escape(split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
 
 
+def check_ours(output: str, split: str) -> None:
+    """Checks that what a conversion will replace was written by one.
+
+    Raises:
+      DataError: There are shards that no `features.json` describes, or a
+        `features.json` of somebody else.
+    """
+    if os.path.exists(os.path.join(output, FILE_NAME)):
+        Features.load(output)
+        return
+    names = sorted(os.listdir(output)) if os.path.isdir(output) else []
+    for name in names:
+        if is_shard(name, split):
+            raise DataError(
+                f"{os.path.join(output, name)}: a file of this name would be replaced, "
+                f"but without {FILE_NAME} beside it is not ours. Choose another "
+                "--output or --split, or move it away."
+            )
+
+
 def earlier_features(output: str, split: str) -> Features | None:
     """Returns the description that other splits in the folder were written by."""
     others = [
@@ -100,18 +120,19 @@ def commit(
     """Moves the shards to their place and writes the descriptions.
 
     Shards of an earlier run are removed first, so that none is ever mixed with these.
-    The statistics go first and come last: where they are, the split is whole.
+    The statistics go first and come last: where they are, the split is whole. The
+    description comes before the shards, which without it would not be ours.
     """
     path = os.path.join(output, f"{split}.stats.json")
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
+    features.save(output)
     for name in os.listdir(output):
         if is_shard(name, split):
             os.remove(os.path.join(output, name))
     for name in sorted(os.listdir(staging)):
         if is_shard(name, split):
             os.replace(os.path.join(staging, name), os.path.join(output, name))
-    features.save(output)
     files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
 
 

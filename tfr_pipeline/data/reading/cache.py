@@ -128,7 +128,7 @@ def load(
                 os.makedirs(home, exist_ok=True)
                 if alone:
                     files.remove_stale(home)
-                with files.replacing(path) as temporary:
+                with files.replacing(path, ("*.bin", _META)) as temporary:
                     _write(temporary, made_of, parts())
                 lists = _open(path, made_of)
     except OSError as error:
