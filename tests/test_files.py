@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 
@@ -95,7 +96,22 @@ def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch, path)
     assert tree(tmp_path) == {"precious": "kept"}
 
 
-def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path):
+@pytest.mark.parametrize("kind", ["file", "nothing"])
+def test_a_link_is_followed(tmp_path, kind):
+    link = tmp_path / "link"
+    real = tmp_path / "deep" / "real"
+    real.parent.mkdir()
+    link.symlink_to("deep/real")
+    if kind == "file":
+        real.write_text("old")
+    with replacing(str(link)) as temporary:
+        pathlib.Path(temporary).write_text("new")
+    assert os.readlink(link) == "deep/real"
+    assert real.read_text() == "new"
+    assert os.listdir(real.parent) == ["real"]
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
     real = tmp_path / "real"
     real.mkdir()
     (real / "kept").write_text("old")
@@ -106,7 +122,7 @@ def test_a_link_to_a_folder_is_replaced_and_its_target_kept(tmp_path):
         pathlib.Path(temporary, "fresh").write_text("new")
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
     assert os.listdir(link) == ["fresh"]
-    assert os.listdir(real) == ["kept"]
+    assert os.readlink(link) == str(real)
 
 
 @pytest.mark.parametrize("old_is_folder", [True, False])
@@ -125,6 +141,45 @@ def test_a_file_and_a_folder_do_not_replace_each_other(tmp_path, old_is_folder):
             else:
                 os.mkdir(temporary)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_pipe_stays_one_and_takes_the_whole_content_or_none(tmp_path, fails):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # Open for both, so that nobody waits for the other end.
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(ValueError):
+        with replacing(str(pipe)) as temporary:
+            pathlib.Path(temporary).write_text("whole")
+            if fails:
+                raise ValueError
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+    if fails:
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 100)
+    else:
+        assert os.read(reader, 100) == b"whole"
+    os.close(reader)
+
+
+def test_a_device_stays_one(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(os.devnull)
+    before = os.stat(os.devnull)
+    write_text(str(link), "gone")
+    assert os.stat(os.devnull) == before
+    assert os.readlink(link) == os.devnull
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_is_appended_to_in_order(path, capfdbinary):
+    os.write(1, b"before\n")
+    write_text(path, "whole\n")
+    os.write(1, b"after\n")
+    # The file behind standard output is neither cut nor replaced.
+    assert capfdbinary.readouterr().out == b"before\nwhole\nafter\n"
 
 
 def test_text_is_written_with_unix_line_ends(tmp_path):

@@ -12,8 +12,11 @@ import glob
 import os
 import re
 import shutil
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 
@@ -59,13 +62,44 @@ def expand(
     return found
 
 
+def descriptor(path: str) -> int | None:
+    """Returns the open file of this process that a path stands for, if it does.
+
+    Example:
+      >>> descriptor("-"), descriptor("/dev/fd/7"), descriptor("a/-")
+      (1, 7, None)
+    """
+    if path in ("-", "/dev/stdout", "/dev/stderr"):
+        return 2 if path == "/dev/stderr" else 1
+    match = re.fullmatch(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)", path)
+    return int(match[1] or match[2]) if match else None
+
+
+def is_stream(path: str) -> bool:
+    """Whether a path is something to write to that is neither a file nor a folder."""
+    if descriptor(path) is not None:
+        return True
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def _open_stream(path: str) -> IO[bytes]:
+    number = descriptor(path)
+    if number is None:
+        return open(path, "wb")
+    # Opened anew, a file behind it would be cut, and what was written lost.
+    sys.stdout.flush()
+    return open(os.dup(number), "wb")
+
+
 @contextlib.contextmanager
 def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
     """Yields a temporary path that becomes `path` if the block succeeds.
 
     Works for files and for folders. An existing file is replaced, and so is a folder
     that is empty or holds nothing but what this package writes there; if the block
-    raises, all stays as it was and the temporary is removed.
+    raises, all stays as it was and the temporary is removed. Links are followed. A
+    device, a pipe or `-`, which is standard output, is no file that could be replaced:
+    the whole content is written to it at the end.
 
     Args:
       path: What to write.
@@ -84,7 +118,15 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
       ...     os.listdir(folder)
       ['a.txt']
     """
-    path = os.path.abspath(local(path))
+    path = local(path)
+    if is_stream(path):
+        with tempfile.TemporaryDirectory(prefix="tfr_pipeline_") as place:
+            temporary = os.path.join(place, "output")
+            yield temporary
+            with open(temporary, "rb") as whole, _open_stream(path) as stream:
+                shutil.copyfileobj(whole, stream)
+        return
+    path = os.path.realpath(path)
     _check_ours(path, path, ours)
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -101,10 +143,7 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
             except (OSError, RunError):
                 os.rename(old, path)
                 raise
-            if os.path.islink(old):
-                os.remove(old)
-            else:
-                shutil.rmtree(old)
+            shutil.rmtree(old)
         else:
             os.replace(temporary, path)
     finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from tests.cli.command_helpers import LETOR
 from tests.pipeline.training_helpers import tree
 from tfr_pipeline.cli.main import main
 
@@ -81,3 +84,143 @@ def test_convert_replaces_no_file_that_it_has_not_written(tmp_path, name, capsys
     assert main(["convert", f"--input={source}", f"--output={tmp_path}/data"]) == 1
     assert f"{tmp_path}/data/{name}: " in capsys.readouterr().err
     assert tree(tmp_path) == before
+
+
+@pytest.fixture
+def readable(trained, tmp_path):
+    """Copies of a run, its text and its data: `(run, text, data)`."""
+    for folder in (trained.run, trained.text, trained.data):
+        shutil.copytree(folder, tmp_path / folder.name)
+    return tmp_path / "run", tmp_path / "text", tmp_path / "data"
+
+
+def other_spelling(path, kind):
+    """Returns another path that leads to a file."""
+    if kind == "dots":
+        return f"{path.parent}/../{path.parent.name}/./{path.name}"
+    other = path.with_name("other")
+    if kind == "symlink":
+        other.symlink_to(path)
+    elif kind == "hard link":
+        other.hardlink_to(path)
+    else:
+        other = path
+    return str(other)
+
+
+@pytest.mark.parametrize("kind", ["same", "dots", "symlink", "hard link"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "convert", "export"])
+def test_no_output_is_an_input_of_the_same_command(readable, command, kind, capsys):
+    run, text, data = readable
+    (shard,) = data.glob("test-*.tfrecord")
+    if command == "predict":
+        source = other_spelling(text / "test.txt", kind)
+        words = [f"--model={run}", f"--input={text}/t*.txt", f"--output={source}"]
+    elif command == "evaluate":
+        output = other_spelling(shard, kind)
+        words = [f"--model={run}", f"--data={data}/test-*", f"--output={output}"]
+    elif command == "convert":
+        source = other_spelling(shard, kind)
+        words = [f"--input={source}", "--input_format=elwc", "--split=test"]
+        words.append(f"--output={data}")
+    else:
+        if kind == "hard link":
+            pytest.skip("there are none of folders")
+        output = other_spelling(run / "checkpoints", kind)
+        words = [f"--run={run}", f"--output={output}"]
+    before = tree(run.parent)
+    assert main([command, *words]) == 2
+    error = capsys.readouterr().err
+    assert "--output: " in error and "which this command reads" in error
+    assert error.count("\n") == 1
+    assert tree(run.parent) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "export/latest_model/*/saved_model.pb", "checkpoints/ck*x"]
+)
+def test_no_output_is_a_file_of_the_model(readable, name, capsys):
+    run, text, data = readable
+    path = sorted(run.glob(name))[0]
+    before = tree(run)
+    for words in (
+        ["predict", f"--input={text}/test.txt"],
+        ["evaluate", f"--data={data}/test-*"],
+    ):
+        assert main([*words, f"--model={run}", f"--output={path}"]) == 2
+        assert "which this command reads" in capsys.readouterr().err
+    assert tree(run) == before
+
+
+def test_a_description_that_the_input_needs_is_not_replaced(readable, capsys):
+    _, _, data = readable
+    for path in [*data.glob("train*"), *data.glob("valid*")]:
+        path.unlink()
+    (shard,) = data.glob("test-*.tfrecord")
+    shard.rename(data.parent / "input.tfrecord")
+    before = tree(data.parent)
+    words = [f"--input={data.parent}/input.tfrecord", "--input_format=elwc"]
+    words += [f"--features={data}", f"--output={data}", "--output_format=packed"]
+    assert main(["convert", *words]) == 2
+    assert "describes the input" in capsys.readouterr().err
+    assert tree(data.parent) == before
+
+
+@pytest.mark.parametrize("by", ["dir", "patterns"])
+def test_a_run_directory_is_not_the_folder_of_the_data(readable, by, capsys):
+    _, _, data = readable
+    before = tree(data)
+    words = [f"--config={LETOR}", f"--config.model_dir={data}/../data"]
+    words += (
+        [f"--config.data.dir={data}"]
+        if by == "dir"
+        else [
+            f"--config.data.train={data}/train-*",
+            f"--config.data.valid={data}/valid-*",
+            f"--config.data.features={data}/features.json",
+        ]
+    )
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err
+    assert "config.model_dir" in error and "which this command reads" in error
+    assert tree(data) == before
+
+
+@pytest.mark.parametrize("command", ["convert", "synthesize", "export", "new", "train"])
+@pytest.mark.parametrize("below", ["", "/below", "/below/deep"])
+def test_a_file_in_the_place_of_a_folder_is_named(
+    project, command, below, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("mine")
+    output = f"{tmp_path}/file{below}"
+    words = {
+        "convert": [f"--input={project.text}/test.txt", f"--output={output}"],
+        "export": [f"--run={tmp_path}/run", f"--output={output}"],
+        "new": [output],
+        "synthesize": [f"--output={output}"],
+        "train": project.train_flags(output),
+    }
+    assert main([command, *words[command]]) == 2
+    error = capsys.readouterr().err
+    assert f"expected a folder{f' at {tmp_path}/file' if below else ''}" in (
+        error.replace("'", "")
+    )
+    assert error.count("\n") == 1
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize("kind", ["folder", "below"])
+def test_a_folder_in_the_place_of_a_file_is_named(
+    project, command, kind, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("mine")
+    output = tmp_path if kind == "folder" else tmp_path / "file" / "below"
+    data = {"predict": f"--input={project.text}/test.txt"}
+    data["evaluate"] = f"--data={project.data}/test-*"
+    # Known before the model is loaded, which is not there.
+    assert main([command, "--model=m", data[command], f"--output={output}"]) == 2
+    error = capsys.readouterr().err
+    wanted = "found the folder" if kind == "folder" else "expected a folder at"
+    assert wanted in error
+    assert tree(tmp_path) == {"file": b"mine"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 import tfr_pipeline.cli.arguments as arguments
@@ -29,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.patterns,
         help="glob of TFRecord files that convert wrote",
     )
-    add("--output", type=arguments.path, help="JSON file for all numbers")
+    add(
+        "--output",
+        type=arguments.path,
+        help="JSON file for all numbers; - is standard output",
+    )
     add(
         "--baselines",
         action="store_true",
@@ -41,10 +46,16 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     import json
 
-    from tfr_pipeline import files
+    from tfr_pipeline import files, outputs
     from tfr_pipeline.cli.tables import number, table
 
-    files.expand(args.data, "--data")
+    paths = files.expand(args.data, "--data")
+    report = sys.stdout
+    if args.output:
+        read = [*paths, *outputs.files_of_model(args.model)]
+        outputs.check_output(args.output, read, what="--output")
+        if files.descriptor(args.output) == 1:
+            report = sys.stderr
     load_tensorflow()
     from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
     from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
@@ -67,20 +78,21 @@ def run(args: argparse.Namespace) -> int:
             baselines[task] = _baselines(lists, labels[task])
             rows.update(baselines[task])
         if task:
-            print(f"task {task}")
-        print(table(rows))
+            print(f"task {task}", file=report)
+        print(table(rows), file=report)
         low, high = map(number, measured["ndcg@10"]["skip_ci"] or (None, None))
         print(
             f"{measured['queries']} queries ({measured['queries_without_relevant']} "
             f"without a relevant document), {measured['documents']} documents; "
-            f"ndcg@10 95% interval {low} to {high}"
+            f"ndcg@10 95% interval {low} to {high}",
+            file=report,
         )
     if args.output:
         content: dict[str, Any] = dict(result)
         if args.baselines:
             content["baselines"] = baselines.get("", baselines)
         files.write_text(args.output, json.dumps(content, indent=1) + "\n")
-        print(f"all numbers: {args.output}")
+        print(f"all numbers: {args.output}", file=report)
     return 0
 
 

@@ -25,8 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    from tfr_pipeline import outputs
     from tfr_pipeline.errors import DataError
 
+    inputs = [args.run, *outputs.folders_of_run(args.run)]
+    outputs.check_output(args.output, inputs, folder=True, what="--output")
     path = os.path.join(args.run, "config.json")
     if not os.path.exists(path):
         raise DataError(f"{path}: not found; expected a run directory of `train`.")

@@ -8,7 +8,7 @@ import shutil
 from importlib import metadata
 
 import tfr_pipeline.cli.arguments as arguments
-from tfr_pipeline import files
+from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import ConfigError, RunError
 
 _FOLDERS = ("builders", "configs", "launch")
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    outputs.check_output(args.dir, folder=True, what="DIR")
     if os.path.isdir(args.dir) and os.listdir(args.dir):
         raise ConfigError(f"{args.dir}: expected a new or empty folder.")
     sources = example_files()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="libsvm, csv, tsv, parquet; of TFRecord files elwc, eie, seq, example or "
         "packed (default: libsvm)",
     )
-    add("--output", required=True, type=arguments.path, help="TSV file to write")
+    add(
+        "--output",
+        required=True,
+        type=arguments.path,
+        help="TSV file to write; - is standard output",
+    )
     add("--task", help="the task to rank by, for a model that scores several")
     add_reading_arguments(parser)
 
@@ -48,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     import numpy as np
 
-    from tfr_pipeline import files
+    from tfr_pipeline import files, outputs
     from tfr_pipeline.errors import ConfigError, unknown_name
 
-    files.expand(args.input, "--input")
+    read = files.expand(args.input, "--input")
+    if args.query_file:
+        read += files.expand(args.query_file, "--query_file")
+    read += outputs.files_of_model(args.model)
+    outputs.check_output(args.output, read, what="--output")
     if args.input_format not in (*_TEXT, *_RECORDS):
         raise ConfigError(
             unknown_name("input format", args.input_format, (*_TEXT, *_RECORDS))
@@ -79,7 +89,10 @@ def run(args: argparse.Namespace) -> int:
                 )
             queries += lists.num_lists
             documents += lists.num_documents
-    print(f"{args.output}: {documents:,} documents of {queries:,} queries ranked")
+    print(
+        f"{args.output}: {documents:,} documents of {queries:,} queries ranked",
+        file=sys.stderr if files.descriptor(args.output) == 1 else sys.stdout,
+    )
     return 0
 
 

@@ -21,6 +21,7 @@ import os
 import numpy as np
 
 import tfr_pipeline.files as files
+import tfr_pipeline.outputs as outputs
 from tfr_pipeline.errors import ConfigError
 
 SPLITS = ("train", "valid", "test")
@@ -65,7 +66,7 @@ def synthesize(
       ConfigError: A size is too small, or a file is there.
     """
     size = size or Size()
-    output = files.local(output, "--output")
+    outputs.check_output(output, folder=True, what="--output")
     if size.queries < 4 or size.documents < 4 or size.features < MIN_FEATURES:
         raise ConfigError(
             f"expected at least 4 queries, 4 documents and {MIN_FEATURES} features, "

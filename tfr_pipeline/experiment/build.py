@@ -16,6 +16,7 @@ from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.losses.keys import parse_losses
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
+from tfr_pipeline.outputs import check_output
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
@@ -104,6 +105,7 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
     for key in ("num_epochs", "learning_rate"):
         _required(pipeline, "pipeline", key)
     features, patterns = _data(data)
+    _check_model_dir(model_dir, data, patterns)
     settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
     dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
     name, args = (pipeline.pop(key, None) for key in _PIPELINE_KEYS)
@@ -221,6 +223,20 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     if not described:
         raise ConfigError("config.data.features: path of features.json is required.")
     return Features.load(described), patterns
+
+
+def _check_model_dir(
+    model_dir: str, data: Mapping[str, Any], patterns: Mapping[str, Any]
+) -> None:
+    """Checks that the run directory is not a folder of the data."""
+    paths = [p for pattern in patterns.values() if pattern for p in glob.glob(pattern)]
+    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    check_output(
+        model_dir,
+        filter(None, [data.get("dir"), *sorted(folders)]),
+        folder=True,
+        what="config.model_dir",
+    )
 
 
 def _model_builder(model: Mapping[str, Any], features: Features) -> Any:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-import tfr_pipeline.files as files
+import tfr_pipeline.outputs as outputs
 from tfr_pipeline.data.convert import output_folder, workers
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
@@ -21,7 +21,7 @@ from tfr_pipeline.data.sources import libsvm, libsvm_chunks
 from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
-from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
@@ -126,9 +126,9 @@ def convert(
             f"{libsvm.MAX_INDEX}, found {width}."
         )
     source = Source(paths, input_format, options)
-    output = files.local(output, "--output")
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise DataError(f"--output: expected a folder, found the file {output!r}.")
+    outputs.check_output(output, folder=True, what="--output")
+    for path in output_folder.replaced(output, split):
+        outputs.check_output(path, source.inputs, what="--output")
     size = sum(os.path.getsize(path) for path in source.paths)
     if num_workers is None:
         num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
@@ -169,6 +169,7 @@ def convert(
                 _hint_at_width(width, report)
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan))
+        output_folder.check_description(options.features, features, output)
         if before is not None:
             output_folder.check_same(before, features, os.path.join(output, FILE_NAME))
         names = [

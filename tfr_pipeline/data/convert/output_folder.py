@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import tfr_pipeline.files as files
+import tfr_pipeline.outputs as outputs
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
 
@@ -52,6 +53,36 @@ def check_shards(num_shards: int) -> None:
 def is_shard(name: str, split: str) -> bool:
     """Whether a file name is one of a shard of a split."""
     return bool(re.fullmatch(re.escape(split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
+
+
+def replaced(output: str, split: str) -> list[str]:
+    """Returns the files that a conversion would replace or remove.
+
+    `features.json` is not among them: it may stay as it is, see `check_description`.
+    """
+    statistics = f"{split}.stats.json"
+    names = os.listdir(output) if os.path.isdir(output) else []
+    return [
+        os.path.join(output, name)
+        for name in sorted(names)
+        if name == statistics or is_shard(name, split)
+    ]
+
+
+def check_description(described: str, features: Features, output: str) -> None:
+    """Checks that the description which the input was read by is not changed.
+
+    Raises:
+      ConfigError: It is the `features.json` of the output, and would be another.
+    """
+    path = os.path.join(output, FILE_NAME)
+    if os.path.isdir(described):
+        described = os.path.join(described, FILE_NAME)
+    if outputs.same_file(described, path) and Features.load(path) != features:
+        raise ConfigError(
+            f"--features: {described!r} describes the input, and would be replaced by "
+            "the description of the output. Choose another --output."
+        )
 
 
 def check_ours(output: str, split: str) -> None:

@@ -100,6 +100,11 @@ class Source:
                 )
             self._query_files = files.expand(options.query_file, "--query_file")
 
+    @property
+    def inputs(self) -> list[str]:
+        """All files that are read, the query files too."""
+        return [*self.paths, *(self._query_files or ())]
+
     def texts(self) -> Iterator[Chunk]:
         """Yields the parts of a text format."""
         if self._query_files is not None:
