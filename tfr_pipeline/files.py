@@ -87,7 +87,8 @@ def _open_stream(path: str) -> IO[bytes]:
     if number is None:
         return open(path, "wb")
     # Opened anew, a file behind it would be cut, and what was written lost.
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     return open(os.dup(number), "wb")
 
 
@@ -123,8 +124,10 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="tfr_pipeline_") as place:
             temporary = os.path.join(place, "output")
             yield temporary
-            with open(temporary, "rb") as whole, _open_stream(path) as stream:
-                shutil.copyfileobj(whole, stream)
+            # A reader that has seen enough may go.
+            with contextlib.suppress(BrokenPipeError):
+                with open(temporary, "rb") as whole, _open_stream(path) as stream:
+                    shutil.copyfileobj(whole, stream)
         return
     path = os.path.realpath(path)
     _check_ours(path, path, ours)

@@ -7,13 +7,15 @@ interrupted; 143 stopped by SIGTERM, with the state saved.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 import traceback
 
-from tfr_pipeline import __version__
+from tfr_pipeline import __version__, signals
 from tfr_pipeline.cli.arguments import Parser
+from tfr_pipeline.cli.streams import lasting_streams
 from tfr_pipeline.errors import PipelineError, unknown_name
 
 COMMANDS = {
@@ -47,14 +49,17 @@ def _usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
-    try:
+    # A process of a cluster may hang in TensorFlow, where no handler runs.
+    in_cluster = bool(os.environ.get("TF_CONFIG"))
+    unwinding = contextlib.nullcontext() if in_cluster else signals.unwinding()
+    with lasting_streams() as out, unwinding:
         code = _run(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        out.flush()
+        if out.error is not None:
+            cause = out.error.strerror or out.error
+            print(f"error: standard output: {cause}", file=sys.stderr)
+            code = code or 1
         return code
-    except BrokenPipeError:
-        # The reader of our output has gone; that is its right.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _run(argv: list[str]) -> int:
@@ -101,8 +106,6 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import tfr_pipeline.outputs as outputs
+import tfr_pipeline.signals as signals
 from tfr_pipeline.data.convert import output_folder, workers
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
@@ -136,7 +137,7 @@ def convert(
     before = output_folder.earlier_features(output, split)
     with (
         output_folder.staging_folder(output, split) as staging,
-        workers.sigterm_raises(),
+        signals.unwinding(),
     ):
         source.options = dataclasses.replace(options, work_dir=staging)
         describe = functools.partial(

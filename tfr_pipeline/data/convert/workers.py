@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -69,26 +68,10 @@ def ordered_map(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-@contextlib.contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Makes SIGTERM unwind the stack, so that workers and temporaries go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise SystemExit(143)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _begin() -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent is gone."""
+    """Leaves what a terminal sends to the parent, and ends when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
