@@ -23,7 +23,7 @@ from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
+from tfr_pipeline.features import PADDING_LABEL, Feature, Features
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
@@ -170,9 +170,6 @@ def convert(
                 _hint_at_width(width, report)
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan))
-        output_folder.check_description(options.features, features, output)
-        if before is not None:
-            output_folder.check_same(before, features, os.path.join(output, FILE_NAME))
         names = [
             name
             for key, feature in features.example.items()
@@ -187,7 +184,9 @@ def convert(
                 {"path": path, "bytes": os.path.getsize(path)} for path in source.paths
             ],
         }
-        output_folder.commit(staging, output, split, features, stats)
+        output_folder.commit(
+            staging, output, split, features, stats, described=options.features
+        )
     _warn(statistics, num_shards, report)
     return stats
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import json
 import os
@@ -146,25 +147,54 @@ def staging_folder(output: str, split: str) -> Iterator[str]:
 
 
 def commit(
-    staging: str, output: str, split: str, features: Features, stats: dict[str, Any]
+    staging: str,
+    output: str,
+    split: str,
+    features: Features,
+    stats: dict[str, Any],
+    described: str = "",
 ) -> None:
     """Moves the shards to their place and writes the descriptions.
+
+    One conversion at a time, each after a look at what stands there by then: another
+    split may have come since this one began.
 
     Shards of an earlier run are removed first, so that none is ever mixed with these.
     The statistics go first and come last: where they are, the split is whole. The
     description comes before the shards, which without it would not be ours.
+
+    Raises:
+      DataError: Other splits have other features.
+      ConfigError: The description of the input would be replaced.
     """
     path = os.path.join(output, f"{split}.stats.json")
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
-    features.save(output)
-    for name in os.listdir(output):
-        if is_shard(name, split):
-            os.remove(os.path.join(output, name))
-    for name in sorted(os.listdir(staging)):
-        if is_shard(name, split):
-            os.replace(os.path.join(staging, name), os.path.join(output, name))
-    files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
+    with _locked(output):
+        check_description(described, features, output)
+        before = earlier_features(output, split)
+        if before is not None:
+            check_same(before, features, os.path.join(output, FILE_NAME))
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+        features.save(output)
+        for name in os.listdir(output):
+            if is_shard(name, split):
+                os.remove(os.path.join(output, name))
+        for name in sorted(os.listdir(staging)):
+            if is_shard(name, split):
+                os.replace(os.path.join(staging, name), os.path.join(output, name))
+        files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Holds a lock on a folder, where the file system has locks for folders."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def check_same(before: Features, now: Features, path: str) -> None:
