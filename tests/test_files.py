@@ -214,7 +214,7 @@ def test_a_file_with_brackets_in_its_name_is_found(tmp_path):
         ("{}/no-*", "no file matches '{}/no-*'"),
         ("{}/none", "no such file '{}/none'"),
         ("{}/a,{}/none", "no such file '{}/none'"),
-        ("{}", "no such file '{}'"),
+        ("{}/empty", "no file in the folder '{}/empty'"),
         ("", "found nothing"),
         (",", "found nothing"),
         ([], "found nothing"),
@@ -222,9 +222,34 @@ def test_a_file_with_brackets_in_its_name_is_found(tmp_path):
 )
 def test_a_pattern_without_files_is_named(tmp_path, pattern, words):
     (tmp_path / "a").write_text("")
+    (tmp_path / "empty").mkdir()
     if isinstance(pattern, str):
         pattern = pattern.replace("{}", str(tmp_path))
     with pytest.raises(DataError) as error:
         expand(pattern, "training data")
     assert words.replace("{}", str(tmp_path)) in str(error.value)
     assert "training data" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("a,b/x-*", ["a,b/x-1", "a,b/x-2"]),
+        ("a,b/x-1,a,b/x-2,c", ["a,b/x-1", "a,b/x-2", "c"]),
+        ("c, a,b/x-2", ["c", "a,b/x-2"]),
+        ("c,d", ["c,d"]),
+        ("d,c", ["d", "c"]),
+        ("~/c,~/a,b/x-*", ["c", "a,b/x-1", "a,b/x-2"]),
+        ("a,b", ["a,b/x-1", "a,b/x-2"]),
+    ],
+)
+def test_commas_separate_names_and_may_be_part_of_one(
+    tmp_path, monkeypatch, pattern, wanted
+):
+    (tmp_path / "a,b").mkdir()
+    for name in ("a,b/x-1", "a,b/x-2", "a,b/.hidden", "c", "d", "c,d"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [os.path.relpath(path) for path in expand(pattern)]
+    assert found == wanted

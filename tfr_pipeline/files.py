@@ -20,6 +20,9 @@ from typing import IO
 
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 
+# What `convert` writes beside its shards.
+_DESCRIPTION = "features.json"
+
 
 def local(path: str, what: str = "path") -> str:
     """Returns a path of this machine, `~` being the home of the user.
@@ -37,33 +40,92 @@ def local(path: str, what: str = "path") -> str:
 
 
 def expand(
-    patterns: str | list[str] | tuple[str, ...], what: str = "input"
+    patterns: str | list[str] | tuple[str, ...],
+    what: str = "input",
+    *,
+    streams: bool = False,
 ) -> list[str]:
-    """Returns the sorted files that one pattern, or comma-separated patterns, match.
+    """Returns the files that paths, folders or globs match, those of each sorted.
+
+    Several stand in one string with commas between; a name may have commas too. `~` is
+    the home of the user, and `-` is standard input. Of a folder, these are the files in
+    it whose names do not begin with a dot or an underscore.
+
+    Args:
+      patterns: What to look for.
+      what: How messages call it, such as `--input`.
+      streams: Whether to take what can be read but once, such as a pipe.
 
     Raises:
-      DataError: A pattern matches no file, or a path without wildcard is missing.
+      DataError: A pattern matches no file, a path without wildcard is missing, or a
+        folder holds the splits of a conversion.
     """
     if isinstance(patterns, str):
-        patterns = [part.strip() for part in patterns.split(",") if part.strip()]
+        patterns = _at_commas(patterns)
     if not patterns:
         raise DataError(f"{what}: expected a path or a glob, found nothing.")
     found: list[str] = []
     for pattern in patterns:
-        # A name may have the brackets of a glob.
-        matches = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
-        matches = [path for path in matches if os.path.isfile(path)]
+        matches = _matches(pattern)
         if not matches:
             problem = "no file matches" if glob.has_magic(pattern) else "no such file"
+            if os.path.isdir(os.path.expanduser(pattern)):
+                problem = "no file in the folder"
             raise DataError(
                 f"{what}: {problem} {pattern!r} (looked from {os.getcwd()})."
             )
+        for path in matches:
+            if is_stream(path) and not streams:
+                raise DataError(
+                    f"{what}: expected files, which can be read more than once, found "
+                    f"the stream {path!r}. Write it to a file first."
+                )
+            if os.path.dirname(path) and os.path.basename(path) == _DESCRIPTION:
+                folder = os.path.dirname(path)
+                raise DataError(
+                    f"{what}: expected the files of one split, found all that a "
+                    f"conversion wrote. Name those of a split, such as "
+                    f"{os.path.join(folder, 'test-*')!r}."
+                )
         found.extend(path for path in matches if path not in found)
     return found
 
 
+def _at_commas(text: str) -> list[str]:
+    """Cuts a text at the commas that are not part of a name."""
+    parts = text.split(",")
+    found, start = [], 0
+    while start < len(parts):
+        # The longest that is there: a folder may be called as the start of a name.
+        end = next(
+            (
+                end
+                for end in range(len(parts), start + 1, -1)
+                if _matches(",".join(parts[start:end]).strip())
+            ),
+            start + 1,
+        )
+        if pattern := ",".join(parts[start:end]).strip():
+            found.append(pattern)
+        start = end
+    return found
+
+
+def _matches(pattern: str) -> list[str]:
+    """Returns the files and streams that one path or glob matches."""
+    path = "/dev/stdin" if pattern == "-" else os.path.expanduser(pattern)
+    if os.path.isdir(path):
+        names = sorted(os.listdir(path))
+        matches = [os.path.join(path, n) for n in names if n[0] not in "._"]
+    elif os.path.exists(path):
+        return [path]  # a name may have the brackets of a glob
+    else:
+        matches = sorted(glob.glob(path))
+    return [match for match in matches if os.path.isfile(match)]
+
+
 def descriptor(path: str) -> int | None:
-    """Returns the open file of this process that a path stands for, if it does.
+    """Returns the open file of this process that an output stands for, if it does.
 
     Example:
       >>> descriptor("-"), descriptor("/dev/fd/7"), descriptor("a/-")
@@ -76,9 +138,7 @@ def descriptor(path: str) -> int | None:
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path is something to write to that is neither a file nor a folder."""
-    if descriptor(path) is not None:
-        return True
+    """Whether a path leads to something that is neither a file nor a folder."""
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
@@ -120,7 +180,7 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
       ['a.txt']
     """
     path = local(path)
-    if is_stream(path):
+    if descriptor(path) is not None or is_stream(path):
         with tempfile.TemporaryDirectory(prefix="tfr_pipeline_") as place:
             temporary = os.path.join(place, "output")
             yield temporary

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         type=arguments.patterns,
-        help="path, glob, or comma-separated globs; .gz too",
+        help="path, folder, glob, or several with commas between, .gz too; - is "
+        "standard input",
     )
     add(
         "--input_format",

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         type=arguments.patterns,
-        help="path, glob, or comma-separated globs",
+        help="path, folder, glob, or several with commas between; - is standard input",
     )
     add(
         "--input_format",
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline import files, outputs
     from tfr_pipeline.errors import ConfigError, unknown_name
 
-    read = files.expand(args.input, "--input")
+    read = files.expand(args.input, "--input", streams=True)
     if args.query_file:
         read += files.expand(args.query_file, "--query_file")
     read += outputs.files_of_model(args.model)
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             unknown_name("input format", args.input_format, (*_TEXT, *_RECORDS))
         )
     load_tensorflow()
+    from tfr_pipeline.data.sources import spooled
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)
@@ -75,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     with (
         files.replacing(args.output) as temporary,
         open(temporary, "w", encoding="utf-8", newline="\n") as out,
+        spooled.regular_files(args.input, "--input") as names,
     ):
-        for lists in _read(args, predictor):
+        for lists in _read(args, list(names), predictor):
             scores = predictor.score(lists, task=task)
             # By list, then by falling score; equal scores keep their order.
             order = np.lexsort((-scores, lists.row_ids))
@@ -96,10 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(args: argparse.Namespace, predictor: Any) -> Iterator[Any]:
-    from tfr_pipeline import files
-
-    paths = files.expand(args.input, "--input")
+def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterator[Any]:
     features = predictor.features
     if args.input_format in _RECORDS:
         from tfr_pipeline.data.reading import loading

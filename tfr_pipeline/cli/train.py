@@ -6,6 +6,7 @@ import argparse
 import sys
 
 import tfr_pipeline.cli.arguments as arguments
+import tfr_pipeline.files as files
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 # Words such as --config.data.dir=DIR are for the config, not for argparse.
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     pipeline.train_and_validate(verbose=1 if sys.stdout.isatty() else 2)
     if pipeline.is_chief:
-        _report(config["model_dir"])
+        _report(files.local(config["model_dir"]))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -10,6 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.experiment import registry
 from tfr_pipeline.features import DEFAULT_MASK, Features
@@ -94,6 +96,9 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
       DataError: The data is not there.
     """
     config = _known("", config, list(_TOP_KEYS))
+    if config.get("model_dir"):
+        config["model_dir"] = files.local(config["model_dir"], "config.model_dir")
+    config["data"] = _at_home(config.get("data", {}))
     data = _known("data", config.get("data", {}), [*_DATA_KEYS, *_DATASET_FIELDS])
     model = _known("model", config.get("model", {}), list(_MODEL_KEYS))
     pipeline = _known(
@@ -225,12 +230,27 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     return Features.load(described), patterns
 
 
+def _at_home(data: Any) -> Any:
+    """Returns the section `data` with `~` expanded; patterns are when they are read."""
+    if not isinstance(data, Mapping):
+        return data
+    expanded = {
+        key: os.path.expanduser(data[key])
+        for key in ("dir", "features", "cache")
+        if isinstance(data.get(key), str)
+    }
+    return {**data, **expanded}
+
+
 def _check_model_dir(
     model_dir: str, data: Mapping[str, Any], patterns: Mapping[str, Any]
 ) -> None:
     """Checks that the run directory is not a folder of the data."""
-    paths = [p for pattern in patterns.values() if pattern for p in glob.glob(pattern)]
-    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    folders = set()
+    for pattern in filter(None, patterns.values()):
+        with contextlib.suppress(DataError):  # they are read, and named, later
+            paths = files.expand(pattern)
+            folders |= {os.path.dirname(os.path.abspath(path)) for path in paths}
     check_output(
         model_dir,
         filter(None, [data.get("dir"), *sorted(folders)]),

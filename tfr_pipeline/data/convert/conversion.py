@@ -18,7 +18,7 @@ from tfr_pipeline.data.convert import output_folder, workers
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.records import encode, tfrecord
-from tfr_pipeline.data.sources import libsvm, libsvm_chunks
+from tfr_pipeline.data.sources import libsvm, libsvm_chunks, spooled
 from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
@@ -84,7 +84,8 @@ def convert(
     to shard `i % num_shards`, so the result depends on nothing but the input.
 
     Args:
-      paths: A path, a glob, comma-separated globs, or a list of those.
+      paths: A path, a folder, a glob, several with commas between, or a list of those;
+        what comes through a pipe is copied to a temporary file first.
       output: Folder to write into.
       input_format: `libsvm`, `csv`, `tsv` or `parquet`; or, for TFRecord files, `elwc`,
         `eie`, `seq` or `example`.
@@ -126,19 +127,19 @@ def convert(
             "--num_features: expected at least 1 and at most "
             f"{libsvm.MAX_INDEX}, found {width}."
         )
-    source = Source(paths, input_format, options)
     outputs.check_output(output, folder=True, what="--output")
-    for path in output_folder.replaced(output, split):
-        outputs.check_output(path, source.inputs, what="--output")
-    size = sum(os.path.getsize(path) for path in source.paths)
-    if num_workers is None:
-        num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
-    output_folder.check_ours(output, split)
-    before = output_folder.earlier_features(output, split)
-    with (
-        output_folder.staging_folder(output, split) as staging,
-        signals.unwinding(),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.unwinding())
+        names = stack.enter_context(spooled.regular_files(paths, "--input"))
+        source = Source(list(names), input_format, options)
+        for path in output_folder.replaced(output, split):
+            outputs.check_output(path, source.inputs, what="--output")
+        size = sum(os.path.getsize(path) for path in source.paths)
+        if num_workers is None:
+            num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
+        output_folder.check_ours(output, split)
+        before = output_folder.earlier_features(output, split)
+        staging = stack.enter_context(output_folder.staging_folder(output, split))
         source.options = dataclasses.replace(options, work_dir=staging)
         describe = functools.partial(
             _describe, source, output_format=output_format, scalar=scalar_features
@@ -170,7 +171,7 @@ def convert(
                 _hint_at_width(width, report)
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan))
-        names = [
+        columns = [
             name
             for key, feature in features.example.items()
             if (feature.dtype, feature.kind) == ("float32", "fixed")
@@ -179,9 +180,10 @@ def convert(
         stats = {
             "split": split,
             "num_shards": num_shards,
-            **statistics.to_json(names),
+            **statistics.to_json(columns),
             "files": [
-                {"path": path, "bytes": os.path.getsize(path)} for path in source.paths
+                {"path": names[path], "bytes": os.path.getsize(path)}
+                for path in source.paths
             ],
         }
         output_folder.commit(
