@@ -35,6 +35,12 @@ def run(*arguments: str) -> int:
     return doctor.run(parser.parse_args(arguments))
 
 
+def test_a_system_without_affinity_has_all_its_cores(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    found = {finding.what: finding for finding in doctor.check_machine()}
+    assert found["CPUs"].found == f"{os.cpu_count()} usable of {os.cpu_count()}"
+
+
 @pytest.fixture
 def data(tmp_path: pathlib.Path) -> pathlib.Path:
     """A folder as `convert` leaves it, with two shards a split."""

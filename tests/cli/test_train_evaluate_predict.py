@@ -268,6 +268,52 @@ def test_a_new_project_trains_its_own_builder_and_exports_it(
     assert (folder / "served" / "5" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
+def test_the_test_of_a_new_project_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "."]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "1 passed" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("folder", [".", "sub/new", "empty"])
+def test_new_fills_a_new_or_empty_folder(tmp_path, monkeypatch, capsys, folder):
+    (tmp_path / "empty").mkdir()
+    place = tmp_path / "empty" if folder == "." else tmp_path / folder
+    monkeypatch.chdir(place if folder == "." else tmp_path)
+    assert main(["new", folder]) == 0
+    printed = capsys.readouterr().out.splitlines()[:-1]
+    found = {name for name in tree(place) if "__pycache__" not in name}
+    assert {os.path.relpath(line, folder) for line in printed} == found
+    assert {"README.md", "requirements.txt", ".gitignore"} <= found
+    assert any(name.startswith("tests/test_") for name in found)
+    assert not {name for name in os.listdir(place) if name.endswith(".tmp")}
+
+
+def test_what_the_readme_of_a_new_project_names_is_there(tmp_path, capsys):
+    assert main(["new", str(tmp_path / "mine")]) == 0
+    text = (tmp_path / "mine" / "README.md").read_text()
+    commands = re.findall(r"tfr-pipeline (\w+) (.*)", text)
+    assert [name for name, _ in commands[1:4]] == ["synthesize", "convert", "train"]
+    for name in re.findall(r"`(\w+)/`", text):
+        assert (tmp_path / "mine" / name).is_dir()
+    for name, words in commands[1:4]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        known = capsys.readouterr().out
+        for flag in re.findall(r"(--\w+)=", words.replace("--config.", "")):
+            assert flag in known
+    requirements = (tmp_path / "mine" / "requirements.txt").read_text()
+    assert requirements.startswith("tfr_pipeline==")
+
+
 def test_new_leaves_a_folder_with_files_alone(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["new", str(tmp_path)]) == 2

@@ -177,7 +177,9 @@ def check_tensorflow() -> Iterator[Finding]:
 
 def check_machine() -> Iterator[Finding]:
     """Processors, memory, disk."""
-    usable = len(os.sched_getaffinity(0))
+    from tfr_pipeline.data.convert.workers import available_cores
+
+    usable = available_cores()
     yield Finding(OK, "CPUs", f"{usable} usable of {os.cpu_count()}")
     memory = available_memory()
     if memory is None:

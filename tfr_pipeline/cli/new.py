@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 
 import tfr_pipeline.cli.arguments as arguments
+import tfr_pipeline.cli.project_files as project_files
 from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import ConfigError, RunError
 
@@ -18,11 +22,11 @@ _ENDINGS = (".py", ".sh", ".sbatch", ".yaml")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
-        "Starts a project: copies the example builders, configs and launch scripts "
-        "into a new folder."
+        "Starts a project in a new or empty folder: README, requirements and a test, "
+        "and the example builders, configs and launch scripts."
     )
     parser.add_argument(
-        "dir", metavar="DIR", type=arguments.path, help="folder to make"
+        "dir", metavar="DIR", type=arguments.path, help="folder to fill"
     )
 
 
@@ -32,22 +36,38 @@ def run(args: argparse.Namespace) -> int:
     if os.path.isdir(args.dir) and os.listdir(args.dir):
         raise ConfigError(f"{args.dir}: expected a new or empty folder.")
     sources = example_files()
-    if os.path.isdir(args.dir):
-        os.rmdir(args.dir)
-    with files.replacing(args.dir) as temporary:
+    with _filling(args.dir) as folder:
         for relative, source in sources.items():
-            target = os.path.join(temporary, relative)
+            target = os.path.join(folder, relative)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copyfile(source, target)
             if target.endswith(".sh"):  # a wheel does not say what can be run
                 os.chmod(target, 0o755)
-    for relative in sorted(sources):
+        for relative, text in project_files.FILES.items():
+            files.write_text(os.path.join(folder, relative), text)
+    for relative in sorted([*sources, *project_files.FILES]):
         print(os.path.join(args.dir, relative))
-    print(
-        f"next: cd {args.dir} && tfr-pipeline train --config=configs/letor.py:dnn "
-        "--config.data.dir=DIR --config.model_dir=OUT"
-    )
+    print(f"next: {os.path.join(args.dir, 'README.md')} has the first three commands")
     return 0
+
+
+@contextlib.contextmanager
+def _filling(folder: str) -> Iterator[str]:
+    """Yields a folder whose content moves into a new or empty one, if all goes well.
+
+    The empty one stays where it is: somebody may stand in it.
+    """
+    with contextlib.ExitStack() as undo:
+        if not os.path.isdir(folder):
+            os.makedirs(folder)
+            undo.callback(os.rmdir, folder)
+        with tempfile.TemporaryDirectory(
+            prefix=".new.", suffix=".tmp", dir=folder
+        ) as staging:
+            yield staging
+            for name in os.listdir(staging):
+                os.rename(os.path.join(staging, name), os.path.join(folder, name))
+        undo.pop_all()
 
 
 def example_files() -> dict[str, str]:
