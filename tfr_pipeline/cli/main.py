@@ -1,7 +1,7 @@
 """The `tfr-pipeline` command. Loads only the module of the command that is asked for.
 
 Exit codes: 0 done; 1 failed, with the cause in one line; 2 wrong usage or config; 130
-interrupted; 143 stopped by SIGTERM, with the state saved.
+interrupted; 143 stopped by SIGTERM or SIGHUP, with the state saved.
 """
 
 from __future__ import annotations
