@@ -22,7 +22,7 @@ from tfr_pipeline.data.sources import libsvm, libsvm_chunks, spooled
 from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import PADDING_LABEL, Feature, Features
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
-from tfr_pipeline.data.reading import wholeness
+from tfr_pipeline.data.reading import explain, wholeness
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
 from tfr_pipeline.model.feature_block import FeatureBlock
@@ -56,7 +56,7 @@ def explain_data_loss(dataset_builder: Any, error: tf.errors.OpError) -> DataErr
             return found
     return DataError(
         "a file that is read while training is damaged: "
-        f"{checks.without_node(error.message)}. Expected whole TFRecord files."
+        f"{explain.without_node(error.message)}. Expected whole TFRecord files."
     )
 
 
