@@ -126,6 +126,8 @@ def test_all_fields_survive_a_file(tmp_path):
         query_id=None,
         document_id="url",
         data_format="packed",
+        label_transform={"flag": "quantiles:3", "thresholds": [[1.0]]},
+        reading={"input_format": "csv", "qid_column": "query"},
     )
     features.save(str(tmp_path))
     assert (tmp_path / "features.json").exists()
@@ -157,6 +159,9 @@ def changed(*path_and_value):
     "content, key",
     [
         (changed("version", 99), "version"),
+        (changed("reading", {"nan": 1}), "reading"),
+        (changed("reading", [1]), "reading"),
+        (changed("label_transform", "log"), "label_transform"),
         ([1, 2], "version"),
         (changed("example", None), "example"),
         (changed("context", None), "context"),

@@ -194,6 +194,10 @@ class Features:
       query_id: Name of the string context feature that holds the query id, or None.
       document_id: Name of the string example feature with the document id, or None.
       data_format: `elwc` or `packed`: how the files beside it are written.
+      label_transform: How labels were made of those of the input, see
+        `tfr_pipeline.data.convert.label_transform`; None if they are the same.
+      reading: How the input was read (`input_format`, `nan`, columns of the ids), for
+        those who read more of the kind; empty if nobody knows.
 
     Example:
       >>> features = Features(example={"features": Feature("float32", (42,))})
@@ -210,6 +214,8 @@ class Features:
     data_format: str = "elwc"
     list_weight: tuple[str, Feature] | None = None
     labels: dict[str, tuple[str, Feature]] = dataclasses.field(default_factory=dict)
+    label_transform: dict[str, Any] | None = None
+    reading: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.labels:
@@ -256,6 +262,9 @@ class Features:
             more["list_weight"] = named(self.list_weight)
         if self.labels:
             more["labels"] = {task: named(pair) for task, pair in self.labels.items()}
+        for key in ("label_transform", "reading"):
+            if value := getattr(self, key):
+                more[key] = value
         return {
             "version": VERSION,
             "data_format": self.data_format,
@@ -290,6 +299,20 @@ class Features:
                     f"{value[key]!r}."
                 )
 
+        reading = value.get("reading", {})
+        transform = value.get("label_transform")
+        if not isinstance(reading, Mapping) or not all(
+            isinstance(setting, str) for setting in reading.values()
+        ):
+            raise DataError(
+                f"{where}: expected reading to map names to texts, found {reading!r}."
+            )
+        if not isinstance(transform, Mapping | None):
+            raise DataError(
+                f"{where}: expected label_transform to be a dict or null, found "
+                f"{transform!r}."
+            )
+
         def named(key: str, pair: Any) -> tuple[str, Feature]:
             if not isinstance(pair["name"], str):
                 raise TypeError(f"the name of {key} is {pair['name']!r}")
@@ -319,6 +342,8 @@ class Features:
                 query_id=value.get("query_id"),
                 document_id=value.get("document_id"),
                 data_format=data_format,
+                label_transform=None if transform is None else dict(transform),
+                reading=dict(reading),
             )
         except DataError:
             raise

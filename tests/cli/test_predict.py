@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
 from tfr_pipeline.cli.main import main
+from tfr_pipeline.features import Features
+from tfr_pipeline.serving.predictor import find_export
 
 FEATURES = [f"f{i}" for i in range(1, 9)]
 TABLE_FLAGS = ("--docid_column=docid", f"--feature_columns={','.join(FEATURES)}")
@@ -74,6 +78,34 @@ def test_documents_without_labels_and_records_give_the_same_output(
     output = tmp_path / "run.tsv"
     assert predict(trained, source, output, f"--input_format={kind}", *flags) == 0
     assert output.read_text() == ranked.read_text()
+
+
+def test_what_convert_was_told_of_the_input_need_not_be_said_again(
+    trained, ranked, tmp_path
+):
+    model = tmp_path / "model"
+    shutil.copytree(find_export(str(trained.run)), model)
+    description = model / "assets.extra" / "features.json"
+    features = Features.load(str(description))
+    roles = {"qid_column": "query", "docid_column": "page", "nan": "zero"}
+    reading = {"input_format": "tsv", **roles}
+    dataclasses.replace(features, reading=reading).save(str(description))
+    rows = text_rows(trained)
+    outputs = []
+    for name, first in (("all", None), ("zero", "0"), ("empty", "")):
+        with open(tmp_path / f"{name}.tsv", "w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t")
+            names = [f"feature_{i}" for i in range(1, len(FEATURES) + 1)]
+            writer.writerow(["page", *names, "query"])
+            for _, qid, docid, values in rows:
+                cells = values if first is None else [first, *values[1:]]
+                writer.writerow([docid, *cells, qid])
+        output = tmp_path / f"{name}.ranked"
+        words = [f"--model={model}", f"--input={file.name}", f"--output={output}"]
+        assert main(["predict", *words]) == 0
+        outputs.append(output.read_text())
+    assert outputs[0] == ranked.read_text()
+    assert outputs[1] == outputs[2] != outputs[0]
 
 
 def test_the_output_may_go_into_a_new_folder(trained, ranked, tmp_path):

@@ -128,7 +128,8 @@ def test_the_folder_holds_shards_description_and_statistics(
     features = Features.load(str(tmp_path / "out"))
     columns = ("feature_1", "feature_2", "feature_3", "feature_4")
     vector = Feature("float32", (4,), 0.0, columns=columns)
-    assert features == Features(example={"features": vector})
+    reading = {"input_format": "libsvm", "nan": "error"}
+    assert features == Features(example={"features": vector}, reading=reading)
 
 
 def test_statistics_are_those_of_the_data(tmp_path: pathlib.Path) -> None:
@@ -155,6 +156,8 @@ def test_statistics_are_those_of_the_data(tmp_path: pathlib.Path) -> None:
     assert lines == [
         "warning: 1 of 3 lists have one document, e.g. query 'lonely'",
         "warning: 2 of 3 lists have no relevant document, e.g. query 'lonely'",
+        "warning: 1 features are NaN or infinite: `train` refuses them. Use "
+        "--nan=zero unless something else reads these files.",
     ]
 
 

@@ -16,7 +16,7 @@ from tfr_pipeline.cli import convert as command
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.sources import table_files
+from tfr_pipeline.data.sources import csv_files, table_files
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
@@ -105,7 +105,7 @@ def test_small_batches_give_the_same_lists_as_large_ones(
     pa.csv.write_csv(table, tmp_path / "a.csv")
     whole = read(str(tmp_path / "a.parquet"), "parquet")
     monkeypatch.setattr(table_files, "_BLOCK_ELEMENTS", 256)
-    monkeypatch.setattr(table_files, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(csv_files, "_BLOCK_BYTES", 2000)
     for input_format in ("parquet", "csv"):
         parts = list(read_lists(str(tmp_path / f"a.{input_format}"), input_format))
         assert len(parts) > 5
@@ -137,6 +137,8 @@ def test_a_converted_table_keeps_names_weights_and_context(
     assert features.context == {"user": Feature("string", (1,), "")}
     assert features.example == {"x": Feature("float32", (1,), 0.0)}
     assert features.weight == ("weight", Feature("float32", (1,), 1.0))
+    reading = {"input_format": "csv", "nan": "error", "qid_column": "qid"}
+    assert features.reading == {**reading, "docid_column": ""}
     input_pb2 = pytest.importorskip("tensorflow_serving.apis.input_pb2")
     (record,) = all_records(tmp_path / "out")
     elwc = input_pb2.ExampleListWithContext.FromString(record)
@@ -155,7 +157,7 @@ def test_a_converted_table_keeps_names_weights_and_context(
 
 BAD_ROWS = {
     "a cell that is no number": ("b,1,d,oops,3,t,u,1", "'oops'"),
-    "too few cells": ("b,1,d", "Expected 8 columns, got 3"),
+    "too few cells": ("b,1,d", "expected 8 cells, as the header has, found 3"),
     "an empty feature": ("b,1,d,,3,t,u,1", "'ctr': expected a finite.*empty cell"),
     "a NaN feature": ("b,1,d,nan,3,t,u,1", "'ctr': expected a finite"),
     "a negative grade": ("b,-1,d,1,3,t,u,1", "'label': expected a grade of 0 or more"),
@@ -182,7 +184,10 @@ def test_columns_that_are_no_features_are_named(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "a.csv", "qid,label,x,y\n1,1,1,1\n1,0,1,oops\n")
     lines: list[str] = []
     convert(path, str(tmp_path / "out"), input_format="csv", report=lines.append)
-    assert lines == ["columns left out, not numeric: y"]
+    assert lines == [
+        "columns left out, not numeric: y",
+        "columns taken as features, 1: x",
+    ]
 
 
 def test_a_column_that_is_not_there_names_the_nearest(tmp_path: pathlib.Path) -> None:

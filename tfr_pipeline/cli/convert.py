@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import tfr_pipeline.cli.arguments as arguments
@@ -58,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest feature index (default: found in the data, or that of the "
         "splits already in OUTPUT)",
     )
+    add(
+        "--label_transform",
+        help="labels that are no grades: log, cap:TOP or quantiles:GRADES; the splits "
+        "of a folder share it (default: that of the splits already in OUTPUT, or none)",
+    )
     add("--workers", type=int, help="processes (default: one for each core)")
     add(
         "--features",
@@ -84,8 +90,8 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--nan",
-        default="error",
-        help="NaN and infinite features: error, keep or zero (default: error)",
+        help="NaN and infinite features: error, zero, or keep, which `train` refuses "
+        "(default: error)",
     )
     columns = "tables and TFRecord: column (feature)"
     add("--label_column", help=f"{columns} of the grade (default: label)")
@@ -109,14 +115,49 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> Options:
+def names(text: str | None, flag: str) -> tuple[str, ...]:
+    """Returns comma-separated names; one with a comma stands in double quotes.
+
+    Raises:
+      ConfigError: A quote is not closed.
+
+    Example:
+      >>> names('a, "b,c"', "--feature_columns")
+      ('a', 'b,c')
+    """
+    import csv
+
+    from tfr_pipeline.errors import ConfigError
+
+    try:
+        rows = list(csv.reader([text or ""], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ConfigError(
+            f"{flag}: expected comma-separated names, those with a comma in double "
+            f"quotes, found {text!r} ({error})."
+        ) from error
+    return tuple(name.strip() for row in rows for name in row if name.strip())
+
+
+def reading_options(
+    args: argparse.Namespace,
+    *,
+    require_label: bool = True,
+    known: Mapping[str, str] | None = None,
+) -> Options:
     """Returns the `tfr_pipeline.data.sources.options.Options` that the flags say.
 
     Warns on standard error of flags that the input format makes useless.
+
+    Args:
+      args: The flags.
+      require_label: Whether a table must have a label.
+      known: Values of flags that were not given, such as `Features.reading`.
     """
     from tfr_pipeline.data.sources.options import RECORD_FORMATS, Options
     from tfr_pipeline.errors import ConfigError
 
+    known = known or {}
     useless = ["query_file", "features"]
     if args.input_format == "libsvm":
         useless = [*_TABLE_FLAGS, "features"]
@@ -134,23 +175,24 @@ def reading_options(args: argparse.Namespace, *, require_label: bool = True) -> 
                 file=sys.stderr,
             )
 
-    def names(text: str | None) -> tuple[str, ...]:
-        return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    def setting(name: str, default: str) -> str:
+        given = getattr(args, name)
+        return known.get(name, default) if given is None else given
 
     return Options(
         num_features=getattr(args, "num_features", None),
-        nan=args.nan,
+        nan=setting("nan", "error"),
         query_file=args.query_file or "",
         group_by_query=args.group_by_query,
         label_column=args.label_column or "label",
-        qid_column=args.qid_column or "qid",
-        docid_column=args.docid_column or "",
+        qid_column=setting("qid_column", "") or "qid",
+        docid_column=setting("docid_column", ""),
         weight_column=args.weight_column or "",
-        feature_columns=names(args.feature_columns),
-        context_columns=names(args.context_columns),
+        feature_columns=names(args.feature_columns, "--feature_columns"),
+        context_columns=names(args.context_columns, "--context_columns"),
         features=getattr(args, "features", None) or "",
         require_label=require_label,
-        label_columns=names(args.label_columns),
+        label_columns=names(args.label_columns, "--label_columns"),
     )
 
 
@@ -170,6 +212,7 @@ def run(args: argparse.Namespace) -> int:
         output_format=args.output_format,
         scalar_features=args.scalar_features,
         options=reading_options(args),
+        label_transform=args.label_transform or "",
         num_workers=args.workers,
     )
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -36,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--input_format",
-        default="libsvm",
         help="libsvm, csv, tsv, parquet; of TFRecord files elwc, eie, seq, example or "
-        "packed (default: libsvm)",
+        "packed (default: that of the training data if it was text, or libsvm)",
     )
     add(
         "--output",
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         read += files.expand(args.query_file, "--query_file")
     read += outputs.files_of_model(args.model)
     outputs.check_output(args.output, read, what="--output")
-    if args.input_format not in (*_TEXT, *_RECORDS):
+    if args.input_format not in (None, *_TEXT, *_RECORDS):
         raise ConfigError(
             unknown_name("input format", args.input_format, (*_TEXT, *_RECORDS))
         )
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
     predictor = Predictor(args.model)
     task = predictor.task(args.task)  # known before anything is read
+    if args.input_format is None:
+        args.input_format = predictor.features.reading.get("input_format", "libsvm")
     queries = documents = 0
     with (
         files.replacing(args.output) as temporary,
@@ -123,15 +125,25 @@ def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterato
     if args.input_format == "libsvm":
         numbering = Numbering.of(features)
         args.num_features = numbering.num_features
-        options = reading_options(args, require_label=False)
-        for lists in read_lists(paths, args.input_format, options=options):
+        options = reading_options(args, require_label=False, known=features.reading)
+        for lists in read_lists(
+            paths, args.input_format, options=options, report=_warn
+        ):
             yield numbering.apply(lists)
         return
     args.num_features = predictor.layout.width("float32")
-    if not args.feature_columns:
-        args.feature_columns = ",".join(_columns(features))
-    options = reading_options(args, require_label=False)
-    yield from read_lists(paths, args.input_format, options=options)
+    options = reading_options(args, require_label=False, known=features.reading)
+    options = dataclasses.replace(
+        options,
+        feature_columns=options.feature_columns or tuple(_columns(features)),
+        context_columns=options.context_columns or tuple(features.context),
+        context_types=features.context,
+    )
+    yield from read_lists(paths, args.input_format, options=options, report=_warn)
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _columns(features: Any) -> list[str]:

@@ -8,7 +8,8 @@ query may share an id; they are counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable
 
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import DataError
@@ -34,14 +35,15 @@ def decode(raw: bytes, kind: str, where: Callable[[], str]) -> str:
 
 
 def not_utf8(raw: bytes, kind: str, where: str) -> DataError:
-    """Returns the error for an id that is not UTF-8."""
+    """Returns the error for an id, or a text of no `kind`, that is not UTF-8."""
+    what = f"a {kind} id" if kind else "text"
     return DataError(
-        f"{where}: expected a {kind} id in UTF-8, found the bytes {raw[:60]!r}. "
+        f"{where}: expected {what} in UTF-8, found the bytes {raw[:60]!r}. "
         "Convert the file first, for example: iconv -f latin1 -t utf-8 FILE."
     )
 
 
-def check(names: Sequence[str], kind: str, where: Callable[[int], str]) -> None:
+def check(names: Iterable[str], kind: str, where: Callable[[int], str]) -> None:
     """Refuses ids that would break a line of predictions.
 
     Args:
@@ -55,6 +57,7 @@ def check(names: Sequence[str], kind: str, where: Callable[[int], str]) -> None:
     Example:
       >>> check(["a", "b c"], "document", lambda position: f"a.csv:{position + 2}")
     """
+    names = list(names)
     text = "".join(names)
     if any(separator in text for separator in _SEPARATORS):
         for position, name in enumerate(names):
@@ -79,7 +82,7 @@ def repeated(lists: Lists) -> tuple[int, str]:
     """
     count, first = 0, ""
     splits = lists.row_splits.tolist()
-    for number, (start, stop) in enumerate(zip(splits, splits[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(splits)):
         names = lists.document_ids[start:stop].tolist()
         more = len(names) - len(set(names))
         if more and not first:
@@ -88,3 +91,24 @@ def repeated(lists: Lists) -> tuple[int, str]:
             first = f"query {lists.query_ids[number]!r}, document {name!r}"
         count += more
     return count, first
+
+
+def warnings(unnamed: int, repeated: tuple[int, str]) -> list[str]:
+    """Returns lines for the user about ids that are legal but may be a mistake.
+
+    Args:
+      unnamed: Number of documents whose cell for the id is empty.
+      repeated: Sum of what `repeated` gives.
+    """
+    lines = []
+    if unnamed:
+        lines.append(
+            f"warning: {unnamed:,} documents have an empty id; the number of their "
+            "line or row stands for it"
+        )
+    if repeated[0]:
+        lines.append(
+            f"warning: {repeated[0]:,} documents have the id of another document of "
+            f"their query, e.g. {repeated[1]}"
+        )
+    return lines

@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
+import tfr_pipeline.data.ids as ids
 import tfr_pipeline.outputs as outputs
 import tfr_pipeline.signals as signals
+from tfr_pipeline.data.convert import label_transform as label_transforms
 from tfr_pipeline.data.convert import output_folder, workers
+from tfr_pipeline.data.convert.label_transform import Counts, LabelTransform
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.records import encode, tfrecord
@@ -23,13 +26,21 @@ from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.features import PADDING_LABEL, Feature, Features
+from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
 _SMALL_INPUT = 8 << 20
 # Features from which on dense rows deserve a word.
 _WIDE = 1 << 16
+_SHOWN_COLUMNS = 20
+# LightGBM knows 31 grades; from 32 on a label is more likely a count.
+_LIKE_COUNTS = 32
+_TOO_LARGE = 128  # 2^128 is infinite as float32
+_REMEDY = (
+    "--label_transform=log, =cap:4 or =quantiles:5 makes grades of them (docs/"
+    "conversion.md)."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +51,13 @@ class Target:
       features: Description of what is written.
       num_features: Width of a row of the input; for text.
       nan: What to do with NaN and infinite features.
+      transform: How labels become grades, if they are not the same.
     """
 
     features: Features
     num_features: int
     nan: str
+    transform: LabelTransform | None = None
 
 
 @dataclasses.dataclass
@@ -56,12 +69,14 @@ class Converted:
       records: One TFRecord with checksums a list.
       statistics: Its counts; None if it has no list.
       bytes_read: Size of the input consumed so far.
+      unnamed: Number of documents whose cell for the id is empty.
     """
 
     parsed: list[libsvm.Parsed]
     records: list[bytes]
     statistics: Statistics | None
     bytes_read: int
+    unnamed: int = 0
 
 
 def convert(
@@ -74,6 +89,7 @@ def convert(
     output_format: str = "elwc",
     scalar_features: bool = False,
     options: Options | None = None,
+    label_transform: str = "",
     num_workers: int | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -96,6 +112,8 @@ def convert(
       scalar_features: Whether to write one feature for each column rather than one
         vector feature named `features`.
       options: How to read.
+      label_transform: `log`, `cap:TOP` or `quantiles:GRADES`; by default that of the
+        splits that `output` already has, or none. See `LabelTransform`.
       num_workers: Processes that parse and encode; by default one for each core.
       report: Takes lines for the user; by default they go to standard error.
 
@@ -141,26 +159,31 @@ def convert(
         before = output_folder.earlier_features(output, split)
         staging = stack.enter_context(output_folder.staging_folder(output, split))
         source.options = dataclasses.replace(options, work_dir=staging)
+        transform = _transform(source, label_transform, before, num_workers, report)
         describe = functools.partial(
-            _describe, source, output_format=output_format, scalar=scalar_features
+            _describe,
+            source,
+            output_format=output_format,
+            scalar=scalar_features,
+            transform=transform,
         )
         write = functools.partial(
             _write, source, staging, num_shards, num_workers, split, size
         )
         if source.is_records:
             features = source.records().output_as(output_format)
-            statistics = write(Target(features, 0, options.nan))
+            features = _remember(features, transform, before.reading if before else {})
+            statistics = write(Target(features, 0, options.nan, transform))
         elif not source.is_text:
-            if ignored := source.columns().ignored:
-                report(f"columns left out, not numeric: {', '.join(ignored)}")
+            _report_columns(source, report)
             features = describe(0)
-            statistics = write(Target(features, 0, options.nan))
+            statistics = write(Target(features, 0, options.nan, transform))
         else:
             width, certain = _first_width(source, before)
             _hint_at_width(width, report)
             try:
                 features = describe(width)
-                statistics = write(Target(features, width, options.nan))
+                statistics = write(Target(features, width, options.nan, transform))
             except libsvm.FeatureIndexError:
                 if certain:
                     raise
@@ -170,7 +193,7 @@ def convert(
                 )
                 _hint_at_width(width, report)
                 features = describe(width)
-                statistics = write(Target(features, width, options.nan))
+                statistics = write(Target(features, width, options.nan, transform))
         columns = [
             name
             for key, feature in features.example.items()
@@ -234,7 +257,12 @@ def _hint_at_width(width: int, report: Callable[[str], None]) -> None:
 
 
 def _describe(
-    source: Source, width: int, *, output_format: str, scalar: bool
+    source: Source,
+    width: int,
+    *,
+    output_format: str,
+    scalar: bool,
+    transform: LabelTransform | None,
 ) -> Features:
     """Returns the description of what will be written."""
     if source.is_text:
@@ -265,13 +293,90 @@ def _describe(
             f"expected other names than {', '.join(sorted(taken))} for features and "
             f"context columns, found {', '.join(clash)}. Rename the columns."
         )
-    return Features(
+    features = Features(
         context=context,
         example=example,
         weight=weight,
         data_format=output_format,
         labels=labels,
     )
+    return _remember(features, transform, source.remembered())
+
+
+def _remember(
+    features: Features,
+    transform: LabelTransform | None,
+    reading: dict[str, str],
+) -> Features:
+    """Returns the description with what the input was and what became of its labels."""
+    return dataclasses.replace(
+        features,
+        label_transform=None if transform is None else transform.to_json(),
+        reading=reading,
+    )
+
+
+def _transform(
+    source: Source,
+    text: str,
+    before: Features | None,
+    num_workers: int,
+    report: Callable[[str], None],
+) -> LabelTransform | None:
+    """Returns how labels become grades: in all splits of a folder the same way."""
+    asked = LabelTransform.parse(text) if text else None
+    if before is not None:
+        known = None
+        if before.label_transform is not None:
+            known = LabelTransform.from_json(before.label_transform, FILE_NAME)
+        if asked is not None and str(asked) != str(known):
+            raise ConfigError(
+                f"--label_transform={text}: expected that of the splits already in "
+                f"--output, {known or 'none'}. All splits of a folder need the same: "
+                "convert into another folder."
+            )
+        if known is not None:
+            report(f"labels: --label_transform={known}, as the splits already there")
+        return known
+    if asked is None or not asked.needs_labels:
+        return asked
+    report("reading the labels first, for their quantiles")
+    counts: Counts = []
+    find = functools.partial(_count_labels, source.options.nan)
+    for found in workers.ordered_map(find, source.parts(), num_workers):
+        counts = label_transforms.total(counts, found)
+    asked = asked.fitted(counts)
+    for column in asked.thresholds:
+        bounds = ", ".join(f"{bound:g}" for bound in column)
+        report(f"labels: largest label of the grades from 1 on: {bounds}, any")
+    return asked
+
+
+def _count_labels(nan: str, part: Part) -> Counts:
+    """Returns the number of documents by label in a part; runs in a worker."""
+    counts: Counts = []
+    for parsed in parse(part, None, nan):
+        found = label_transforms.count(parsed.lists.labels)
+        counts = label_transforms.total(counts, found)
+    return counts
+
+
+def _report_columns(source: Source, report: Callable[[str], None]) -> None:
+    """Says which columns of a table become features, where nobody named them."""
+    roles = source.columns()
+    if source.options.feature_columns:
+        return
+    if roles.ignored:
+        report(f"columns left out, not numeric: {', '.join(roles.ignored)}")
+    if roles.index:
+        report(
+            "columns left out, row numbers of pandas: "
+            f"{', '.join(map(repr, roles.index))}. Write tables with index=False, or "
+            "name the columns in --feature_columns."
+        )
+    shown = ", ".join(roles.features[:_SHOWN_COLUMNS])
+    more = ", ..." if len(roles.features) > _SHOWN_COLUMNS else ""
+    report(f"columns taken as features, {len(roles.features)}: {shown}{more}")
 
 
 def _convert_part(target: Target, part: Part) -> Converted:
@@ -281,6 +386,9 @@ def _convert_part(target: Target, part: Part) -> Converted:
     for parsed in parse(part, target.num_features, target.nan):
         if not parsed.lists.num_lists:
             continue
+        if target.transform is not None and parsed.lists.labels is not None:
+            parsed.lists.labels = target.transform(parsed.lists.labels)
+        result.unnamed += parsed.unnamed
         result.records += tfrecord.frame(encoder(parsed.lists, target.features))
         statistics = Statistics.of(parsed.lists)
         if result.statistics is None:
@@ -309,7 +417,7 @@ def _write(
     statistics: Statistics | None = None
     order = QueryOrder()
     progress = Progress(size, f"converting {split}")
-    number = 0
+    number = unnamed = 0
     with contextlib.ExitStack() as stack:
         stack.callback(progress.clear)
         shards: list[IO[bytes]] = [
@@ -328,6 +436,7 @@ def _write(
             for record in result.records:
                 shards[number % num_shards].write(record)
                 number += 1
+            unnamed += result.unnamed
             if statistics is None:
                 statistics = result.statistics
             elif result.statistics is not None:
@@ -336,6 +445,7 @@ def _write(
                 progress.update(result.bytes_read, statistics.documents)
     if statistics is None:
         raise source.empty()
+    statistics.unnamed = unnamed
     return statistics
 
 
@@ -359,6 +469,25 @@ def _warn(
         report(
             f"warning: {count} of {statistics.queries} lists have no relevant "
             f"document, e.g. query {query!r}"
+        )
+    for line in ids.warnings(statistics.unnamed, statistics.repeated):
+        report(line)
+    if statistics.top >= _TOO_LARGE:
+        report(
+            f"warning: labels up to {statistics.top:g}: their gain 2^label - 1 is no "
+            "float32, so losses and metrics that take gains cannot tell them apart. "
+            f"{_REMEDY}"
+        )
+    elif statistics.top >= _LIKE_COUNTS:
+        report(
+            f"warning: labels up to {statistics.top:g} look like counts, not grades: "
+            "with the gain 2^label - 1, the largest label decides alone. "
+            f"{_REMEDY}"
+        )
+    if nonfinite := int(statistics.nonfinite.sum()):
+        report(
+            f"warning: {nonfinite:,} features are NaN or infinite: `train` refuses "
+            "them. Use --nan=zero unless something else reads these files."
         )
     if statistics.queries < num_shards:
         report(

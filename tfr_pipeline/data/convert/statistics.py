@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import tfr_pipeline.data.ids as ids
 from tfr_pipeline.data.lists import Lists
 
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -23,22 +24,29 @@ class Statistics:
       grades: Maps a grade to the number of documents that have it.
       single: Number of lists with one document, and the query id of the first.
       irrelevant: Number of lists without a relevant document, likewise.
+      repeated: Number of documents with the id of another of their list, and the first
+        of them in words.
+      top: The largest grade, of several tasks too; 0 without labels.
       minimum: float64 `[features]` over finite values; `inf` if there is none.
       maximum: The same, `-inf`.
       total: float64 `[features]`, sum of the finite values.
       zeros: int64 `[features]`.
       nonfinite: int64 `[features]`, NaN and infinite values.
+      unnamed: Number of documents whose cell for the id is empty.
     """
 
     lengths: collections.Counter[int]
     grades: collections.Counter[float]
     single: tuple[int, str]
     irrelevant: tuple[int, str]
+    repeated: tuple[int, str]
+    top: float
     minimum: np.ndarray
     maximum: np.ndarray
     total: np.ndarray
     zeros: np.ndarray
     nonfinite: np.ndarray
+    unnamed: int = 0
 
     @classmethod
     def of(cls, lists: Lists) -> Statistics:
@@ -69,6 +77,8 @@ class Statistics:
             grades=grades,
             single=_counted(single, lists.query_ids),
             irrelevant=_counted(irrelevant, lists.query_ids),
+            repeated=ids.repeated(lists),
+            top=0.0 if lists.labels is None else float(lists.labels.max(initial=0)),
             minimum=low.min(0).astype(np.float64),
             maximum=high.max(0).astype(np.float64),
             total=kept.sum(0, dtype=np.float64),
@@ -82,6 +92,8 @@ class Statistics:
         self.grades += other.grades
         self.single = _sum(self.single, other.single)
         self.irrelevant = _sum(self.irrelevant, other.irrelevant)
+        self.repeated = _sum(self.repeated, other.repeated)
+        self.top = max(self.top, other.top)
         self.minimum = np.minimum(self.minimum, other.minimum)
         self.maximum = np.maximum(self.maximum, other.maximum)
         self.total = self.total + other.total
@@ -134,6 +146,7 @@ class Statistics:
             },
             "lists_with_one_document": self.single[0],
             "lists_without_relevant_documents": self.irrelevant[0],
+            "documents_with_a_repeated_id": self.repeated[0],
             "features": features,
         }
 

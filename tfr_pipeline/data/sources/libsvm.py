@@ -44,11 +44,13 @@ class Parsed:
       lists: The lists, with `values["float32"]` of shape `[documents, features]`.
       places: `(path, line number)` of the first document of each list.
       bytes_read: Size of the input consumed so far, if known.
+      unnamed: Number of documents whose cell for the id is empty, in tables.
     """
 
     lists: Lists
     places: list[tuple[str, int]]
     bytes_read: int = 0
+    unnamed: int = 0
 
 
 @dataclasses.dataclass
@@ -339,7 +341,7 @@ def _parse_line(
             if nan == "error":
                 raise DataError(
                     f"{where}: expected a finite float32, found {_show(token)}. Use "
-                    "--nan=zero or --nan=keep to accept such values."
+                    "--nan=zero to make such values 0."
                 )
             value = 0.0
         result[index] = value

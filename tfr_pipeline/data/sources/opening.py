@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import lzma
+import re
 import zlib
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from tfr_pipeline.errors import DataError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+_OPENERS: dict[str, tuple[re.Pattern[bytes], Callable[..., Any]]] = {
+    "gzip": (re.compile(rb"\x1f\x8b"), gzip.open),
+    "bz2": (re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
+    "xz": (re.compile(rb"\xfd7zXZ\x00"), lzma.open),
+}
+
+
+# What a file is that is no text, and what to do about it.
+_REFUSED = {
+    b"version https://git-lfs": "the pointer of a file in Git LFS. Run: git lfs pull",
+    b"\x28\xb5\x2f\xfd": "zstd. Decompress it first: zstd -d FILE",
+    b"PK\x03\x04": "a zip archive (or an Excel file). Extract it first, or export CSV",
+    b"\x04\x22\x4d\x18": "lz4. Decompress it first: lz4 -d FILE",
+}
+
+
+def refuse_stored(path: str) -> bytes:
+    """Returns the first bytes of a file after a look at what it is.
+
+    Raises:
+      DataError: It is the pointer of a file that is elsewhere, or compressed by what
+        the standard library cannot read.
+    """
+    with open(path, "rb") as stored:
+        magic = stored.read(32)
+    for start, what in _REFUSED.items():
+        if magic.startswith(start):
+            raise DataError(f"{path}: expected text or gzip, bz2 or xz, found {what}.")
+    return magic
 
 
 @contextlib.contextmanager
 def open_binary(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Opens a plain or gzip file; yields the content and the file as stored.
+    """Opens a plain, gzip, bz2 or xz file; yields the content and the file as stored.
 
     Raises:
-      DataError: The file cannot be read, or its gzip data is truncated or corrupt,
-        also if that shows only while the block reads.
+      DataError: The file cannot be read, or its compressed data is truncated or
+        corrupt, also if that shows only while the block reads; or it is compressed in
+        another way, or the pointer of Git LFS.
     """
+    kind = ""
     try:
+        magic = refuse_stored(path)
         with open(path, "rb") as stored:
-            magic = stored.read(2)
-            stored.seek(0)
-            if magic == _GZIP_MAGIC:
-                with gzip.open(stored, "rb") as content:
-                    yield content, stored  # type: ignore[misc]
-            else:
-                yield stored, stored
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            for name, (start, opener) in _OPENERS.items():
+                if start.match(magic):
+                    kind = name
+                    with opener(stored, "rb") as content:
+                        yield content, stored
+                    return
+            yield stored, stored
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise DataError(
-            f"{path}: expected a whole gzip file, found truncated or corrupt data "
+            f"{path}: expected a whole {kind} file, found truncated or corrupt data "
             f"({error}). Fetch or compress the file again."
         ) from error
     except OSError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from tfr_pipeline.features import Feature
+
 TEXT_FORMATS = ("libsvm", "csv", "tsv", "parquet")
 RECORD_FORMATS = ("elwc", "eie", "seq", "example")  # TFRecord files
 FORMATS = (*TEXT_FORMATS, *RECORD_FORMATS)
@@ -34,6 +36,8 @@ class Options:
       context_columns: Tables: columns that belong to the query; the value in its
         first row is taken. TFRecord: which query features to take; all by default,
         with `example` none.
+      context_types: Tables: what some of these columns are, where it is known; by
+        default, what is seen in the file.
       features: TFRecord: path of a `features.json` that describes the input, instead of
         what the first records tell.
       require_label: Whether a table without `label_column` is an error.
@@ -55,3 +59,11 @@ class Options:
     require_label: bool = True
     label_columns: tuple[str, ...] = ()
     work_dir: str | None = None
+    context_types: dict[str, Feature] = dataclasses.field(default_factory=dict)
+
+    def remembered(self, input_format: str) -> dict[str, str]:
+        """Returns what `predict` needs to know to read files as these were read."""
+        known = {"input_format": input_format, "nan": self.nan}
+        if input_format != "libsvm":
+            known |= {"qid_column": self.qid_column, "docid_column": self.docid_column}
+        return known

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import tfr_pipeline.data.ids as ids
 import tfr_pipeline.files as files
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import grouping, libsvm, libsvm_chunks, tables
@@ -22,7 +23,11 @@ Part = Chunk | Parsed
 
 
 def read_lists(
-    paths: str | list[str], input_format: str, *, options: Options | None = None
+    paths: str | list[str],
+    input_format: str,
+    *,
+    options: Options | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[Lists]:
     """Yields whole lists, several at a time, in the order of the input.
 
@@ -32,6 +37,7 @@ def read_lists(
         `eie`, `seq` or `example`.
       options: How to read. Without `num_features`, LibSVM files are read twice: once
         for the largest feature index.
+      report: Takes lines for the user, at the end.
 
     Yields:
       Lists with `values["float32"]` of shape `[documents, features]`, a bounded
@@ -46,7 +52,8 @@ def read_lists(
     if width is None and source.is_text:
         width = max(map(libsvm.max_index, source.texts()), default=0)
     order = QueryOrder()
-    documents = 0
+    documents = unnamed = 0
+    repeated = 0, ""
     for part in source.parts():
         for parsed in parse(
             part, width, source.options.nan, source.options.require_label
@@ -54,9 +61,16 @@ def read_lists(
             if not source.is_records:
                 order.add(parsed)
             documents += parsed.lists.num_documents
+            unnamed += parsed.unnamed
+            if report is not None:
+                count, first = ids.repeated(parsed.lists)
+                repeated = repeated[0] + count, repeated[1] or first
             yield parsed.lists
     if not documents:
         raise source.empty()
+    if report is not None:
+        for line in ids.warnings(unnamed, repeated):
+            report(line)
 
 
 def parse(
@@ -134,6 +148,10 @@ class Source:
     def columns(self) -> tables.Columns:
         """Returns the columns of a table."""
         return tables.columns(self.paths[0], self._format, self.options)
+
+    def remembered(self) -> dict[str, str]:
+        """Returns what to know to read such files; see `Options.remembered`."""
+        return self.options.remembered(self._format)
 
     def context(self) -> dict[str, Feature]:
         """Returns the description of the query features."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+import tfr_pipeline.data.ids as ids
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.sources import table_files, table_groups
+from tfr_pipeline.data.sources import opening, table_files, table_groups
 from tfr_pipeline.data.sources.libsvm import Parsed
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.table_files import FILE, LINE, Columns
@@ -20,8 +22,13 @@ from tfr_pipeline.features import Feature
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Called with row and column; returns the place for a message.
+Where = Callable[[int, str], str]
+
 # Elements of the dense matrix yielded at once, unless one list has more.
 _BLOCK_ELEMENTS = 1 << 22
+# What pandas calls the index that it writes unasked, and a column without a name.
+_INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*|__index_level_\d+__)?")
 
 
 def columns(path: str, input_format: str, options: Options) -> Columns:
@@ -34,6 +41,7 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
     pa = table_files.arrow()
     with table_files.readable(path):
         if input_format == "parquet":
+            opening.refuse_stored(path)
             schema = pa.parquet.read_schema(path)
         else:
             schema = table_files.csv_schema(path, input_format)
@@ -41,7 +49,15 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
 
     def checked(name: str, flag: str) -> str:
         if name not in known:
-            raise ConfigError(unknown_name("column", name, known, f"{path} ({flag})"))
+            message = unknown_name("column", name, known, f"{path} ({flag})")
+            if any("," in column for column in known):
+                message += " Names with a comma stand in double quotes."
+            raise ConfigError(message)
+        if known.count(name) > 1:
+            raise DataError(
+                f"{path}: expected columns with different names, found "
+                f"{known.count(name)} called {name!r}. Rename all but one."
+            )
         return name
 
     labels = tuple(
@@ -57,17 +73,19 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
         checked(document, "--docid_column")
     if weight:
         checked(weight, "--weight_column")
+    types = dict(zip(known, schema.types, strict=True))
     context = {
-        checked(name, "--context_columns"): _context_feature(schema.field(name).type)
+        checked(name, "--context_columns"): options.context_types.get(name)
+        or _context_feature(types[name])
         for name in options.context_columns
     }
     taken = {*labels, query, document, weight, *context}
+    numeric = [name for name in known if name not in taken and _is_numeric(types[name])]
+    index = tuple(name for name in numeric if _INDEX.fullmatch(name))
     features = tuple(
-        checked(name, "--feature_columns") for name in options.feature_columns
-    ) or tuple(
-        field.name
-        for field in schema
-        if field.name not in taken and _is_numeric(field.type)
+        checked(name, "--feature_columns")
+        for name in options.feature_columns
+        or [name for name in numeric if name not in index]
     )
     if not features:
         raise DataError(
@@ -81,12 +99,14 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
             f"{len(features)}: {', '.join(features[:10])}. Name the features with "
             "--feature_columns."
         )
+    if options.feature_columns:
+        return Columns(labels, query, document, weight, features, context)
     ignored = tuple(
         name
         for name in known
-        if not options.feature_columns and name not in {*taken, *features}
+        if name not in {"", *taken, *features, *index}  # "": a delimiter at the end
     )
-    return Columns(labels, query, document, weight, features, context, ignored)
+    return Columns(labels, query, document, weight, features, context, ignored, index)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -163,20 +183,11 @@ def _to_lists(
 ) -> Parsed:
     files, lines = table[FILE].to_numpy(), table[LINE].to_numpy()
 
-    def where(row: int) -> str:
-        return f"{paths[files[row]]}:{lines[row]}"
+    def where(row: int, column: str) -> str:
+        return f"{paths[files[row]]}:{lines[row]}: column {column!r}"
 
     matrix = np.stack([_numbers(table, name) for name in roles.features], axis=1)
-    finite = np.isfinite(matrix)
-    if options.nan != "keep" and not finite.all():
-        if options.nan == "error":
-            row, column = np.argwhere(~finite)[0]
-            raise DataError(
-                f"{where(row)}: column {roles.features[column]!r}: expected a finite "
-                f"float32, found {matrix[row, column]} or an empty cell. Use "
-                "--nan=zero or --nan=keep to accept such values."
-            )
-        matrix[~finite] = 0
+    _settle(matrix, roles.features, options.nan, where)
     labels = weights = None
     if roles.labels:
         # A document may be labelled for some of several tasks only.
@@ -189,17 +200,21 @@ def _to_lists(
         _refuse(bad, weights, roles.weight, "a finite weight of 0 or more", where)
     firsts = splits[:-1]
     heads = table.take(firsts)
+
+    def head(row: int, column: str) -> str:
+        return where(int(firsts[row]), column)
+
     queries = _texts(heads, roles.query)
-    if (queries == "").any():
-        row = int(firsts[np.flatnonzero(queries == "")[0]])
-        raise DataError(
-            f"{where(row)}: column {roles.query!r}: expected a query id, found an "
-            "empty cell."
-        )
-    if roles.document:
-        documents = _texts(table, roles.document)
+    ids.check(queries, "query", lambda row: head(row, roles.query))
+    unnamed = 0
+    numbered = np.array([str(line) for line in lines], object)
+    if name := roles.document:
+        documents = _texts(table, name)
+        ids.check(documents, "document", lambda row: where(row, name))
+        unnamed = int((documents == "").sum())
+        documents = np.where(documents == "", numbered, documents)
     else:
-        documents = np.array([str(line) for line in lines], object)
+        documents = numbered
     lists = Lists(
         values={"float32": matrix},
         row_splits=splits,
@@ -208,15 +223,31 @@ def _to_lists(
         document_ids=documents,
         weights=weights,
         context={
-            name: _context_values(heads, name, feature)
+            name: _context_values(heads, name, feature, options.nan, head)
             for name, feature in roles.context.items()
         },
     )
     places = [(paths[files[row]], int(lines[row])) for row in firsts]
-    return Parsed(lists, places)
+    return Parsed(lists, places, unnamed=unnamed)
 
 
-def _labels(table: pa.Table, name: str, required: bool, where: Any) -> np.ndarray:
+def _settle(matrix: np.ndarray, names: Sequence[str], nan: str, where: Where) -> None:
+    """Does with NaN and infinite values `[rows, columns]` what `--nan` says."""
+    finite = np.isfinite(matrix)
+    if nan == "keep" or finite.all():
+        return
+    if nan == "error":
+        row, column = np.argwhere(~finite)[0]
+        value = matrix[row, column]
+        found = "an empty cell or NaN" if np.isnan(value) else value
+        raise DataError(
+            f"{where(row, names[column])}: expected a finite float32, found {found}. "
+            "Use --nan=zero to make such values 0."
+        )
+    matrix[~finite] = 0
+
+
+def _labels(table: pa.Table, name: str, required: bool, where: Where) -> np.ndarray:
     """Returns float32 `[documents]`, -1 for empty cells unless there must be none."""
     labels = _numbers(table, name)
     if not required:
@@ -226,24 +257,30 @@ def _labels(table: pa.Table, name: str, required: bool, where: Any) -> np.ndarra
     return labels
 
 
-def _context_values(table: pa.Table, name: str, feature: Feature) -> np.ndarray:
+def _context_values(
+    table: pa.Table, name: str, feature: Feature, nan: str, where: Where
+) -> np.ndarray:
     """Returns `[lists, 1]` of the dtype of the feature."""
     if feature.dtype == "string":
         return _texts(table, name)[:, np.newaxis]
-    if feature.dtype == "int64":
-        column = (
-            table[name].cast(table_files.arrow().int64()).combine_chunks().fill_null(0)
+    if feature.dtype == "float32":
+        values = _numbers(table, name)[:, np.newaxis]
+        _settle(values, [name], nan, where)
+        return values
+    column = table[name].combine_chunks()
+    if column.null_count and nan != "zero":
+        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise DataError(
+            f"{where(row, name)}: expected a whole number, found an empty cell. Use "
+            "--nan=zero to make such values 0."
         )
-        return column.to_numpy(zero_copy_only=False)[:, np.newaxis]
-    return np.nan_to_num(_numbers(table, name))[:, np.newaxis]
+    return column.fill_null(0).to_numpy(zero_copy_only=False)[:, np.newaxis]
 
 
 def _refuse(
-    bad: np.ndarray, values: np.ndarray, column: str, expected: str, where: Any
+    bad: np.ndarray, values: np.ndarray, column: str, expected: str, where: Where
 ) -> None:
-    rows: Iterable[int] = np.flatnonzero(bad)
-    for row in rows:
-        raise DataError(
-            f"{where(row)}: column {column!r}: expected {expected}, found "
-            f"{values[row]}."
-        )
+    if bad.any():
+        row = int(np.argmax(bad))
+        found = "an empty cell or NaN" if np.isnan(values[row]) else values[row]
+        raise DataError(f"{where(row, column)}: expected {expected}, found {found}.")
