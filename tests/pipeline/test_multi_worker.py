@@ -16,6 +16,7 @@ import pytest
 
 from tests.pipeline.test_resume import TRAIN, exported, load
 from tests.pipeline.training_helpers import (
+    changed,
     environment,
     make_config,
     read_history,
@@ -184,3 +185,18 @@ def test_workers_that_do_not_see_the_same_checkpoints_say_so(
     assert 0 not in codes
     said = (tmp_path / "workers" / "1.log").read_text()
     assert f"found step 0, another one step {STEPS}. All workers need" in said
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_config_is_named_before_anybody_trains(data, tmp_path):
+    config = run_config(data, tmp_path / "run")
+    other = changed(config, pipeline__learning_rate=0.03)["pipeline"]
+    running = start_workers(config, tmp_path / "workers", pipeline=other)
+    codes = [worker.wait(timeout=120) for worker in running]
+    assert 0 not in codes
+    for index in range(WORKERS):
+        said = (tmp_path / "workers" / f"{index}.log").read_text()
+        assert "pipeline.learning_rate is 0.01 for worker 0 and 0.03 for worker 1" in (
+            said
+        )
+    assert not (tmp_path / "run").exists()

@@ -33,11 +33,17 @@ def run(args: argparse.Namespace) -> int:
     path = os.path.join(args.run, "config.json")
     if not os.path.exists(path):
         raise DataError(f"{path}: not found; expected a run directory of `train`.")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: expected a file, found a folder.")
     with open(path, encoding="utf-8") as file:
         try:
             config = json.load(file)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}: not valid JSON: {error}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: expected a JSON object, found {config!r:.60}.")
     if "pipeline" not in config:
         raise DataError(
             f"{path}: this run was started from Python; call export_saved_model of "

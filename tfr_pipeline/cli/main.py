@@ -103,8 +103,8 @@ def _run(argv: list[str]) -> int:
         return 2
     try:
         return module.run(args)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error}".rstrip(": "), file=sys.stderr)
         return 130
     except Exception as error:
         if debug:

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="check config and data, build the model, take one step, write nothing",
     )
+    parser.add_argument(
+        "--accept_changed_data",
+        action="store_true",
+        help="let a run go on with other data than it began with",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
         for line in pipeline.dry_run():
             print(line)
         return 0
-    pipeline.train_and_validate(verbose=1 if sys.stdout.isatty() else 2)
+    pipeline.train_and_validate(
+        verbose=1 if sys.stdout.isatty() else 2,
+        accept_changed_data=args.accept_changed_data,
+    )
     if pipeline.is_chief:
         _report(files.local(config["model_dir"]))
     return 0

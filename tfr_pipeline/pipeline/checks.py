@@ -26,7 +26,23 @@ def with_our_fields(hparams: Any) -> PipelineHparams:
 
 def as_json(hparams: PipelineHparams) -> dict[str, Any]:
     """Returns hyperparameters as JSON; objects by the name of their class."""
+    return _fields(hparams)
 
+
+def described(hparams: PipelineHparams, dataset_builder: Any) -> dict[str, Any]:
+    """Returns as JSON what a pipeline without a config was told.
+
+    That is its hyperparameters, and `data`: those of the dataset builder, if it has
+    some.
+    """
+    result = as_json(hparams)
+    data = getattr(dataset_builder, "_hparams", None)
+    if dataclasses.is_dataclass(data):
+        result["data"] = _fields(data)
+    return result
+
+
+def _fields(hparams: Any) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {str(key): plain(item) for key, item in value.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -19,7 +21,7 @@ from tfr_pipeline.pipeline.distribute import limits, strategies
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher, serve
 from tfr_pipeline.pipeline.feed import Feed
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
-from tfr_pipeline.pipeline.run import evaluator, loop, progress
+from tfr_pipeline.pipeline.run import data_fingerprint, evaluator, loop, peers, progress
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 
@@ -220,25 +222,35 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             model.check_loss = not isinstance(self._strategy, tf.distribute.TPUStrategy)
         return model
 
-    def train_and_validate(self, verbose: int = 0) -> tf.keras.Model:
+    def train_and_validate(
+        self, verbose: int = 0, *, accept_changed_data: bool = False
+    ) -> tf.keras.Model:
         """Trains, or goes on training, then exports and evaluates.
 
         Args:
           verbose: As of `tf.keras.Model.fit`.
+          accept_changed_data: Lets a run go on with other training or validation data
+            than it began with.
 
         Returns:
           The trained model, with the weights of the last epoch.
 
         Raises:
-          ConfigError: A setting is wrong, or the run directory is another run's.
+          ConfigError: A setting is wrong, workers were told different things, or the
+            run directory is that of a run with other settings or data.
           DataError: Data is missing or malformed.
-          RunError: The loss became NaN, or an export failed.
+          RunError: The loss became NaN, an export failed, the run directory is in use
+            or was removed, or no checkpoint in it can be read.
           SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
             also how workers and parameter servers end.
         """
         hparams = self._hparams
         if self._serves:
             serve(self._resolver)
+        told = self._config or checks.described(hparams, self._dataset_builder)
+        data = data_fingerprint.of_builder(self._dataset_builder)
+        task = f"{self._resolver.task_type} {self._resolver.task_id}"
+        peers.check_same(self._strategy, task, told, data)
         seed = hparams.seed
         if seed is None:
             seed = random.SystemRandom().randrange(2**31)
@@ -246,34 +258,77 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         state = RunState(seed=seed)
         tf.keras.utils.set_random_seed(state.seed)
         if self._evaluates:
-            return self._watch()
+            return self._watch(told)
         twin = None
         if strategies.is_coordinator(self._strategy):
             twin = self._compile(self._layout(), 1)
-        with strategies.strategy_scope(self._strategy):
-            layout = self._layout()
-            steps = self._feed.check(layout)
-            model = self._compile(layout, steps * hparams.num_epochs)
-            self._run.claim(self._config or checks.as_json(hparams))
-            if twin is not None:
-                self._dispatcher = Dispatcher(
-                    model, twin, self._strategy, self._resolver
+        with contextlib.ExitStack() as lock:
+            with strategies.strategy_scope(self._strategy):
+                layout = self._layout()
+                steps = self._feed.check(layout)
+                model = self._compile(layout, steps * hparams.num_epochs)
+                lock.enter_context(self._run.held())
+                self._run.compare(told)
+                if twin is not None:
+                    self._dispatcher = Dispatcher(
+                        model, twin, self._strategy, self._resolver
+                    )
+                self._checkpoints = Checkpoints(
+                    model, self._run, state, self._dispatcher
                 )
-            self._checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
-            self._checkpoints.check_same(self._agree)
-            self._checkpoints.restore()
-            self._checkpoints.clean()
-            self._run.write_environment(
-                state.seed, {"layout": layout, "replicas": self._feed.replicas}
-            )
-            loop.train(self, model, layout, steps, verbose)
-        if self._run.is_ours:
-            from tfr_pipeline.pipeline.run.finish import finish
+                self._checkpoints.check_same(self._agree)
+                if self._checkpoints.restore():
+                    self._go_on(steps, data, accept_changed_data, verbose)
+                self._run.claim(told)
+                self._run.write_environment(
+                    state.seed,
+                    {
+                        "layout": layout,
+                        "replicas": self._feed.replicas,
+                        "data": data,
+                    },
+                )
+                with self._explaining_interrupts():
+                    loop.train(self, model, layout, steps, verbose)
+            if self._run.is_ours:
+                from tfr_pipeline.pipeline.run.finish import finish
 
-            finish(self, *self._without_strategy(model, layout), self._run)
-        # A worker that left while the chief exports would end the chief.
-        self._agree(0)
+                self._run.check()
+                with self._explaining_interrupts():
+                    finish(self, *self._without_strategy(model, layout), self._run)
+                self._run.check()
+            # A worker that left while the chief exports would end the chief.
+            self._agree(0)
         return self._dispatcher.twin if self._dispatcher else model
+
+    def _go_on(
+        self, steps: int, data: dict[str, Any], accept_data: bool, verbose: int
+    ) -> None:
+        """Checks that a restored run can go on, and says from where."""
+        checkpoints, epochs = self._checkpoints, self._hparams.num_epochs
+        assert checkpoints is not None
+        self._run.check_data(data, accept_data)
+        loop.check_progress(checkpoints.step, steps, epochs)
+        stopped = checkpoints.state.stopped
+        ends = stopped or checkpoints.step >= steps * epochs
+        if self._hparams.export_best_model and not ends:
+            checkpoints.check_best()
+        if verbose and self._run.is_ours:
+            print(
+                f"{self._run.path}: "
+                f"{loop.standing(checkpoints.step, steps, epochs, stopped)}",
+                flush=True,
+            )
+        checkpoints.clean()
+
+    @contextlib.contextmanager
+    def _explaining_interrupts(self) -> Iterator[None]:
+        """Says at Ctrl-C how to go on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            assert self._checkpoints is not None
+            raise KeyboardInterrupt(self._checkpoints.how_to_go_on()) from None
 
     def _without_strategy(
         self, model: tf.keras.Model, layout: str | None
@@ -293,7 +348,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         checkpoints.restore()
         return local, checkpoints
 
-    def _watch(self) -> tf.keras.Model:
+    def _watch(self, told: dict[str, Any]) -> tf.keras.Model:
         """Evaluates what the others train, until SIGTERM."""
         layout = self._layout()
         valid = self._feed.dataset("valid", layout)
@@ -308,6 +363,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._build(layout),
             Checkpoints(model, self._run, RunState()),
             self._run.checkpoints,
+            lambda: self._run.compare(told),
             valid,
             self._feed.steps("valid", layout),
             os.path.join(self._run.path, "logs", "evaluator"),

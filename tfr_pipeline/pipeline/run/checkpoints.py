@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
+from tfr_pipeline import files
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 
 # What TensorFlow writes under the names of checkpoints, with its temporary files.
 _OURS = re.compile(r"(ckpt|best)-\d+[._]|checkpoint\.tmp")
+# TensorFlow's own name for the file that names the latest checkpoint.
+_LATEST = "checkpoint"
+_KEPT = 2
+# What TensorFlow raises for checkpoints that are cut, spoilt or another model's.
+_READ_ERRORS = (tf.errors.OpError, AssertionError, ValueError, IndexError)
 
 
 class _SavedState(tf.train.experimental.PythonState):
@@ -62,9 +68,8 @@ class Checkpoints:
         self._checkpoint = tf.train.Checkpoint(
             model=model, optimizer=model.optimizer, state=_SavedState(state)
         )
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, run.join("checkpoints"), max_to_keep=2
-        )
+        self._found: str | None = None
+        self._has_looked = self._fell_back = False
 
     @property
     def decides(self) -> bool:
@@ -89,7 +94,7 @@ class Checkpoints:
         Raises:
           RunError: Another worker found a later one.
         """
-        path = tf.train.latest_checkpoint(self._run.checkpoints)
+        path = self._find()
         step = _step_of(path) if path else 0
         latest = agree(step)
         if latest != step:
@@ -100,57 +105,145 @@ class Checkpoints:
             )
 
     def save(self) -> None:
-        """Saves the state of the run at the current step."""
+        """Saves the state of the run at the current step.
+
+        Raises:
+          RunError: The run directory is not what it was.
+        """
         if self._dispatcher is not None:
             self._dispatcher.settle()
-        self._manager.save(checkpoint_number=self.step, options=self._options)
+        self._run.check()
+        name = f"ckpt-{self.step}"
+        folder = self._run.join("checkpoints")
+        self._checkpoint.write(os.path.join(folder, name), self._options)
+        kept = self._kept("ckpt")
+        lines = [f'model_checkpoint_path: "{name}"']
+        lines += [f'all_model_checkpoint_paths: "{other}"' for other in reversed(kept)]
+        files.write_text(os.path.join(folder, _LATEST), "\n".join(lines) + "\n")
+        self._run.has_written(
+            f"checkpoints/{name}.index",
+            instead_of=tuple(
+                f"checkpoints/ckpt-{step}.index"
+                for step in _steps(folder, "ckpt")
+                if step != self.step
+            ),
+        )
+        self._fell_back = False
         self.clean()
 
+    def _kept(self, kind: str) -> list[str]:
+        """Names of the last checkpoints up to this step, the newest first."""
+        steps = _steps(self._run.join("checkpoints"), kind)
+        last = self.step if kind == "ckpt" else self.state.best_step
+        return [f"{kind}-{step}" for step in steps if step <= last][:_KEPT]
+
     def clean(self) -> None:
-        """Removes what is of no use: bests of before, and halves of checkpoints.
+        """Removes what is of no use: checkpoints of before, and halves of some.
 
         The latter come from processes that were killed while they saved. Call it only
-        where nobody else saves.
+        where nobody else saves. Where an older checkpoint had to do, all stays until
+        the next save.
         """
-        kept = [*self._manager.checkpoints, self._best_prefix(self.state.best_step)]
-        names = tuple(f"{os.path.basename(path)}." for path in kept)
-        for path in glob.glob(glob.escape(self._run.join("checkpoints")) + "/*"):
-            name = os.path.basename(path)
+        if self._fell_back:
+            return
+        # The checkpoint before the last one may have had another best epoch.
+        kept = (*self._kept("ckpt"), *self._kept("best"))
+        names = tuple(f"{name}." for name in kept)
+        folder = self._run.join("checkpoints")
+        for name in _names(folder):
             if _OURS.match(name) and not name.startswith(names):
+                path = os.path.join(folder, name)
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
+    def _find(self) -> str | None:
+        """Returns the newest checkpoint that can be read, None where there is none.
+
+        Raises:
+          RunError: There have been checkpoints, but none is left that can be read.
+        """
+        if self._has_looked:
+            return self._found
+        folder, broken = self._run.checkpoints, []
+        for step in sorted({*_steps(folder, "ckpt"), *_named(folder)}, reverse=True):
+            path = os.path.join(folder, f"ckpt-{step}")
+            problem = _problem(path)
+            if problem is None:
+                self._found = path
+                break
+            broken.append(f"{path}: {problem}")
+        if broken and self._found is None:
+            raise RunError(
+                f"{'; '.join(broken)}. No other checkpoint is there. Copy the folder "
+                f"{folder} again, whole, or choose another model_dir."
+            )
+        if broken:
+            self._fell_back = True
+            warnings.warn(
+                f"{'; '.join(broken)}. The run goes on from an older checkpoint, "
+                f"{self._found}. Nothing is removed before the next save.",
+                stacklevel=3,
+            )
+        if self._found is None:
+            self._check_new()
+        self._has_looked = True
+        return self._found
+
+    def _check_new(self) -> None:
+        """Raises a RunError if a run without checkpoints has come far."""
+        history = os.path.join(self._run.path, "history.csv")
+        if not os.path.isfile(history):
+            return
+        with open(history, "rb") as file:
+            epochs = sum(1 for _ in file) - 1
+        # One that was killed while it saved for the first time has one epoch.
+        if epochs > 1 or os.path.exists(os.path.join(self._run.path, "metrics.json")):
+            raise RunError(
+                f"{self._run.checkpoints}: expected a checkpoint, found none, although "
+                f"{history} tells of {epochs} epochs. Copy that folder, too; to begin "
+                "at step 0, choose another model_dir."
+            )
+
     def restore(self) -> bool:
-        """Restores the last checkpoint; returns whether there was one."""
-        path = tf.train.latest_checkpoint(self._run.checkpoints)
+        """Restores the newest checkpoint that can be read.
+
+        Returns:
+          Whether there was one.
+
+        Raises:
+          RunError: There were checkpoints, but none can be read, or it is another
+            model's.
+        """
+        path = self._find()
         if not path:
             return False
         # Slots are made first, so that the restore below fills them.
         self._model.optimizer.build(self._model.trainable_variables)
         try:
-            status = self._checkpoint.restore(path, options=self._options)
+            status = self._checkpoint.read(path, options=self._options)
             status.assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except _READ_ERRORS as error:
             raise _unusable(path, error) from error
         if self._dispatcher is not None:
             self._dispatcher.step = int(self._model.optimizer.iterations.numpy())
         return True
 
-    def restore_weights(self, bare: tf.keras.Model) -> bool:
+    def restore_weights(self, bare: tf.keras.Model, path: str | None = None) -> bool:
         """Restores all but the optimizer; returns whether there was a checkpoint.
 
         That of servers, with its variables in parts, fits no optimizer elsewhere.
 
         Args:
           bare: The same model, not compiled: it would bring an optimizer along.
+          path: The checkpoint; by default the newest that can be read.
         """
-        path = tf.train.latest_checkpoint(self._run.checkpoints)
+        path = path or self._find()
         if not path:
             return False
         try:
-            read = tf.train.Checkpoint(model=bare, state=_SavedState(self.state))
-            status = read.restore(path)
+            whole = tf.train.Checkpoint(model=bare, state=_SavedState(self.state))
+            status = whole.read(path)
             status.assert_existing_objects_matched().expect_partial()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except _READ_ERRORS as error:
             raise _unusable(path, error) from error
         self._model.set_weights(bare.get_weights())
         self._model.optimizer.iterations.assign(_step_of(path))
@@ -158,7 +251,34 @@ class Checkpoints:
 
     def save_best(self) -> None:
         """Saves the current weights as the best so far."""
+        self._run.check()
         self._weights().write(self._best_prefix(self.step))
+
+    def check_best(self) -> None:
+        """Forgets the best epoch, with a warning, where its weights are gone.
+
+        For a run that has epochs to come: else it would fail at its end.
+        """
+        if self.state.best_value is None:
+            return
+        # The same for all workers, who save together.
+        path = os.path.join(self._run.checkpoints, f"best-{self.state.best_step}")
+        problem = _problem(path)
+        if problem:
+            warnings.warn(
+                f"{path}: {problem}. The best epoch so far "
+                f"({self.state.best_value:.6g}) cannot be exported; of those to come "
+                "the best will be.",
+                stacklevel=2,
+            )
+            self.state.best_value, self.state.best_step = None, 0
+
+    def how_to_go_on(self) -> str:
+        """Says what an interrupted run has saved."""
+        path = latest(self._run.checkpoints)
+        if path is None:
+            return "nothing was saved; the same command begins again"
+        return f"{path} is saved; the same command goes on from step {_step_of(path)}"
 
     def restore_best(self) -> bool:
         """Loads the weights of the best epoch; returns whether there are any."""
@@ -171,6 +291,11 @@ class Checkpoints:
             raise RunError(
                 f"{path}: the checkpoint of the best epoch is gone; export the latest."
             ) from error
+        except _READ_ERRORS as error:
+            raise RunError(
+                f"{path}: the checkpoint of the best epoch cannot be read "
+                f"({str(error)[:200]}); export the latest."
+            ) from error
         return True
 
     def _weights(self) -> tf.train.Checkpoint:
@@ -179,6 +304,54 @@ class Checkpoints:
 
     def _best_prefix(self, step: int) -> str:
         return self._run.join("checkpoints", f"best-{step}")
+
+
+def latest(folder: str) -> str | None:
+    """Returns the newest checkpoint in a folder, whether it can be read or not."""
+    steps = _steps(folder, "ckpt")
+    return os.path.join(folder, f"ckpt-{steps[0]}") if steps else None
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read ({error.strerror}).") from error
+
+
+def _steps(folder: str, kind: str) -> list[int]:
+    """Returns the steps of the checkpoints in a folder, the newest first.
+
+    TensorFlow writes the index last: where there is none, there is no checkpoint yet.
+    """
+    names = _names(folder)
+    found = (re.fullmatch(rf"{kind}-(\d+)\.index", name) for name in names)
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def _named(folder: str) -> Iterable[int]:
+    """Returns the step of the checkpoint that TensorFlow's own file names."""
+    try:
+        with open(os.path.join(folder, _LATEST), "rb") as file:
+            found = re.search(rb'^model_checkpoint_path: ".*?ckpt-(\d+)"', file.read())
+    except OSError:
+        return []
+    return [int(found[1])] if found else []
+
+
+def _problem(path: str) -> str | None:
+    """Returns why a checkpoint cannot be read; None if it can, to its last byte."""
+    if not os.path.exists(f"{path}.index"):
+        return "its index is missing"
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception as error:  # TensorFlow's reader raises whatever comes
+        return f"cannot be read ({type(error).__name__}: {str(error)[:200]})"
+    return None
 
 
 def _step_of(path: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import csv
 import dataclasses
 import io
@@ -13,14 +14,16 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 from tfr_pipeline import __version__, files
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.pipeline.run import comparison, data_fingerprint
+from tfr_pipeline.pipeline.run.lock import RunLock, held
 
-# A run may be told to go on for longer, or to log otherwise.
-_MAY_CHANGE = ("num_epochs", "model_dir")
 _PACKAGES = (
     "tensorflow",
     "tf-keras",
@@ -31,6 +34,8 @@ _PACKAGES = (
     "numpy",
     "pyarrow",
 )
+_FILES = ("config.json", "environment.json", "history.csv", "metrics.json")
+_FOLDERS = ("", "checkpoints", "export", "logs")
 
 
 @dataclasses.dataclass
@@ -66,8 +71,10 @@ class RunState:
 
     @classmethod
     def from_json(cls, text: str) -> RunState:
-        """Reverse of `to_json`."""
-        return cls(**json.loads(text))
+        """Reverse of `to_json`; takes what this version knows."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        found = json.loads(text)
+        return cls(**{key: found[key] for key in found if key in known})
 
 
 class RunDirectory:
@@ -85,6 +92,8 @@ class RunDirectory:
         self.path = path
         self.is_ours = chief
         self._writes_to = path
+        self._lock: RunLock | None = None
+        self._written: list[str] = []
         if not chief:
             self._writes_to = tempfile.mkdtemp(prefix="tfr_pipeline_worker_")
             atexit.register(shutil.rmtree, self._writes_to, ignore_errors=True)
@@ -98,31 +107,108 @@ class RunDirectory:
         """Folder of the run's checkpoints, the same for all workers."""
         return os.path.join(self.path, "checkpoints")
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Writes `config.json`, or checks that it is this run's.
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other jobs out of the directory within a block.
 
         Raises:
-          ConfigError: The directory holds a run with another config.
+          RunError: Another job is in it.
+        """
+        if not self.is_ours:
+            yield
+            return
+        _check_kinds(self.path)
+        with held(self.path) as self._lock:
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def check(self) -> None:
+        """Checks that what this process has written is still there.
+
+        Raises:
+          RunError: Something is gone.
         """
         if not self.is_ours:
             return
-        path = self.join("config.json")
-        config = json.loads(json.dumps(config, sort_keys=True))
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                try:
-                    found = json.load(file)
-                except json.JSONDecodeError as error:
-                    raise ConfigError(f"{path}: not valid JSON: {error}.") from error
-            differing = sorted(_differences(found, config))
-            if differing:
-                key, old, new = differing[0]
-                more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-                raise ConfigError(
-                    f"{self.path} holds another run: {key} is {old} there and {new} "
-                    f"here{more}. Choose another model_dir, or remove that one."
+        for name in self._written:
+            if not os.path.exists(self.join(name)):
+                raise RunError(
+                    f"{self.join(name)} is gone: the run directory was removed, moved "
+                    "or emptied while this run trained. Nothing more is written there. "
+                    "Bring it back and give the same command again, or start anew with "
+                    "a model_dir that stays."
                 )
-        files.write_text(path, json.dumps(config, indent=1, sort_keys=True) + "\n")
+        if self._lock is not None:
+            self._lock.check()
+
+    def has_written(self, *names: str, instead_of: tuple[str, ...] = ()) -> None:
+        """Notes what has to be there from now on, see `check`."""
+        kept = [name for name in self._written if name not in instead_of]
+        self._written = list(dict.fromkeys([*kept, *names]))
+
+    def compare(self, config: dict[str, Any]) -> None:
+        """Checks that the directory is free, or this run's.
+
+        Raises:
+          ConfigError: It holds a run with another config, or something else.
+        """
+        _check_kinds(self.path)
+        path = os.path.join(self.path, "config.json")
+        if not os.path.exists(path):
+            return
+        differing = [
+            *comparison.differences(
+                read_json(path), _plain(config), comparison.FREE_LATER
+            )
+        ]
+        if differing:
+            key, old, new = differing[0]
+            more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+            raise ConfigError(
+                f"{self.path} holds another run: {key} is {old} there and {new} "
+                f"here{more}. Choose another model_dir, or remove that one."
+            )
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Writes `config.json`, after `compare`."""
+        if self.is_ours:
+            self.compare(config)
+            text = json.dumps(_plain(config), indent=1, sort_keys=True)
+            self._write("config.json", text + "\n")
+
+    def check_data(self, data: dict[str, Any], accept: bool = False) -> None:
+        """Checks that a run that goes on does so with the data it began with.
+
+        Args:
+          data: See `data_fingerprint`.
+          accept: Only warns of other data.
+
+        Raises:
+          ConfigError: The data differs; it says in what.
+        """
+        path = os.path.join(self.path, "environment.json")
+        if not self.is_ours:
+            return
+        if not os.path.exists(path):
+            warnings.warn(
+                f"{path} is missing: whether the data is still that which the run "
+                "began with cannot be told.",
+                stacklevel=3,
+            )
+            return
+        # Earlier versions did not note it.
+        found = data_fingerprint.difference(read_json(path).get("data") or data, data)
+        if found and accept:
+            warnings.warn(f"the run goes on with other data: {found}.", stacklevel=3)
+        elif found:
+            raise ConfigError(
+                f"{self.path}: the data is not that which the run there began with: "
+                f"{found}. Bring it back; or choose another model_dir for the new "
+                "data; or go on with both, with `train --accept_changed_data` or "
+                "train_and_validate(accept_changed_data=True)."
+            )
 
     def write_environment(self, seed: int, extra: dict[str, Any]) -> None:
         """Writes `environment.json`: what it takes to repeat the run."""
@@ -148,7 +234,12 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file whole or not at all."""
-        files.write_text(self.join(name), json.dumps(content, indent=1) + "\n")
+        self._write(name, json.dumps(content, indent=1) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        self.check()
+        files.write_text(self.join(name), text)
+        self.has_written(name)
 
     def write_history(self, state: RunState) -> None:
         """Writes `history.csv`, one row an epoch."""
@@ -157,18 +248,43 @@ class RunDirectory:
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(state.history)
-        files.write_text(self.join("history.csv"), text.getvalue())
+        self._write("history.csv", text.getvalue())
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Returns `(key, old, new)` for each leaf that differs and may not."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            row
-            for key in sorted({*old, *new})
-            if key not in _MAY_CHANGE
-            for row in _differences(
-                old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config))
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Returns the JSON object in a file of a run directory.
+
+    Raises:
+      ConfigError: The file cannot be read, or holds something else.
+    """
+    advice = "Bring back the file of this run, or choose another model_dir."
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}. {advice}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}. {advice}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path}: expected a JSON object, found {type(found).__name__}. {advice}"
+        )
+    return found
+
+
+def _check_kinds(folder: str) -> None:
+    """Raises a ConfigError for a file in place of a folder, or the reverse."""
+    for name in (*_FOLDERS, *_FILES):
+        path = os.path.join(folder, name) if name else folder
+        is_right = os.path.isfile if name in _FILES else os.path.isdir
+        if os.path.lexists(path) and not is_right(path):
+            wanted, found = ("file", "folder") if name in _FILES else ("folder", "file")
+            found = found if os.path.exists(path) else "broken link"
+            raise ConfigError(
+                f"{path}: expected a {wanted}, found a {found}. Choose another "
+                "model_dir, or remove that."
             )
-        ]
-    return [] if old == new else [(prefix, repr(old), repr(new))]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tfr_pipeline.errors import RunError
-from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
 
 _POLL_SECONDS = 1.0
 
@@ -20,6 +21,7 @@ def watch(
     bare: tf.keras.Model,
     checkpoints: Checkpoints,
     folder: str,
+    compare: Callable[[], None],
     dataset: Any,
     steps: int | None,
     log_dir: str,
@@ -33,18 +35,22 @@ def watch(
       bare: The same, not compiled.
       checkpoints: Checkpoints of the run, for this model.
       folder: Where they appear.
+      compare: Checks that they are of the run that this task was told of.
       dataset: Validation data.
       steps: Batches of it; None for all.
       log_dir: Folder of the events for TensorBoard.
     """
     stop = threading.Event()
     previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    done = ""
+    done = None
     try:
-        writer = tf.summary.create_file_writer(log_dir)
+        writer = None
         while True:
             ends = stop.is_set()
-            path = tf.train.latest_checkpoint(folder)
+            path = latest(folder)
+            if path and writer is None:
+                compare()
+                writer = tf.summary.create_file_writer(log_dir)
             if path and path != done and _restore(checkpoints, bare, path):
                 found = model.evaluate(
                     dataset, steps=steps, return_dict=True, verbose=0
@@ -60,9 +66,9 @@ def watch(
 
 
 def _restore(checkpoints: Checkpoints, bare: tf.keras.Model, path: str) -> bool:
-    """Restores the latest checkpoint; returns whether it was still there."""
+    """Restores a checkpoint; returns whether it was still there."""
     try:
-        return checkpoints.restore_weights(bare)
+        return checkpoints.restore_weights(bare, path)
     except RunError:
         if os.path.exists(f"{path}.index"):
             raise

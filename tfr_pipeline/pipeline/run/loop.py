@@ -7,12 +7,52 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline.errors import RunError
+from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.run import diagnosis
 from tfr_pipeline.pipeline.run.progress import Progress
+
+
+def check_progress(done: int, steps: int, epochs: int) -> None:
+    """Checks that a run is not asked to end before where it stands.
+
+    Args:
+      done: Steps that it has taken.
+      steps: Steps of an epoch.
+      epochs: Epochs that it is to have in the end.
+
+    Raises:
+      ConfigError: It has taken more.
+    """
+    if done > steps * epochs:
+        raise ConfigError(
+            f"num_epochs: expected at least {-(-done // steps)}, found {epochs}. The "
+            f"run in this model_dir has taken {done} steps, more than the "
+            f"{steps * epochs} of {epochs} epochs. Choose more epochs or another "
+            "model_dir."
+        )
+
+
+def standing(done: int, steps: int, epochs: int, stopped: str) -> str:
+    """Says where a run stands when it is started; empty for one that begins.
+
+    Args:
+      done: See `check_progress`.
+      steps: See `check_progress`.
+      epochs: See `check_progress`.
+      stopped: Why training ended early, or an empty string.
+    """
+    total = steps * epochs
+    if stopped:
+        return f"this run stopped at step {done} ({stopped}): it is exported again"
+    if done >= total:
+        return (
+            f"this run has ended, at step {done} of {total}: it is exported again; "
+            "with a larger num_epochs it goes on"
+        )
+    return f"going on from step {done} of {total}" if done else ""
 
 
 def train(

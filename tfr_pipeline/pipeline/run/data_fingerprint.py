@@ -1,0 +1,87 @@
+"""What data a run is trained on, so that other data in its place is noticed."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfr_pipeline import files
+from tfr_pipeline.errors import DataError
+from tfr_pipeline.pipeline.run.comparison import differences
+
+# Files are read in part: so many pieces of so many bytes, evenly spread.
+_PIECES, _PIECE = 16, 4096
+# Of the test data no weight depends.
+COMPARED = ("train", "valid")
+_NAMED = 3
+
+
+def of_builder(builder: Any) -> dict[str, Any]:
+    """Returns what there is to know of a dataset builder's data, as JSON.
+
+    Returns:
+      For each split, a dict from the names of its files, in the order in which they
+      are read, to their size and a checksum of parts of them; and `features`, the
+      content of `features.json`. Empty for builders that are not ours.
+    """
+    result: dict[str, Any] = {}
+    if not hasattr(builder, "_pattern"):
+        return result
+    for split in (*COMPARED, "test"):
+        try:
+            paths = files.expand(builder._pattern(split), "data")
+        except DataError:
+            continue  # Whoever reads them says so.
+        result[split] = of_files(paths)
+    if getattr(builder, "features", None) is not None:
+        result["features"] = builder.features.to_json()
+    return result
+
+
+def of_files(paths: Sequence[str]) -> dict[str, str]:
+    """Returns size and checksum of files by name, without the folder of them all.
+
+    So it is the same for a copy elsewhere, whatever its times.
+    """
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
+    return {os.path.relpath(path, folder): _probe(path) for path in paths}
+
+
+def _probe(path: str) -> str:
+    size, checksum = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        if size <= _PIECES * _PIECE:
+            checksum = zlib.crc32(file.read())
+        else:
+            for number in range(_PIECES):
+                file.seek((size - _PIECE) * number // (_PIECES - 1))
+                checksum = zlib.crc32(file.read(_PIECE), checksum)
+    return f"{size} bytes, {checksum:08x}"
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Says how data differs that training depends on; empty where it does not."""
+    parts = []
+    for split in COMPARED:
+        before, after = old.get(split) or {}, new.get(split) or {}
+        for names, what in (
+            ([name for name in after if name not in before], "new"),
+            ([name for name in before if name not in after], "gone"),
+        ):
+            if names:
+                more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+                parts.append(f"{split}: {what} {', '.join(names[:_NAMED])}{more}")
+        changed = [n for n in after if n in before and after[n] != before[n]]
+        if changed:
+            name = changed[0]
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            parts.append(f"{split}: {name} was {before[name]}, is {after[name]}{more}")
+        if not parts and list(before) != list(after):
+            parts.append(f"{split}: the files are read in another order")
+    if "features" in old and "features" in new:
+        for key, before, after in differences(old["features"], new["features"]):
+            parts.append(f"features.json: {key} was {before}, is {after}")
+            break
+    return "; ".join(parts)
