@@ -296,21 +296,34 @@ def test_both_libraries_load_with_keras_2() -> None:
     assert done.stdout.split()[1:] == ["SoftmaxLoss", "GraphRegularization"]
 
 
+@pytest.mark.parametrize("legacy", [None, "1"])
+def test_tensorflow_may_be_imported_first_if_its_keras_was_not_used(legacy) -> None:
+    done = run_python(
+        "-c",
+        "import sys, tensorflow as tf\n"
+        "import tfr_pipeline as tfr\n"
+        "from tensorflow.keras import layers\n"
+        "assert issubclass(tfr.keras.losses.SoftmaxLoss, tf.keras.losses.Loss)\n"
+        "assert layers.Dense is tf.keras.layers.Dense\n"
+        "assert issubclass(tf.optimizers.Adam, tf.keras.optimizers.Optimizer)\n"
+        "library = tf.keras.Model.__module__.partition('.')[0]\n"
+        "print(sys.modules[library].__version__)\n",
+        **({} if legacy is None else {"TF_USE_LEGACY_KERAS": legacy}),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2."), done.stdout
+
+
 def test_tensorflow_imported_first_with_keras_3_is_a_clear_error() -> None:
     if importlib.metadata.version("tensorflow").startswith("2.15."):
         pytest.skip("this TensorFlow has Keras 2 either way")
-    done = run_python("-c", "import tensorflow; import tfr_pipeline")
+    done = run_python(
+        "-c", "import tensorflow as tf; tf.keras.layers; import tfr_pipeline"
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: TensorFlow")
     assert "Import tfr_pipeline first" in last
-
-
-def test_tensorflow_imported_first_with_keras_2_is_accepted() -> None:
-    done = run_python(
-        "-c", "import tensorflow; import tfr_pipeline", TF_USE_LEGACY_KERAS="1"
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("value", ["0", "False"])

@@ -33,9 +33,12 @@ _ESTIMATOR_PATHS = (
 def select_keras() -> None:
     """Makes `tf.keras` mean Keras 2 in this process and in its children.
 
+    TensorFlow may have been imported before, as long as nothing of its Keras has been
+    used: `tf.keras` is not loaded before that.
+
     Raises:
-      ImportError: TensorFlow was imported before with Keras 3, or the environment
-        asks for Keras 3.
+      ImportError: Keras 3 has been used as `tf.keras` before, or the environment asks
+        for Keras 3.
     """
     if os.environ.get(_LEGACY_KERAS, "1").lower() in ("0", "false"):
         raise ImportError(
@@ -46,12 +49,75 @@ def select_keras() -> None:
     if loaded is not None and _LEGACY_KERAS not in os.environ:
         version = getattr(loaded, "__version__", "0.0")
         if tuple(int(part) for part in version.split(".")[:2]) >= (2, 16):
-            raise ImportError(
-                f"TensorFlow {version} was imported before tfr_pipeline, so tf.keras "
-                "is Keras 3 already. Import tfr_pipeline first, or set "
-                f"{_LEGACY_KERAS}=1 before Python starts."
-            )
+            if _uses_keras(loaded):
+                raise ImportError(
+                    f"TensorFlow {version} was imported and its tf.keras used before "
+                    "tfr_pipeline, so tf.keras is Keras 3 already. Import tfr_pipeline "
+                    f"first, or set {_LEGACY_KERAS}=1 before Python starts."
+                )
+            os.environ[_LEGACY_KERAS] = "1"
+            _point_to_keras_2(loaded)
     os.environ[_LEGACY_KERAS] = "1"
+
+
+# Parts of TensorFlow that load Keras when they are first used.
+_KERAS_PARTS = ("keras", "losses", "metrics", "optimizers", "initializers")
+
+
+def _uses_keras(tf: Any) -> bool:
+    """Whether an imported TensorFlow has loaded its Keras, or does so at once."""
+    if any(name.startswith("tensorflow.keras") for name in sys.modules):
+        return True
+    parts = [vars(tf).get(name) for name in _KERAS_PARTS]
+    return any(getattr(part, "_tfll_initialized", True) for part in parts)
+
+
+def _point_to_keras_2(tf: Any) -> None:
+    """Does what TensorFlow's `__init__` does, had it found `TF_USE_LEGACY_KERAS`."""
+    spec = importlib.util.find_spec("tf_keras")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("tfr_pipeline needs Keras 2: run `pip install tf-keras`.")
+    # `from tensorflow.keras import ...` looks here.
+    home = os.path.join(next(iter(spec.submodule_search_locations)), "api", "_v2")
+    tf.__path__ = [home, *tf.__path__]
+    # Registers what SavedModels are loaded with.
+    importlib.import_module("tf_keras.src.optimizers")
+
+
+# Private names of Keras 2. Each is used because there is no public one, and has a test
+# in tests/test_compat.py.
+
+
+def weight_losses(model: Any) -> list[Any]:
+    """Returns the losses of a model that no batch has a part in: of its weights.
+
+    `model.losses` has them among those that layers have added for a batch.
+    """
+    values = [
+        loss() for layer in model._flatten_layers() for loss in layer._callable_losses
+    ]
+    return [value for value in values if value is not None]
+
+
+def losses_of(model: Any) -> list[Any]:
+    """Returns the losses that a model has been compiled with."""
+    return __getattr__("tf").nest.flatten(model.compiled_loss._losses)
+
+
+def adam_slots(optimizer: Any, variable: Any) -> tuple[Any, Any]:
+    """Returns the variables of both moments that Adam keeps for a variable."""
+    index = optimizer._index_dict[optimizer._var_key(variable)]
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
+def first_part(value: Any) -> Any:
+    """Returns the first tensor of a value that has parts on several workers."""
+    return __getattr__("tf").nest.flatten(value._values)[0]
+
+
+def is_ready(value: Any) -> bool:
+    """Whether a `RemoteValue` has been computed, or given up."""
+    return value._status.name != "NOT_READY"
 
 
 class ModeKeys:

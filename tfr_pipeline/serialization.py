@@ -29,6 +29,29 @@ def names_of_functions(config: dict[str, Any], keys: Iterable[str]) -> dict[str,
     return config
 
 
+def as_json(value: Any) -> Any:
+    """Returns what stands for an object in JSON; for `json.dumps(..., default=...)`.
+
+    A Keras object becomes its registered name and its config, a function its name, a
+    NumPy value a list or number, and anything else the name of its class.
+
+    Example:
+      >>> import json
+      >>> from tfr_pipeline.losses import PrecisionLambdaWeight
+      >>> json.dumps(PrecisionLambdaWeight(topn=3), default=as_json)[:51]
+      '{"class_name": "tfr_pipeline>PrecisionLambdaWeight"'
+    """
+    if hasattr(value, "get_config") and not isinstance(value, type):
+        name = tf.keras.utils.get_registered_name(type(value))
+        return {"class_name": name, "config": value.get_config()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "__name__"):
+        name = tf.keras.utils.get_registered_name(value)
+        return name if isinstance(name, str) else type(value).__name__
+    return type(value).__name__
+
+
 def functions_of_names(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Returns a config with functions where `names_of_functions` left names.
 

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from tfr_pipeline import losses
+from tfr_pipeline import declared, losses
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
 
@@ -50,6 +50,72 @@ def test_signatures_begin_with_tf_rankings(name):
     for parameter in expected:
         if (name, parameter) != ("YetiLogisticLoss", "temperature"):
             assert ours[parameter].default == expected[parameter].default
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_call_of_ones_own_counts_in_both_layouts(key):
+    """Whatever a loss computes, `call` of a subclass computes something else."""
+
+    class Mine(type(losses.get(key))):
+        def call(self, y_true, y_pred):
+            return 2.0 * tf.ones_like(y_true) + 0.0 * tf.reduce_sum(y_pred)
+
+    labels = tf.ragged.constant([[1.0, 0.0], [0.0, 2.0]])
+    scores = tf.ragged.constant([[0.5, 0.1], [0.2, 0.3]])
+    assert float(Mine()(labels.to_tensor(), scores.to_tensor())) == 2.0
+    assert float(Mine()(labels, scores)) == 2.0
+
+
+@pytest.mark.parametrize(
+    "name", ["ListMLELoss", "UniqueSoftmaxLoss", "PairwiseHingeLoss", "ApproxMRRLoss"]
+)
+def test_a_call_of_ones_own_is_weighted_as_tf_rankings(name):
+    def call(self, y_true, y_pred):
+        return tf.where(y_true >= 0.0, tf.square(y_true - y_pred), 0.0)
+
+    ours, theirs = (
+        type("Mine", (getattr(home, name),), {"call": call})()
+        for home in (losses, tfr.keras.losses)
+    )
+    labels = tf.ragged.constant([[1.0, 0.0], [0.0, 2.0, 1.0]])
+    scores = tf.ragged.constant([[0.5, 0.1], [0.2, 0.3, 0.9]])
+    dense = labels.to_tensor(-1.0), scores.to_tensor(0.0)
+    # A listwise loss of theirs wants weights a list, and is fed one loss a document.
+    weights = [[0.5, 0.5, 0.5], [2.0, 2.0, 2.0]] if "wise" in name else None
+    expected = pytest.approx(float(theirs(*dense, weights)))
+    assert float(ours(*dense, weights)) == expected
+    assert float(ours(labels, scores, weights)) == expected
+
+
+def test_a_class_that_overrides_a_method_has_to_declare_its_layouts_anew():
+    class Padded(losses.ListMLELoss):
+        def call_padded(self, y_true, y_pred, sample_weight):
+            return tf.constant(3.0)
+
+    class Both(Padded):
+        layouts = declared.BOTH
+        tpu_ready = True
+
+        def call_packed(self, y_true, y_pred, sample_weight):
+            return tf.constant(4.0)
+
+    class Named(Both):
+        def get_config(self):
+            return {**super().get_config(), "name": "mine"}
+
+    ragged = [tf.ragged.constant([[1.0, 0.0]])] * 2
+    assert declared.layouts(losses.ListMLELoss()) == declared.BOTH
+    for cls, layouts, expected in (
+        (Padded, ("padded",), 3.0),
+        (Both, declared.BOTH, 4.0),
+        (Named, declared.BOTH, 4.0),
+    ):
+        assert declared.layouts(cls()) == layouts
+        assert declared.tpu_ready(cls()) == ("packed" in layouts)
+        assert float(cls()(*ragged)) == expected
+    parts = losses.WeightedSumLoss([losses.SoftmaxLoss(), Padded()])
+    assert declared.layouts(parts) == ("padded",)
+    assert declared.layouts(tfr.keras.losses.SoftmaxLoss()) == ("padded",)
 
 
 # Values that differ from the default, by parameter.
@@ -136,7 +202,8 @@ def test_a_function_that_is_not_registered_is_named_on_loading():
             lambda: losses.NDCGLambdaWeight(topn=0),
             "`topn` should be None or a positive",
         ),
-        (lambda: losses.PrecisionLambdaWeight(), "needs `topn`"),
+        (lambda: losses.get(None), "`loss` should be the name of a loss"),
+        (lambda: losses.get(["softmax_loss"]), "`loss` should be the name of a loss"),
         (lambda: losses.NDCGLambdaWeight(smooth_fracton=0.1), "did you mean 'smooth"),
         (lambda: losses.DCGLambdaWeight(smooth_fraction=2.0), "between 0 and 1"),
         (lambda: losses.LambdaLoss(mu=-1.0), "`mu` should not be negative"),
@@ -147,6 +214,17 @@ def test_a_function_that_is_not_registered_is_named_on_loading():
 def test_arguments_out_of_range_are_config_errors(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_precision_weight_without_a_cut_can_be_made_and_not_used(layout):
+    loss = losses.PairwiseLogisticLoss(lambda_weight=losses.PrecisionLambdaWeight())
+    assert loss.get_config()["lambda_weight"]["config"]["topn"] is None
+    labels = scores = tf.ragged.constant([[1.0, 0.0]])
+    if layout == "padded":
+        labels = scores = labels.to_tensor()
+    with pytest.raises(ConfigError, match="PrecisionLambdaWeight needs `topn`"):
+        loss(labels, scores)
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])

@@ -93,3 +93,30 @@ def test_softmax_of_far_away_logits_is_exact():
     scores = tf.ragged.constant([[1e4, -1e4], [-1e4, -1e4]])
     value = losses.get("softmax_loss", reduction="none")(labels, scores)
     np.testing.assert_allclose(value, [2e4, np.log(2.0)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize(
+    ("key", "weight"),
+    [
+        ("pairwise_logistic_loss", "NDCGLambdaWeight"),
+        ("pairwise_mse_loss", "NDCGLambdaWeightV2"),
+        ("pairwise_hinge_loss", "NDCGLoss2PPLambdaWeight"),
+        ("softmax_loss", "NDCGLambdaWeight"),
+    ],
+)
+def test_normalised_gains_are_exact_for_grades_of_any_size(key, weight, layout):
+    batch = ([200, 199, 0, 195], [1, 2, 3, 2.5], [4])
+    # In range for these grades, and in the same ratios as 2^y - 1.
+    scaled = {"gain_fn": lambda label: tf.pow(2.0, label - 200.0)}
+    found, expected = (
+        value_and_gradient(
+            losses.get(key, lambda_weight=getattr(losses, weight)(topn=2, **gain)),
+            batch,
+            None,
+            layout,
+        )
+        for gain in ({}, scaled)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)

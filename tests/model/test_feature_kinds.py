@@ -307,3 +307,33 @@ def test_a_last_axis_of_one_may_be_left_out():
 def test_names_without_type_spec_are_refused(context, example, words):
     with pytest.raises(ConfigError, match=words):
         inputs.TypeSpecInputCreator({"x": tf.TensorSpec([None, 1])}, context, example)
+
+
+@pytest.mark.parametrize("dtype", [tf.int64, tf.int32])
+def test_dense_tensors_stand_for_ragged_ones_as_in_tf_ranking(dtype):
+    spec = {
+        "x": tf.TensorSpec([None, None, 1], tf.float32),
+        "n": tf.TensorSpec([None, None, 1], tf.int64),
+        "tokens": tf.RaggedTensorSpec([None, None, None], tf.int64),
+    }
+    embed = tf.keras.layers.Embedding(12, 2)
+    creator = inputs.TypeSpecInputCreator(spec, example_feature_names=list(spec))
+    functions = {"tokens": lambda tokens: tf.reduce_mean(embed(tokens), axis=2)}
+    model = build(creator, functions)
+    dense = tf.reshape(tf.range(12), [2, 3, 2])
+    features = {
+        "x": tf.ones([2, 3, 1]),
+        "n": tf.ones([2, 3, 1], tf.int64),
+        "tokens": tf.RaggedTensor.from_tensor(tf.cast(dense, tf.int64), ragged_rank=2),
+        MASK: tf.ones([2, 3], tf.bool),
+    }
+    wanted = model(features)
+    given = {
+        **features,
+        "tokens": tf.cast(dense, dtype),
+        "n": tf.ones([2, 3, 1], dtype),
+    }
+    np.testing.assert_array_equal(model(given), wanted)
+    np.testing.assert_array_equal(model.predict(given, verbose=0), wanted)
+    given["tokens"] = given["tokens"].numpy()
+    np.testing.assert_array_equal(model(given), wanted)

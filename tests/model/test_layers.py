@@ -344,7 +344,19 @@ WRONG = {
     ),
     "two scores a document": (
         lambda: ours.layers.RestoreList()((tf.ones([16, 2]), MASK)),
-        r"one a document, found \(16, 2\)",
+        r"one a document, found \(16, 2\) beside a mask \(4, 4\)",
+    ),
+    "scores of other lists": (
+        lambda: ours.layers.RestoreList()((tf.ones([15]), MASK)),
+        r"found \(15,\) beside a mask \(4, 4\) of 16 documents",
+    ),
+    "copies of scores of other lists": (
+        lambda: ours.layers.RestoreList(by_scatter=True)((tf.ones([20, 1]), MASK)),
+        r"found \(20, 1\) beside a mask \(4, 4\) of 16 documents",
+    ),
+    "scores of padding": (
+        lambda: ours.layers.RestoreList(real_only=True)((tf.ones([16]), MASK)),
+        rf"found \(16,\) beside a mask \(4, 4\) of {np.sum(MASK)} documents",
     ),
     "means over no copies": (
         lambda: ours.layers.RestoreList(by_scatter=True, real_only=True),

@@ -484,3 +484,18 @@ def test_stacked_towers_are_towers_side_by_side():
         hidden = np.maximum(values[:, i] @ kernel1[i] + bias1[i], 0)
         wanted = (hidden @ kernel2[i] + bias2[i])[:, 0]
         np.testing.assert_allclose(found[:, i], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_builder_of_three_steps_without_build_is_told_its_base_class():
+    class Mine(builders.AbstractModelBuilder):
+        def create_inputs(self):
+            return {}, {}, None
+
+        def preprocess(self, context_inputs, example_inputs, mask):
+            return context_inputs, example_inputs
+
+        def score(self, context_features, example_features, mask):
+            return mask
+
+    with pytest.raises(ConfigError, match=r"Mine: .*subclass ModelBuilderWithMask"):
+        Mine()

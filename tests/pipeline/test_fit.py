@@ -17,6 +17,7 @@ from tests.pipeline.training_helpers import (
     read_json,
     tree,
 )
+from tfr_pipeline import losses, metrics
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.experiment.build import build_pipeline
@@ -214,19 +215,52 @@ def test_both_layouts_learn_the_same_without_batch_norm_and_dropout(data, tmp_pa
 
 def test_validation_counts_every_list_once(data, tmp_path):
     class Count(tf.keras.metrics.Sum):
+        layouts = ("packed",)
+
         def update_state(self, y_true, y_pred, sample_weight=None):
             return super().update_state(tf.cast(y_true.nrows(), tf.float32))
 
     class Counting(SimplePipeline):
         def build_metrics(self):
-            count = Count(name="metric/count")
-            count.__class__.__module__ = "tfr_pipeline.test"  # packed, please
-            return [*super().build_metrics(), count]
+            return [*super().build_metrics(), Count(name="metric/count")]
 
     model, dataset, hparams = parts(data, tmp_path / "run", steps_per_execution=3)
     Counting(model, dataset, hparams).train_and_validate()
     rows = read_history(tmp_path / "run")
     assert [row["val_metric/count"] for row in rows] == [10.0, 10.0]
+
+
+def test_losses_and_metrics_of_ones_own_get_padded_batches_unless_they_declare(
+    data, tmp_path
+):
+    class Loss(losses.ListMLELoss):
+        def call(self, y_true, y_pred):
+            return tf.square(y_true - y_pred)
+
+    class Metric(metrics.NDCGMetric):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            return super().update_state(y_true, y_pred)
+
+    class Declared(Loss):
+        layouts = ("packed", "padded")
+
+    def layout_of(loss, metric, **hparams):
+        class Mine(SimplePipeline):
+            def build_loss(self):
+                return loss
+
+            def build_metrics(self):
+                return [metric]
+
+        return Mine(*parts(data, tmp_path / "run", **hparams))._layout()
+
+    ndcg = metrics.NDCGMetric()
+    assert layout_of(losses.ListMLELoss(), ndcg) == "packed"
+    assert layout_of(Declared(), ndcg) == "packed"
+    assert layout_of(Loss(), ndcg) == "padded"
+    assert layout_of(losses.ListMLELoss(), Metric()) == "padded"
+    with pytest.raises(ConfigError, match=r"not possible here.* Loss: \('padded',\)"):
+        layout_of(Loss(), ndcg, layout="packed")
 
 
 def test_overridden_callbacks_are_called(data, tmp_path):
@@ -242,6 +276,74 @@ def test_overridden_callbacks_are_called(data, tmp_path):
 
     Watched(*parts(data, tmp_path / "run")).train_and_validate()
     assert seen == [0, 1]
+
+
+@pytest.mark.parametrize("loss", ["click_em_loss", "mixture_em_loss"])
+def test_scorers_of_several_numbers_a_document_train_alike_in_both_layouts(
+    data, tmp_path, loss
+):
+    model, dataset, _ = parts(data, tmp_path / "run")
+    builder = ModelBuilder(
+        model._input_creator,
+        {},
+        DNNScorer(hidden_layer_dims=[8], output_units=2, use_batch_norm=False),
+        DEFAULT_MASK,
+    )
+    found = {}
+    for layout in builder.layouts:
+        tf.keras.utils.set_random_seed(1)
+        model = builder.build_packed() if layout == "packed" else builder.build()
+        model.compile("sgd", losses.get(loss))
+        batch = next(iter(dataset.make_dataset("valid", layout)))
+        found[layout] = [model.train_on_batch(*batch) for _ in range(3)]
+    assert found["packed"][-1] < found["packed"][0]
+    assert found["packed"] == pytest.approx(found["padded"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("units", "loss", "metrics", "words"),
+    [
+        (2, "softmax_loss", (), r"expected 1 .* SoftmaxLoss takes them, found 2"),
+        (1, "click_em_loss", (), r"expected 2 .* ClickEMLoss takes them, found 1"),
+        (2, "click_em_loss", ("ndcg_5",), "2 numbers a document, and metrics rank by"),
+    ],
+)
+def test_a_scorer_of_another_number_than_the_loss_takes_is_named(
+    data, tmp_path, units, loss, metrics, words
+):
+    _, dataset, hparams = parts(data, tmp_path / "run", loss=loss, metrics=metrics)
+    features = Features.load(str(data))
+    builder = ModelBuilder(
+        FeatureSpecInputCreator(features.context_spec, features.example_spec),
+        {},
+        DNNScorer(hidden_layer_dims=[8], output_units=units),
+        DEFAULT_MASK,
+    )
+    with pytest.raises(ConfigError, match=f"^DNNScorer: .*{words}"):
+        SimplePipeline(builder, dataset, hparams).train_and_validate()
+
+
+def test_a_lambda_weight_among_the_loss_arguments_is_trained_with_and_recorded(
+    data, tmp_path
+):
+    def pipeline(topn):
+        weight = losses.NDCGLambdaWeight(topn)
+        return SimplePipeline(
+            *parts(
+                data,
+                tmp_path / "run",
+                num_epochs=1,
+                loss="pairwise_logistic_loss",
+                loss_args={"lambda_weight": weight},
+            )
+        )
+
+    pipeline(10).train_and_validate()
+    written = read_json(tmp_path / "run/config.json")["loss_args"]
+    loss = losses.get("pairwise_logistic_loss", **written)
+    assert loss.get_config() == pipeline(10).build_loss().get_config()
+    with pytest.raises(ConfigError, match=r"lambda_weight\.config\.topn is 10"):
+        pipeline(5).train_and_validate()
 
 
 def test_a_loss_of_tf_rankings_own_gets_padded_batches(data, tmp_path):

@@ -20,6 +20,7 @@ from tfr_pipeline.experiment.build import build_pipeline
 
 for text in sys.argv[1:]:
     config = json.loads(text)
+    added = config.pop("added")
     pipeline = build_pipeline(config)
     tf.keras.utils.set_random_seed(config["seed"])
     feed = pipeline._feed
@@ -27,6 +28,9 @@ for text in sys.argv[1:]:
         layout = pipeline._layout()
         steps = feed.check(layout)
         model = pipeline._compile(layout, steps)
+        if added:
+            squares = tf.reduce_sum(tf.square(model.output), axis=1)
+            model.add_loss(added * tf.reduce_mean(squares))
         history = model.fit(
             feed.dataset("train", layout, model=model),
             validation_data=feed.dataset("valid", layout, model=model),
@@ -72,7 +76,7 @@ def weighted(tmp_path_factory):
     return folder / "data"
 
 
-def config_of(data, strategy, loss, layout="packed", **batches):
+def config_of(data, strategy, loss, layout="packed", added=0.0, **batches):
     config = make_config(
         data,
         "unused",
@@ -86,6 +90,7 @@ def config_of(data, strategy, loss, layout="packed", **batches):
     )
     config["data"].update(train_batch_size=5, valid_batch_size=5, **batches)
     config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
+    config["added"] = added
     return config
 
 
@@ -117,7 +122,8 @@ def test_replicas_have_the_curve_of_one_with_the_same_global_batch(weighted, rep
     loss = {"loss": ",".join(f"{loss}:0.5" for loss in LOSSES)}
     # With fewer documents, some batches would have to take lists from others.
     budget = {"documents_per_batch": 30 * replicas}
-    runs = [{**loss, **budget}, {**loss, "layout": "padded"}]
+    # What a model adds to the loss is a mean over lists, as the loss is.
+    runs = [{**loss, **budget, "added": 0.1}, {**loss, "layout": "padded"}]
     for one, many in curves(replicas, weighted, *runs):
         assert_same_curve(one, many, replicas)
 

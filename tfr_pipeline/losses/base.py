@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.declared import BOTH, layouts
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.global_batch import longest_list
@@ -33,12 +34,18 @@ class TwoLayouts:
     batch. The layout is read off the tensors; the constructor's `ragged` is kept
     for TF-Ranking's sake and decides nothing.
 
+    A subclass that overrides TF-Ranking's `call` gets padded batches, whichever come.
+
     Attributes:
+      layouts: The batch layouts that the class has code for; see `declared`.
+      outputs: How many numbers a document the scorer has to give; None for any.
       tpu_ready: Whether XLA can compile the loss of dense batches of fixed shapes. A
         subclass that cannot be compiled says False.
     """
 
+    layouts = BOTH
     tpu_ready = True
+    outputs: int | None = 1
     _loss: Any = None
     _get_reduction: Any
 
@@ -74,7 +81,9 @@ class TwoLayouts:
             if part is not None:
                 part._ragged = False
         if is_ragged(y_pred):
-            return self.call_packed(y_true, y_pred, sample_weight)
+            if "packed" in layouts(self):
+                return self.call_packed(y_true, y_pred, sample_weight)
+            return TwoLayouts.call_packed(self, y_true, y_pred, sample_weight)
         return self._dense(to_float(y_true), to_float(y_pred), sample_weight)
 
     def _dense(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
@@ -104,17 +113,30 @@ class TwoLayouts:
                 if sample_weight.shape[1] is None:
                     columns = tf.where(tf.shape(sample_weight)[1] == 1, 1, longest)
                 sample_weight = at_least(sample_weight, (lists, columns), 0.0)
+        return self._call_padded(y_true, y_pred, sample_weight)
+
+    def _call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Calls `call_padded`, or Keras, which calls a `call` that overrides it."""
+        for cls in type(self).__mro__:
+            if "call_padded" in vars(cls):
+                break
+            if "call" in vars(cls):
+                return self._call_theirs(y_true, y_pred, sample_weight)
         return self.call_padded(y_true, y_pred, sample_weight)
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
-        """TF-Ranking's computation on dense tensors."""
+        """The computation on dense tensors; by default TF-Ranking's."""
+        return self._call_theirs(y_true, y_pred, sample_weight)
+
+    def _call_theirs(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """TF-Ranking's computation, which calls `call`."""
         return super().__call__(y_true, y_pred, sample_weight)  # type: ignore[misc]
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """The computation on ragged tensors; by default through padding."""
         labels = pad(y_true, PADDING_LABEL)
         weights = pad_weights(sample_weight, labels)
-        return self.call_padded(labels, pad(y_pred, 0.0), weights)
+        return self._call_padded(labels, pad(y_pred, 0.0), weights)
 
     def pack(self, y_true: Any, y_pred: Any) -> Packed:
         """Packs a ragged batch, scores divided by the loss's temperature."""
@@ -173,6 +195,8 @@ class OnTables(TwoLayouts):
     says; the number of lists divides the sum under AUTO.
     """
 
+    layouts = BOTH
+    tpu_ready = True
     _temperature: float
 
     def list_losses(self, labels: Any, logits: Any, mask: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tfr_pipeline import declared
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.base import AUTO, register
@@ -70,9 +71,15 @@ class WeightedSumLoss(tf.keras.losses.Loss):
         self.weights = [float(weight) for weight in weights]
 
     @property
+    def layouts(self) -> tuple[str, ...]:
+        """The batch layouts that all parts take."""
+        taken = [declared.layouts(loss) for loss in self.losses]
+        return tuple(x for x in declared.BOTH if all(x in each for each in taken))
+
+    @property
     def tpu_ready(self) -> bool:
-        """Whether all parts are; see `TwoLayouts`."""
-        return all(getattr(loss, "tpu_ready", False) for loss in self.losses)
+        """Whether all parts are."""
+        return all(declared.tpu_ready(loss) for loss in self.losses)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from tfr_pipeline.compat import tfr
+from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.losses import (
     approx,
@@ -88,7 +88,8 @@ def get(
         `softmax_loss:0.9,sigmoid_cross_entropy_loss:0.1`; or a dict from keys to
         weights, or to dicts of `weight` and constructor arguments of that loss.
       reduction: `tf.keras.losses.Reduction`: AUTO or SUM_OVER_BATCH_SIZE, SUM, NONE.
-      lambda_weight: A lambda weight object such as `NDCGLambdaWeight(topn=10)`.
+      lambda_weight: A lambda weight object such as `NDCGLambdaWeight(topn=10)`, or
+        what Keras has serialised it to.
       name: Name of the loss.
       **kwargs: More arguments of the loss's constructor, such as `temperature`. In a
         sum they go to each loss that takes them.
@@ -105,6 +106,13 @@ def get(
       >>> get({"softmax_loss": 0.9, "mean_squared_loss": 0.1}).weights
       [0.9, 0.1]
     """
+    if not isinstance(loss, str | Mapping):
+        raise ConfigError(
+            "`loss` should be the name of a loss, such as 'softmax_loss', or a dict of "
+            f"names. Received: loss = {loss!r}."
+        )
+    if isinstance(lambda_weight, Mapping):
+        lambda_weight = tf.keras.utils.deserialize_keras_object(dict(lambda_weight))
     parsed = parse_losses(loss)
     shared = {"reduction": reduction, "lambda_weight": lambda_weight, **kwargs}
     for argument in kwargs:

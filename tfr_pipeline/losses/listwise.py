@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.losses.base import OnTables, TwoLayouts, register
 from tfr_pipeline.losses.kernels.batch import Packed, check_outputs, to_float
 from tfr_pipeline.losses.kernels.closed_form import ClosedForm, unreduced, weighted_sum
@@ -106,6 +107,9 @@ class ListMLELoss(TwoLayouts, _theirs.ListMLELoss):
       0.7981
     """
 
+    layouts = BOTH
+    tpu_ready = True
+
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
         mask = y_true >= 0.0
@@ -144,6 +148,10 @@ class MixtureEMLoss(TwoLayouts, _theirs.MixtureEMLoss):
       >>> round(float(loss([[1.0, 0.0]], [[[0.6, 0.9], [0.8, 0.2]]])), 4)
       1.3199
     """
+
+    layouts = BOTH
+    tpu_ready = True
+    outputs = None
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""

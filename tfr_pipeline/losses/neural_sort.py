@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.errors import ConfigError, check_topn
 from tfr_pipeline.losses.base import AUTO, ListLoss, register
 from tfr_pipeline.losses.kernels.gumbel import GumbelSampler
@@ -195,6 +196,9 @@ class NeuralNDCGLoss(NeuralSortNDCGLoss):
 
 class _Sampled(ListLoss):
     """`ListLoss` on rankings sampled with Gumbel noise."""
+
+    layouts = BOTH
+    tpu_ready = True
 
     def __init__(
         self,

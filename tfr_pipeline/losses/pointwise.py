@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.features import PADDING_LABEL
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 from tfr_pipeline.losses.kernels.batch import Packed, check_outputs, to_float
@@ -54,16 +55,17 @@ class SeveralScores(TwoLayouts):
     Packed batches go to TF-Ranking's code as lists of one document each.
     """
 
-    _outputs: int
+    layouts = BOTH
+    tpu_ready = True
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
-        check_outputs(type(self).__name__, y_pred, self._outputs)
+        check_outputs(type(self).__name__, y_pred, self.outputs)
         return super().call_padded(y_true, y_pred, sample_weight)
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
-        check_outputs(type(self).__name__, y_pred, self._outputs)
+        check_outputs(type(self).__name__, y_pred, self.outputs)
         scores = to_float(y_pred)
         batch = Packed.of(y_true, scores.with_values(scores.values[:, 0]))
         labels = tf.where(batch.mask, batch.labels, PADDING_LABEL)
@@ -97,7 +99,7 @@ class OrdinalLoss(SeveralScores, _theirs.OrdinalLoss):
         use_fraction_label: bool = False,
     ):
         super().__init__(reduction, name, ragged, ordinal_size, use_fraction_label)
-        self._ordinal_size = self._outputs = ordinal_size
+        self._ordinal_size = self.outputs = ordinal_size
         self._use_fraction_label = use_fraction_label
 
     def get_config(self) -> dict[str, Any]:
@@ -122,4 +124,4 @@ class ClickEMLoss(SeveralScores, _theirs.ClickEMLoss):
       1.1463
     """
 
-    _outputs = 2
+    outputs = 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.base import AUTO, OnTables, TwoLayouts, register
 from tfr_pipeline.losses.kernels.batch import Packed, is_ragged, take_cells, to_float
@@ -123,6 +124,8 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
       0.7981
     """
 
+    layouts = BOTH
+    tpu_ready = True
     _epsilon = 0.0
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
@@ -141,6 +144,11 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
         if self._get_reduction() == tf.keras.losses.Reduction.NONE:
             return unreduced(form, logits)
         return self._mean(weighted_sum(form, logits, None), tf.shape(labels)[0])
+
+    def _call_theirs(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+        # TF-Ranking's class, unlike its others, has no use for `call`.
+        weights = self._loss.normalize_weights(y_true, sample_weight)
+        return tf.keras.losses.Loss.__call__(self, y_true, y_pred, weights)
 
     def call_packed(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
@@ -192,6 +200,9 @@ class CalibratedSoftmaxLoss(SoftmaxLoss, _TheirCalibrated):
       >>> round(float(loss([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       1.1808
     """
+
+    layouts = BOTH
+    tpu_ready = True
 
     def __init__(
         self,

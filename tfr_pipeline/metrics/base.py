@@ -6,6 +6,7 @@ from typing import Any
 
 from tfr_pipeline import global_batch
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.errors import check_topn
 from tfr_pipeline.metrics.batch import Batch
 from tfr_pipeline.serialization import functions_of_names, names_of_functions
@@ -19,7 +20,12 @@ class TwoLayouts:
 
     The metric is the weighted mean of one value a list. The constructor's `ragged` is
     kept for TF-Ranking's sake and decides nothing.
+
+    Attributes:
+      layouts: The batch layouts that `update_state` takes; see `declared`.
     """
+
+    layouts = BOTH
 
     @tf.autograph.experimental.do_not_convert
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -29,8 +35,9 @@ class TwoLayouts:
           y_true: Labels, dense `[batch, list_size]` or ragged `[batch, (list)]`;
             documents with a negative label are ignored.
           y_pred: Scores in either layout.
-          sample_weight: None, a scalar, `[batch, 1]` (per list) or the shape of
-            `y_true` (per document).
+          sample_weight: None, a scalar, `[batch, 1]` or `[batch]` (per list), the shape
+            of `y_true` (per document), or `[list_size]` (per position); `[n]` for `n`
+            dense lists of `n` documents is the latter.
         """
         values, weights = self.per_list(y_true, y_pred, sample_weight)
         weights = global_batch.count_real(weights)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +42,8 @@ def padded(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]
     Args:
       y_true: Labels, dense or ragged, `[batch, list]` or `[batch, list, subtopics]`.
       y_pred: Scores, dense or ragged, `[batch, list]`.
-      sample_weight: None, a scalar, `[batch]` or `[batch, 1]` (per list), or dense or
-        ragged `[batch, list]` (per document).
+      sample_weight: None, a scalar, `[batch]` or `[batch, 1]` (per list), `[list]` for
+        dense labels (per position), or dense or ragged `[batch, list]` (per document).
 
     Returns:
       Labels (-1 in the padding), scores, and weights or None; the weights broadcast
@@ -56,10 +56,31 @@ def padded(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]
         return labels, scores, None
     weights = to_dense(sample_weight, 0.0, width)
     if weights.shape.rank == 1:
-        weights = weights[:, tf.newaxis]
+        weights = _broadcasting(weights, labels, isinstance(y_true, tf.RaggedTensor))
     if weights.shape.rank == 2:
         weights = weights[:, :width]
     return labels, scores, weights
+
+
+def _broadcasting(weights: Any, labels: Any, packed: bool) -> Any:
+    """Returns a vector of weights as a row, one a position, or a column, one a list.
+
+    TF-Ranking knows rows only, on padded batches, so a vector that fits is one.
+    """
+    if packed:
+        return weights[:, tf.newaxis]
+    lists, width = labels.shape[:2]
+    if weights.shape[0] is not None and weights.shape[0] == lists == width:
+        warnings.warn(
+            f"sample_weight of shape [{lists}] for {lists} lists of {width} documents "
+            "is taken as one weight a position, as TF-Ranking does; for one a list "
+            "give it the shape [batch, 1].",
+            stacklevel=2,
+        )
+    size, width = tf.size(weights), tf.shape(labels)[1]
+    return tf.reshape(
+        weights, tf.where(tf.equal(size, width), tf.stack([1, size]), [size, 1])
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +113,16 @@ class Batch:
 
         Metrics that are computed one after the other on the same tensors share it.
         """
+        parts = (y_true, y_pred, sample_weight)
+        if not all(_never_changes(part) for part in parts):
+            return cls._of(*parts)
         # It lives as long as the tensor does; a new function is a new graph.
         made = getattr(y_pred, "_tfr_pipeline_batch", None)
         source = (y_true, sample_weight, _graph())
         if made and all(a is b for a, b in zip(made[0], source, strict=True)):
             return made[1]
         batch = cls._of(y_true, y_pred, sample_weight)
-        with contextlib.suppress(AttributeError):  # NumPy arrays take none
-            y_pred._tfr_pipeline_batch = (source, batch)
+        y_pred._tfr_pipeline_batch = (source, batch)
         return batch
 
     @classmethod
@@ -165,6 +188,11 @@ def masked_scores(scores: Any, mask: Any) -> Any:
     # A diverged model is ranked as badly as possible instead of by chance.
     scores = tf.where(tf.math.is_nan(scores), scores.dtype.min, scores)
     return tf.where(mask, tf.maximum(scores, scores.dtype.min), _MASKED)
+
+
+def _never_changes(value: Any) -> bool:
+    """Whether a value is what it was; variables and arrays may be written to."""
+    return value is None or isinstance(value, tf.Tensor | tf.RaggedTensor)
 
 
 def _graph() -> Any:

@@ -21,6 +21,9 @@ import numpy as np
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.metrics.bootstrap import intervals, ratio
 
+# Sums of gains up to 2^512 are in the range of float64.
+_TOP_GRADE = 512.0
+
 
 @dataclasses.dataclass(frozen=True)
 class _Ranked:
@@ -70,6 +73,16 @@ class _Ranked:
             first=begin - offset[tie_row],
             last=np.append(begin[1:], len(rows)) - offset[tie_row],
         )
+
+    def gains(self) -> np.ndarray:
+        """Returns `(2^y - 1) / c` `[documents]`, one `c` a list, which cancels in NDCG.
+
+        It is 1 where gains are in the range of float64.
+        """
+        top = np.zeros(len(self.lengths))
+        np.maximum.at(top, self.rows, self.labels)
+        excess = np.maximum(top - _TOP_GRADE, 0.0)[self.rows]
+        return np.exp2(self.labels - excess) - np.exp2(-excess)
 
     def over_ties(self, values: np.ndarray) -> np.ndarray:
         """Sums `[documents]` over ties."""
@@ -127,7 +140,7 @@ def _gain_metrics(
     ranked: _Ranked, cutoffs: Sequence[int | None]
 ) -> dict[str, np.ndarray]:
     """Returns NDCG at each cutoff, NaN for lists whose gains are all 0."""
-    gains = np.exp2(ranked.labels) - 1.0
+    gains = ranked.gains()
     size = ranked.last - ranked.first
     mean_gains = ranked.over_ties(gains) / size
     ideal = gains[np.lexsort((-gains, ranked.rows))]

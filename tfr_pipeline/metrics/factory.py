@@ -53,6 +53,11 @@ def get(
       >>> get("ndcg", name="metric/ndcg_10", topn=10).name
       'metric/ndcg_10'
     """
+    if not isinstance(key, str):
+        raise ConfigError(
+            "`key` should be the name of a metric, such as 'ndcg'. "
+            f"Received: key = {key!r}."
+        )
     if key not in _CLASSES:
         raise ConfigError(unknown_name("metric", key, _CLASSES))
     cls = _CLASSES[key]

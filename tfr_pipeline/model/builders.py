@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import declared
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
@@ -17,13 +18,28 @@ from tfr_pipeline.model.prepared import Preparation
 from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
 from tfr_pipeline.model.probing import mixes_documents
 from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.model.scorers import UnivariateScorer, score_packed
+from tfr_pipeline.model.scorers import score_packed
 
 _theirs = tfr.keras.model  # a value for `isinstance`; classes name it in full
 
 
 class AbstractModelBuilder(tfr.keras.model.AbstractModelBuilder):
-    """Interface: builds a `tf.keras.Model`, within the scope of the strategy."""
+    """Interface: builds a `tf.keras.Model`, within the scope of the strategy.
+
+    Raises:
+      ConfigError: A subclass has the three methods of `ModelBuilderWithMask` and no
+        `build`.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> AbstractModelBuilder:
+        """Makes a builder; see `object`."""
+        steps = ("create_inputs", "preprocess", "score")
+        if "build" in cls.__abstractmethods__ and all(hasattr(cls, s) for s in steps):
+            raise ConfigError(
+                f"{cls.__name__}: expected a method `build`, found {', '.join(steps)}; "
+                "subclass ModelBuilderWithMask, which builds a model of these three."
+            )
+        return super().__new__(cls)
 
     @abc.abstractmethod
     def build(self) -> tf.keras.Model:
@@ -147,7 +163,10 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
             and _calls_as(
                 self._preprocessor, _theirs.PreprocessorWithSpec, PreprocessorWithSpec
             )
-            and _calls_as(self._scorer, _theirs.UnivariateScorer, UnivariateScorer)
+            and (
+                "packed" in declared.layouts(self._scorer)
+                or _calls_as(self._scorer, _theirs.UnivariateScorer)
+            )
         ):
             return ("padded",)
         creator = self._input_creator

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.layout import PACKED_INPUT
 
 _KINDS = (
     ("ragged", tf.RaggedTensor | tf.RaggedTensorSpec),
@@ -15,16 +17,23 @@ _KINDS = (
 )
 
 
-def check_features(model: tf.keras.Model, features: Mapping[str, Any]) -> None:
+def check_features(
+    model: tf.keras.Model, features: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """Checks that a dict has a fitting feature for each input of a model.
 
     Args:
       model: A functional Keras model.
       features: Maps names to tensors, symbolic or not.
 
+    Returns:
+      The features; a dense one where the model takes a ragged one is ragged, each row
+      as long as it was.
+
     Raises:
       DataError: A feature is missing, or has another kind, type or shape.
     """
+    converted = {}
     for expected in model.inputs:
         name = expected.name
         if name not in features:
@@ -35,12 +44,33 @@ def check_features(model: tf.keras.Model, features: Mapping[str, Any]) -> None:
                 "builder need the same specs and the same mask_feature_name."
             )
         found = features[name]
+        if _may_become_ragged(expected, found):
+            found = converted[name] = _to_ragged(expected, found)
         if hasattr(found, "shape") and not _fits(expected, found):
             raise DataError(
                 f"model {model.name!r}: feature {name!r}: expected "
                 f"{_described(expected)}, found {_described(found)}. Model builder and "
                 "dataset builder need the same specs."
             )
+    return {**features, **converted} if converted else features
+
+
+def _may_become_ragged(expected: Any, found: Any) -> bool:
+    """Whether a dense feature says the same as a ragged one would.
+
+    Not so for packed documents, where padding would be documents too.
+    """
+    return (
+        _kind(expected) == "ragged"
+        and not expected.name.startswith(PACKED_INPUT)
+        and isinstance(found, tf.Tensor | np.ndarray)
+        and len(found.shape) == expected.shape.rank
+    )
+
+
+def _to_ragged(expected: Any, found: Any) -> Any:
+    open_axes = [axis for axis, size in enumerate(expected.shape) if size is None]
+    return tf.RaggedTensor.from_tensor(found, ragged_rank=max(1, *open_axes))
 
 
 def _fits(expected: Any, found: Any) -> bool:

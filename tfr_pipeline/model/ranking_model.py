@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline import global_batch
+from tfr_pipeline import compat, global_batch
 from tfr_pipeline.model.checks import check_features
 from tfr_pipeline.model.layers.lists import fixed_shapes
 from tfr_pipeline.model.prepared import Preparation, is_prepared
@@ -190,9 +190,20 @@ class RankingModel(tf.keras.Model):
         self.compiled_metrics.update_state(y, y_pred, sample_weight)
         return None
 
+    def add_loss(self, losses: Any, **kwargs: Any) -> None:
+        """See `tf.keras.Model`.
+
+        A tensor that was made of a batch counts as a mean over its lists, as the loss
+        itself does, however many replicas share them.
+        """
+        super().add_loss(losses, **kwargs)
+        # The view behind the preparation is not made for this.
+        self.preparation = self.prepared_call = None
+
     def _penalty(self, dtype: Any) -> Any:
-        """Returns what regularisation adds to the loss of a replica."""
-        total = sum(tf.cast(tf.reduce_sum(loss), dtype) for loss in self.losses)
+        """Returns what regularisation of weights adds to the loss of a replica."""
+        losses = compat.weight_losses(self)
+        total = sum(tf.cast(tf.reduce_sum(loss), dtype) for loss in losses)
         return total / tf.distribute.get_strategy().num_replicas_in_sync
 
     def _scores(self, x: Any, training: bool) -> Any:
@@ -209,7 +220,7 @@ class RankingModel(tf.keras.Model):
 
         Regularisation is the same on all replicas, whose shares have the mean 1.
         """
-        losses = tf.nest.flatten(self.compiled_loss._losses)
+        losses = compat.losses_of(self)
         total = tf.keras.losses.Reduction.SUM
         return all(getattr(loss, "reduction", None) != total for loss in losses)
 
@@ -220,7 +231,7 @@ class RankingModel(tf.keras.Model):
           DataError: A dict of features lacks one, or has one of another shape.
         """
         if isinstance(inputs, Mapping):
-            check_features(self, inputs)
+            inputs = check_features(self, inputs)
         with fixed_shapes() if self.jit_compile else contextlib.nullcontext():
             return super().__call__(inputs, *args, **kwargs)
 

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.model.layers.lists import FlattenList, RestoreList, check_number
@@ -31,10 +32,13 @@ class Scorer(tfr.keras.model.Scorer):
     """Interface: scores the documents of padded lists.
 
     Attributes:
+      layouts: The batch layouts that it can score; with `packed` it has the method
+        `_score_flattened` of a `UnivariateScorer`. See `declared`.
       tpu_ready: Whether XLA can compile it for batches of fixed shapes, on `float32`
-        and `int32` only. A subclass of ours that cannot be compiled says False.
+        and `int32` only.
     """
 
+    layouts: tuple[str, ...] = ("padded",)
     tpu_ready = False
 
     @abc.abstractmethod
@@ -61,6 +65,8 @@ class UnivariateScorer(Scorer, tfr.keras.model.UnivariateScorer):
     normalisation are those of real documents.
     """
 
+    layouts = BOTH
+
     @abc.abstractmethod
     def _score_flattened(
         self,
@@ -68,6 +74,8 @@ class UnivariateScorer(Scorer, tfr.keras.model.UnivariateScorer):
         example_features: Mapping[str, Any],
     ) -> Any:
         """Returns scores `[documents, 1]`, or a dict of them by task.
+
+        Losses such as `ClickEMLoss` take several numbers a document.
 
         Args:
           context_features: Maps query features to `[documents, ...]`.
@@ -91,15 +99,20 @@ def restore(scores: Any, mask: Any) -> Any:
     """Returns padded lists of the scores of real documents, or a dict of them by task.
 
     Args:
-      scores: `[documents, 1]`, or a dict of it.
+      scores: `[documents, 1]`; `[documents, k]` for lists `[batch, list_size, k]`; or a
+        dict of it.
       mask: bool `[batch, list_size]`.
     """
     if isinstance(scores, dict):
-        return {
-            task: RestoreList(name=task, real_only=True)((value, mask))
-            for task, value in scores.items()
-        }
-    return RestoreList(real_only=True)((scores, mask))
+        return {task: _restore(value, mask, task) for task, value in scores.items()}
+    return _restore(scores, mask)
+
+
+def _restore(scores: Any, mask: Any, task: str | None = None) -> Any:
+    if scores.shape.rank != 2 or scores.shape[1] in (1, None):
+        return RestoreList(name=task, real_only=True)((scores, mask))
+    columns = tf.unstack(scores, axis=1)
+    return tf.stack([RestoreList(real_only=True)((x, mask)) for x in columns], axis=2)
 
 
 def score_packed(

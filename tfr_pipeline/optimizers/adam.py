@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import compat
+
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class Adam(tf.keras.optimizers.Adam):
@@ -32,12 +34,12 @@ class Adam(tf.keras.optimizers.Adam):
             return
         dtype = variable.dtype
         step = tf.cast(self.iterations + 1, dtype)
-        index = self._index_dict[self._var_key(variable)]
+        momentum, velocity = compat.adam_slots(self, variable)
         beta_1, beta_2 = (tf.cast(b, dtype) for b in (self.beta_1, self.beta_2))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].handle,
-            v=self._velocities[index].handle,
+            m=momentum.handle,
+            v=velocity.handle,
             beta1_power=tf.pow(beta_1, step),
             beta2_power=tf.pow(beta_2, step),
             lr=tf.cast(self.learning_rate, dtype),

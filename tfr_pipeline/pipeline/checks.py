@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from typing import Any
 
+from tfr_pipeline import serialization
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.optimizers.factory import build_optimizer
@@ -43,17 +45,8 @@ def described(hparams: PipelineHparams, dataset_builder: Any) -> dict[str, Any]:
 
 
 def _fields(hparams: Any) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        if isinstance(value, str | int | float | type(None)):
-            return value
-        return getattr(value, "__qualname__", type(value).__name__)
-
-    fields = dataclasses.fields(hparams)
-    return {field.name: plain(getattr(hparams, field.name)) for field in fields}
+    fields = {f.name: getattr(hparams, f.name) for f in dataclasses.fields(hparams)}
+    return json.loads(json.dumps(fields, default=serialization.as_json))
 
 
 def selects(hparams: PipelineHparams) -> bool:

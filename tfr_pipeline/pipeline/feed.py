@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import files
+from tfr_pipeline import declared, files
 from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline.checks import plateau_arguments
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.distribute import limits, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 
@@ -57,7 +59,8 @@ class Feed:
         """Returns the batch layout, or None for datasets that are not ours.
 
         Args:
-          objects: Losses and metrics; those of TF-Ranking take padded batches only.
+          objects: Losses and metrics, which say what they take (see `declared`); those
+            of TF-Ranking and Keras take padded batches only.
         """
         builder = self._dataset_builder
         hparams = getattr(builder, "_hparams", None)
@@ -79,13 +82,22 @@ class Feed:
             return None
         model = getattr(self._model_builder, "layouts", ("padded",))
         both = [layout for layout in model if layout in data]
-        if on_tpu or not all(_is_ours(item) for item in objects):
+        taken = {type(item).__name__: declared.layouts(item) for item in objects}
+        both = [x for x in both if all(x in layouts for layouts in taken.values())]
+        if on_tpu:
             both = [layout for layout in both if layout == "padded"]
         wanted = self._hparams.layout
-        if wanted and wanted not in both:
+        if not both or (wanted and wanted not in both):
+            others = [
+                f"{name}: {layouts}"
+                for name, layouts in taken.items()
+                if layouts != declared.BOTH
+            ]
             raise ConfigError(
                 f"layout: {wanted!r} is not possible here; model builder: {model}, "
-                f"dataset builder: {data}, possible: {both}."
+                f"dataset builder: {data}, {''.join(f'{x}, ' for x in others)}"
+                f"possible: {both}. A loss or metric of yours that takes packed "
+                "batches says so with `layouts = ('packed', 'padded')` in its class."
             )
         layout = wanted or both[0]
         if layout == "packed":
@@ -100,7 +112,10 @@ class Feed:
         found = self._dataset_builder._mask_feature_name
         make = type(self._dataset_builder)._features_and_labels
         # A function of the user's own may make another.
-        ours = make.__module__.startswith("tfr_pipeline.")
+        ours = make in (
+            MultiLabelDatasetBuilder._features_and_labels,
+            SimpleDatasetBuilder._features_and_labels,
+        )
         if expected is not None and expected != found and ours:
             raise ConfigError(
                 f"mask_feature_name: the model builder expects {expected!r}, the "
@@ -281,7 +296,3 @@ def _sizes(plan: BatchPlan, skip: int) -> Iterator[np.ndarray]:
         sizes = plan.counts(epoch)
         yield from sizes[skip:]
         skip = max(0, skip - len(sizes))
-
-
-def _is_ours(item: Any) -> bool:
-    return any(cls.__module__.startswith("tfr_pipeline.") for cls in type(item).__mro__)

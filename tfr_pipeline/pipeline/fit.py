@@ -121,6 +121,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """
         labelled = tasks.of_data(self._dataset_builder)
         tasks.check_outputs(model, self._outputs, labelled, "label_spec")
+        scorer = getattr(self._model_builder, "_scorer", self._model_builder)
+        tasks.check_numbers(model, self.build_loss(), self._metrics(), scorer)
 
     def _layout(self) -> str | None:
         """Checks the settings; returns the batch layout, None for foreign datasets."""

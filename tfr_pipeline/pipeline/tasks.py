@@ -77,6 +77,44 @@ def check_outputs(
             )
 
 
+def check_numbers(
+    model: tf.keras.Model, losses: Any, metrics: dict[str, list[Any]], scorer: Any
+) -> None:
+    """Checks that a scorer gives as many numbers a document as its loss takes.
+
+    Args:
+      model: A model. What one that is not functional returns is known too late.
+      losses: A loss, or a dict of them by task. Of other libraries' losses it is not
+        known what they take.
+      metrics: See `by_task`.
+      scorer: Whom the error names.
+
+    Raises:
+      ConfigError: It gives another number, or metrics are to rank by several.
+    """
+    outputs = getattr(model, "output", None)
+    if outputs is None:
+        return
+    by_name = outputs if isinstance(outputs, dict) else {"": outputs}
+    for task, output in by_name.items():
+        loss = losses.get(task) if isinstance(losses, dict) else losses
+        found = output.shape[2] if output.shape.rank == 3 else 1
+        name, of_task = type(scorer).__name__, f" of {task!r}" if task else ""
+        wanted = getattr(loss, "outputs", None)
+        if wanted is not None and found is not None and found != wanted:
+            raise ConfigError(
+                f"{name}: expected {wanted} number(s) a document{of_task}, as "
+                f"{type(loss).__name__} takes them, found {found}, shape "
+                f"{output.shape}. Set output_units={wanted}, or take another loss."
+            )
+        if found not in (1, None) and metrics.get(task):
+            raise ConfigError(
+                f"{name}: found {found} numbers a document{of_task}, and metrics rank "
+                "by one. Set metrics=(), or report metrics of yours in a pipeline that "
+                "overrides build_metrics and chooses a column."
+            )
+
+
 def by_task(metrics: Any, tasks: tuple[str, ...]) -> dict[str, list[Any]]:
     """Returns metrics as a dict by task, with the key "" where there is one task.
 

@@ -16,8 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.gains import for_ratios
 from tfr_pipeline.losses.kernels.pair_blocks import Block, Ordered, Partition
-from tfr_pipeline.losses.pairwise.lambda_weights import NDCGLoss2PPLambdaWeight
+from tfr_pipeline.losses.pairwise.lambda_weights import (
+    NDCGLoss2PPLambdaWeight,
+    PrecisionLambdaWeight,
+)
 
 _theirs: Any = tfr.losses_impl
 _DCG: Any = _theirs.AbstractDCGLambdaWeight
@@ -98,8 +102,11 @@ def has_block_form(weight: Any) -> bool:
     """
     cls = type(weight)
     if isinstance(weight, _theirs.PrecisionLambdaWeight):
-        formula = _theirs.PrecisionLambdaWeight.pair_weights
-        return cls.pair_weights is formula and weight._topn is not None
+        formulas = [
+            kind.pair_weights
+            for kind in (_theirs.PrecisionLambdaWeight, PrecisionLambdaWeight)
+        ]
+        return cls.pair_weights in formulas and weight._topn is not None
     if isinstance(weight, _theirs.LabelDiffLambdaWeight):
         return cls.pair_weights is _theirs.LabelDiffLambdaWeight.pair_weights
     if isinstance(weight, _theirs.YetiDCGLambdaWeight):
@@ -155,14 +162,17 @@ def _gains(weight: Any, ordered: Ordered, labels: Any) -> Any:
     table = ordered.partition.table(labels, 0.0)
     list_size = _list_size(ordered)
     # On [batch, list] and not on all documents: a gain function may look at a list.
-    gains = weight._gain_fn(table)
+    gain_fn = weight._gain_fn
+    if weight._normalized:
+        gain_fn = for_ratios(gain_fn)
+    gains = gain_fn(table)
     if weight._normalized:
         # TF-Ranking counts padding and masked documents as documents with label 0.
         table = tf.pad(table, [[0, 0], [0, list_size - tf.shape(table)[1]]])
         count = list_size if weight._topn is None else weight._topn
         best = tf.math.top_k(table, tf.minimum(count, list_size)).values
         ranks = tf.range(1, tf.shape(best)[1] + 1, dtype=tf.float32)
-        ideal = weight._gain_fn(best) * weight._rank_discount_fn(ranks)
+        ideal = gain_fn(best) * weight._rank_discount_fn(ranks)
         ideal = tf.reduce_sum(ideal, axis=1, keepdims=True)
         gains *= tf.where(ideal > 0.0, 1.0 / ideal, 0.0)
     return ordered.partition.flat(gains * tf.cast(list_size, tf.float32))

@@ -26,6 +26,7 @@ from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError, check_topn, unknown_name
+from tfr_pipeline.gains import for_ratios
 from tfr_pipeline.losses.base import register
 from tfr_pipeline.serialization import functions_of_names, names_of_functions
 
@@ -112,7 +113,13 @@ class DCGLambdaWeight(Serialisable, _theirs.DCGLambdaWeight):
                 "`smooth_fraction` should be between 0 and 1. "
                 f"Received: smooth_fraction = {smooth_fraction}."
             )
-        super().__init__(topn, gain_fn, rank_discount_fn, normalized, smooth_fraction)
+        super().__init__(
+            topn,
+            for_ratios(gain_fn) if gain_fn and normalized else gain_fn,
+            rank_discount_fn,
+            normalized,
+            smooth_fraction,
+        )
 
 
 @register
@@ -135,6 +142,7 @@ class NDCGLambdaWeight(Serialisable, _theirs.NDCGLambdaWeight):
     ):
         """As `DCGLambdaWeight`; gain `2^y - 1`, discount `1 / log2(1 + rank)`."""
         _check(self, topn, kwargs)
+        gain_fn = for_ratios(gain_fn or _functions.pow_minus_1)
         super().__init__(topn, gain_fn, rank_discount_fn, smooth_fraction)
 
     def get_config(self) -> dict[str, Any]:
@@ -167,6 +175,7 @@ class NDCGLambdaWeightV2(Serialisable, _theirs.NDCGLambdaWeightV2):
     ):
         """As `NDCGLambdaWeight`."""
         _check(self, topn, kwargs)
+        gain_fn = for_ratios(gain_fn or _functions.pow_minus_1)
         super().__init__(topn, gain_fn, rank_discount_fn)
 
 
@@ -193,6 +202,8 @@ class YetiDCGLambdaWeight(Serialisable, _theirs.YetiDCGLambdaWeight):
     ):
         """As `DCGLambdaWeight`; gain `2^y - 1`, discount `1 / log2(1 + rank)`."""
         _check(self, topn, kwargs)
+        if normalized:
+            gain_fn = for_ratios(gain_fn or _functions.pow_minus_1)
         super().__init__(topn, gain_fn, rank_discount_fn, normalized)
 
 
@@ -215,21 +226,33 @@ class PrecisionLambdaWeight(Serialisable, _theirs.PrecisionLambdaWeight):
         """Initializer.
 
         Args:
-          topn: The cut of precision; required, whatever the default says.
+          topn: The cut of precision; None can be constructed, as in TF-Ranking, and
+            not used.
           positive_fn: Maps labels to whether they are relevant; None stands for a label
             of 1 or more.
 
         Raises:
-          ConfigError: `topn` is missing or no positive integer, or an argument is
-            unknown.
+          ConfigError: `topn` is no positive integer, or an argument is unknown.
         """
         _check(self, topn, kwargs)
-        if topn is None:
+        super().__init__(topn, positive_fn)
+
+    def pair_weights(self, labels: Any, ranks: Any) -> Any:
+        """Returns the weights of pairs, float32 `[batch, list_size, list_size]`.
+
+        Args:
+          labels: float32 `[batch, list_size]`.
+          ranks: int32 `[batch, list_size]`, from 1.
+
+        Raises:
+          ConfigError: There is no `topn`.
+        """
+        if self._topn is None:
             raise ConfigError(
                 "PrecisionLambdaWeight needs `topn`: without a cut, swapping two "
                 "documents never changes the precision."
             )
-        super().__init__(topn, positive_fn)
+        return super().pair_weights(labels, ranks)
 
 
 @register
@@ -297,7 +320,7 @@ class NDCGLoss2PPLambdaWeight(Serialisable, _impl.AbstractDCGLambdaWeight):
             raise ConfigError(f"`mu` should not be negative. Received: mu = {mu}.")
         super().__init__(
             topn,
-            gain_fn or _functions.pow_minus_1,
+            for_ratios(gain_fn or _functions.pow_minus_1),
             rank_discount_fn or _functions.log2_inverse,
             normalized=True,
         )

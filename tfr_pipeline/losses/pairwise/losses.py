@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.declared import BOTH
 from tfr_pipeline.losses.base import AUTO, TwoLayouts, register
 from tfr_pipeline.losses.kernels.gumbel import GumbelSampler
 from tfr_pipeline.losses.pairwise.block_form import has_block_form
@@ -34,6 +35,8 @@ class PairwiseTwoLayouts(TwoLayouts):
     weights of a user's own formula are asked for `[batch, list, list]` weights instead.
     """
 
+    layouts = BOTH
+    tpu_ready = True
     pair_loss: PairLoss | None = None
     # Replaces TF-Ranking's loss of the worse minus the better score on padded batches.
     padded_loss: Callable[[Any], Any] | None = None

@@ -255,12 +255,7 @@ class RestoreList(tfr.keras.layers.RestoreList):
         scores, mask = inputs
         mask = check_mask(mask, "RestoreList")
         scores = tf.convert_to_tensor(scores)
-        shape = scores.shape
-        if shape.rank == 2 and shape[1] not in (1, None, mask.shape[1]):
-            raise ConfigError(
-                "RestoreList: expected scores [documents] or [documents, 1], one a "
-                f"document, found {shape}."
-            )
+        self._check_scores(scores.shape, mask)
         scores = tf.cast(tf.reshape(scores, [-1]), tf.float32)
         if self._real_only and not _needs_fixed_shapes():
             lists = tf.scatter_nd(
@@ -271,6 +266,19 @@ class RestoreList(tfr.keras.layers.RestoreList):
         else:
             lists = tf.reshape(scores, tf.shape(mask))
         return tf.where(mask, lists, PADDING_SCORE)
+
+    def _check_scores(self, shape: Any, mask: Any) -> None:
+        found, wanted = shape.num_elements(), mask.shape.num_elements()
+        if self._real_only and not _needs_fixed_shapes():
+            eager = tf.executing_eagerly()
+            wanted = _real_positions(mask).shape[0] if eager else None
+        several = shape.rank == 2 and shape[1] not in (1, None, mask.shape[1])
+        if several or (None not in (found, wanted) and found != wanted):
+            documents = f"{wanted} documents" if wanted is not None else "documents"
+            raise ConfigError(
+                "RestoreList: expected scores [documents] or [documents, 1], one a "
+                f"document, found {shape} beside a mask {mask.shape} of {documents}."
+            )
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""

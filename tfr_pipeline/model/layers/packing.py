@@ -26,10 +26,15 @@ class Unpack(tf.keras.layers.Layer):
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class Repack(tf.keras.layers.Layer):
-    """Makes ragged float32 scores `[batch, (list)]` of `(scores, row_splits)`."""
+    """Makes ragged float32 scores `[batch, (list)]` of `(scores, row_splits)`.
+
+    Scores `[documents, k]` become `[batch, (list), k]` if `k` is not 1.
+    """
 
     def call(self, inputs: tuple[Any, Any]) -> Any:
         """See the class."""
         scores, row_splits = inputs
-        scores = tf.cast(tf.reshape(scores, [-1]), tf.float32)
+        scores = tf.cast(scores, tf.float32)
+        if scores.shape.rank != 2 or scores.shape[1] in (1, None):
+            scores = tf.reshape(scores, [-1])
         return tf.RaggedTensor.from_row_splits(scores, row_splits, validate=False)

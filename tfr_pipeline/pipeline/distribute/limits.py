@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import declared
 from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 
@@ -147,7 +148,7 @@ def check_tpu_ready(model_builder: Any, losses: Sequence[Any]) -> None:
       ConfigError: One of them is not.
     """
     parts = [getattr(model_builder, "_scorer", model_builder), *losses]
-    names = [type(part).__name__ for part in parts if not _tpu_ready(part)]
+    names = [type(part).__name__ for part in parts if not declared.tpu_ready(part)]
     if names:
         raise ConfigError(
             "TPUStrategy: expected a scorer and losses that XLA can compile, found "
@@ -155,10 +156,6 @@ def check_tpu_ready(model_builder: Any, losses: Sequence[Any]) -> None:
             "`tpu_ready = True` in a class of yours that "
             "`tf.function(jit_compile=True)` compiles with fixed shapes."
         )
-
-
-def _tpu_ready(part: Any) -> bool:
-    return bool(getattr(part, "tpu_ready", False))
 
 
 def share_out(dataset: Any) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline import compat
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 
@@ -178,7 +179,7 @@ class Dispatcher:
             self._taken = None
             return
         # Nothing public says where a function has run.
-        device = tf.nest.flatten(value._values)[0].device
+        device = compat.first_part(value).device
         self._taken[tf.DeviceSpec.from_string(device).task] += sizes[0]
 
     def take_sizes(self, steps: int) -> np.ndarray | None:
@@ -265,7 +266,7 @@ class Validate(tf.keras.callbacks.Callback):
 
 
 def _has_ended(value: Any) -> bool:
-    return value._status.name != "NOT_READY"
+    return compat.is_ready(value)
 
 
 def _outside_scope(function: Callable[[], Any]) -> Any:

@@ -23,6 +23,7 @@ from tfr_pipeline import __version__, files
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.pipeline.run.lock import RunLock, held
+from tfr_pipeline.serialization import as_json
 
 _PACKAGES = (
     "tensorflow",
@@ -252,7 +253,7 @@ class RunDirectory:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(config))
+    return json.loads(json.dumps(config, default=as_json))
 
 
 def read_json(path: str) -> dict[str, Any]:
