@@ -14,8 +14,11 @@ from typing import Any
 
 from tfr_pipeline import compat as _compat  # first: it selects Keras 2
 from tfr_pipeline import registration as _registration  # noqa: F401
+from tfr_pipeline import uncaught as _uncaught
 
 __version__ = "0.1.0"
+
+_uncaught.install()
 
 _FACES = ("model", "pipeline", "saved_model", "losses", "metrics", "layers")
 

@@ -15,6 +15,7 @@ import pytest
 from tfr_pipeline.cli import doctor, doctor_cluster
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
 from tfr_pipeline.cli.quiet import native_messages_hidden
+from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.features import Feature, Features
 
 WORKERS = {"worker": ["localhost:21001", "localhost:21002"]}
@@ -155,9 +156,7 @@ def test_a_right_tf_config_passes(text) -> None:
     [
         ("{", "not JSON"),
         ("[]", "a JSON list"),
-        ("{}", "no 'cluster'"),
         (json.dumps({"cluster": WORKERS}), "task is None"),
-        (tf_config({}), "no 'cluster'"),
         (tf_config({"worker": []}), "cluster.worker is []"),
         (tf_config({"worker": "h:1"}), "cluster.worker is 'h:1'"),
         (tf_config({"worker": ["h"]}), "cluster.worker[0] is 'h'"),
@@ -239,3 +238,12 @@ def test_missing_or_broken_statistics_are_a_warning(data) -> None:
 
 def test_no_test_split_is_no_fault(data) -> None:
     assert doctor.check_split(str(data), "test").level == OK
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"cluster": {}}', '{"task": {"type": "worker", "index": 0}}']
+)
+def test_a_tf_config_without_a_cluster_is_one_process_as_for_train(text):
+    assert cluster_spec.read(text) is None  # what `train` asks
+    (found,) = doctor_cluster.check_tf_config(text)
+    assert found.level == OK

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -16,6 +17,7 @@ import pytest
 
 from tests.cluster.launching import SLEEP, finished, gone, launch, pids
 from tests.cluster.slurm_helpers import until
+from tests.pipeline.training_helpers import environment
 from tfr_pipeline.cluster.ports import free_ports, is_free
 
 # `who` dies once, some time after everybody else is there; then the chief ends. The
@@ -381,3 +383,42 @@ def test_who_is_not_listened_to_does_not_hang():
     time.sleep(5)  # nobody reads, as after Ctrl-S, and the pipe is full
     code, out = finished(process)
     assert code == 0 and "heard" not in out
+
+
+# A user's own script: nothing of it catches our errors.
+ESCAPES = """
+import atexit, sys
+import tfr_pipeline
+from tfr_pipeline import errors
+atexit.register(print, "exits", flush=True)
+raise getattr(errors, sys.argv[1])("first line\\nsecond line")
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "restarts"),
+    [("ConfigError", 2, 0), ("DataError", 1, 0), ("RunError", 1, 1)],
+)
+def test_errors_that_no_restart_mends_end_the_job(error, code, restarts):
+    found, out = finished(
+        launch(error, script=ESCAPES, workers=1, max_restarts=1, log_dir=None)
+    )
+    assert found == code, out
+    assert out.count("restart 1 of 1") == restarts
+    assert out.count("exits") == 1 + restarts
+    assert ("Traceback" in out) == (error == "RunError")
+    if not restarts:
+        assert out.count("error: first line second line (<string>:6)") == 1
+
+
+def test_without_a_supervisor_python_ends_as_ever():
+    environ = environment()
+    environ.pop("TFR_PIPELINE_HEARTBEAT", None)
+    done = subprocess.run(
+        [sys.executable, "-c", ESCAPES, "DataError"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr

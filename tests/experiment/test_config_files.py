@@ -11,7 +11,7 @@ from tests.pipeline.training_helpers import ROOT, changed, make_config
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.experiment import config_files as config_lib
-from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.experiment.build import PREPROCESSING, SCORERS, build_pipeline
 
 
 def load(*overrides, argument="dnn"):
@@ -83,6 +83,14 @@ def test_a_missing_file_is_named_with_the_folder_looked_from(tmp_path, monkeypat
         ("get_conf = 1\n", "AttributeError: .*get_config"),
         ("def get_config():\n    return {}\n", "must return a ConfigDict"),
         ("def get_config():\n    pass\n", "must return a ConfigDict"),
+        ("import sys\ndef get_config():\n    sys.exit('no')\n", "SystemExit: no"),
+        (
+            "from ml_collections import ConfigDict\n"
+            "from ml_collections.config_dict import required_placeholder\n"
+            "def get_config():\n    config = ConfigDict({'a': {}})\n"
+            "    config.a.b = required_placeholder(int)\n    return config\n",
+            r"expected a value for a\.b, found none \(--config\.a\.b=",
+        ),
     ],
 )
 def test_a_config_that_fails_is_named_with_the_cause(write, text, message):
@@ -136,6 +144,55 @@ def test_a_config_may_import_from_its_project(tmp_path):
             "loss_args",
             {"temperature": 0.5},
         ),
+        # Text for a key of text, whatever it looks like; none in any case.
+        ("model.name=10", "model", "name", "10"),
+        ("model.name='none'", "model", "name", "none"),
+        ("data.cache=None", "data", "cache", None),
+        ("data.dir=none", "data", "dir", None),
+        ("data.dir=runs#2", "data", "dir", "runs#2"),
+        ("data.list_size=None", "data", "list_size", None),
+        ("data.shuffle=FALSE", "data", "shuffle", False),
+        # Several for a key of several.
+        ("pipeline.metrics=ndcg_10,mrr", "pipeline", "metrics", ("ndcg_10", "mrr")),
+        ("pipeline.metrics=ndcg@10", "pipeline", "metrics", ("ndcg@10",)),
+        ("pipeline.metrics=(ndcg@10, mrr)", "pipeline", "metrics", ("ndcg@10", "mrr")),
+        ("pipeline.metrics=", "pipeline", "metrics", ()),
+        # What no type is known of.
+        *(
+            (
+                f"pipeline.optimizer_args.x={text}",
+                "pipeline",
+                "optimizer_args",
+                {"x": value},
+            )
+            for text, value in (
+                ("false", False),
+                ("True", True),
+                ("NONE", None),
+                ("1e-4", 1e-4),
+                ("-3", -3),
+                ("sgd", "sgd"),
+                ("'3'", "3"),
+                ("3#4", "3#4"),
+                ("a/b,c", "a/b,c"),
+                ("a,b", ("a", "b")),
+                ("[1, (true, none)]", [1, (True, None)]),
+                ("{'a': {'b': false}}", {"a": {"b": False}}),
+                ("{[]: 1}", "{[]: 1}"),
+            )
+        ),
+        (
+            "pipeline.loss_args.lambda_weight.topn=3",
+            "pipeline",
+            "loss_args",
+            {"lambda_weight": {"topn": 3}},
+        ),
+        (
+            "pipeline.schedule={'name': 'cosine'}",
+            "pipeline",
+            "schedule",
+            {"name": "cosine"},
+        ),
         (
             "pipeline.schedule.boundaries=(3, 5)",
             "pipeline",
@@ -155,9 +212,46 @@ def test_lists_of_a_scorer_are_overridden_as_tuples():
     assert found["hidden_layer_dims"] == (4, 2)
 
 
-def test_the_last_of_two_overrides_counts():
+def test_the_last_of_two_overrides_counts_and_is_named():
     words = ["pipeline.num_epochs=3", "pipeline.num_epochs=4"]
-    assert load(*words)["pipeline"]["num_epochs"] == 4
+    with pytest.warns(UserWarning, match=r"num_epochs is given .* '4', counts"):
+        assert load(*words)["pipeline"]["num_epochs"] == 4
+
+
+@pytest.mark.parametrize("default", ["None", "placeholder(int)", "placeholder(object)"])
+@pytest.mark.parametrize("text", ["5", "none"])
+def test_a_key_whose_default_is_none_can_be_set(write, default, text):
+    path = write(
+        "from ml_collections import ConfigDict\n"
+        "from ml_collections.config_dict import placeholder\n"
+        f"def get_config():\n    return ConfigDict({{'a': {{'b': {default}}}}})\n"
+    )
+    found = config_lib.load(path, [f"--config.a.b={text}"])["a"]["b"]
+    assert found == (5 if text == "5" else None)
+
+
+def test_a_required_key_can_be_set(write):
+    path = write(
+        "from ml_collections import ConfigDict\n"
+        "from ml_collections.config_dict import required_placeholder\n"
+        "def get_config():\n    config = ConfigDict()\n"
+        "    config.a = required_placeholder(int)\n    return config\n"
+    )
+    assert config_lib.load(path, ["--config.a=5"]) == {"a": 5}
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"# coding: latin-1\r\n# \xe9\r\n"])
+def test_a_config_of_a_windows_editor_loads(tmp_path, start):
+    path = tmp_path / "own.py"
+    text = "from ml_collections import FrozenConfigDict\r\n"
+    text += "def get_config():\r\n    return FrozenConfigDict({'a': 1})\r\n"
+    path.write_bytes(start + text.encode())
+    assert config_lib.load(str(path), ["--config.a=2"]) == {"a": 2}
+
+
+def test_a_folder_in_place_of_a_config_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder; expected a Python file"):
+        config_lib.load(str(tmp_path), [])
 
 
 @pytest.mark.parametrize(
@@ -185,6 +279,10 @@ def test_an_unknown_key_offers_the_nearest(word, nearest):
         "pipeline.learning_rate=fast",
         "data.shuffle=perhaps",
         "pipeline.loss_args=3",
+        "pipeline.num_epochs=true",
+        "pipeline.checkpoint_every_steps=often",
+        "data.shuffle=none",
+        "data.cache=true",
     ],
 )
 def test_a_value_of_the_wrong_type_names_its_key(word):
@@ -341,6 +439,13 @@ def test_an_unknown_argument_of_a_builder_is_wrong_usage(dry_run):
     error = dry_run("model.builder_args.dropot=0.1", argument="builder")
     assert "unknown argument 'dropot' in config.model.builder_args" in error
     assert "did you mean 'dropout'" in error
+
+
+def test_the_documentation_names_every_scorer_and_preprocessing():
+    text = (ROOT / "docs" / "training.md").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| `model` |")]
+    for name in (*SCORERS, *PREPROCESSING):
+        assert f"`{name}`" in row
 
 
 def test_the_commands_of_the_documentation_load(monkeypatch):

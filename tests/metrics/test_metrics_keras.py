@@ -13,7 +13,7 @@ import pytest
 from tfr_pipeline import metrics
 from tfr_pipeline.compat import tf, tfr
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.metrics.evaluation import per_query
+from tfr_pipeline.metrics.evaluation import evaluate_lists, per_query
 
 theirs = tfr.keras.metrics
 KEYS = metrics.RankingMetricKey.all_keys()
@@ -413,10 +413,43 @@ def test_own_gain_and_discount_functions_are_used():
     assert value(again, labels, scores) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("convention", ["zero", "skip"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_lists_without_relevance_count_as_in_the_evaluation(convention, dense):
+    rng = np.random.default_rng(5)
+    lengths = [4, 1, 6, 3, 9]
+    labels = rng.integers(0, 4, sum(lengths)).astype(np.float32)
+    labels[4] = labels[11:14] = 0.0  # of two lists
+    scores = rng.permutation(len(labels)).astype(np.float32)
+    wanted = evaluate_lists(labels, scores, np.cumsum([0, *lengths]), bootstrap=0)
+    batch = ragged(labels, lengths), ragged(scores, lengths)
+    if dense:
+        batch = batch[0].to_tensor(-1.0), batch[1].to_tensor(0.0)
+    for name, by_convention in wanted.items():
+        if not isinstance(by_convention, dict) or convention not in by_convention:
+            continue
+        key, _, topn = name.partition("@")
+        metric = metrics.get(
+            key, topn=int(topn) if topn else None, without_relevant=convention
+        )
+        expected = by_convention[convention]
+        assert value(metric, *batch) == pytest.approx(expected, rel=1e-5), name
+    assert wanted["ndcg"]["zero"] < wanted["ndcg"]["skip"]
+
+
+def test_an_unknown_convention_is_named():
+    with pytest.raises(ConfigError, match=r"skp.* did you mean 'skip'"):
+        metrics.get("ndcg", without_relevant="skp")
+
+
+@pytest.mark.parametrize("convention", ["zero", "skip"])
 @pytest.mark.parametrize("key", KEYS)
-def test_serialisation_keeps_class_and_arguments(key):
+def test_serialisation_keeps_class_and_arguments(key, convention):
     metric = metrics.get(
-        key, name="metric/mine", topn=None if key in WITHOUT_TOPN else 7
+        key,
+        name="metric/mine",
+        topn=None if key in WITHOUT_TOPN else 7,
+        without_relevant=convention,
     )
     for again in (
         tf.keras.metrics.deserialize(tf.keras.metrics.serialize(metric)),
@@ -424,6 +457,7 @@ def test_serialisation_keeps_class_and_arguments(key):
     ):
         assert type(again) is type(metric)
         assert again.name == "metric/mine"
+        assert again.without_relevant == convention
         assert again.get_config() == metric.get_config()
 
 

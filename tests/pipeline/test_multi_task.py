@@ -135,7 +135,7 @@ def test_the_best_epoch_is_that_of_one_task(finished):
     metrics = read_json(os.path.join(config["model_dir"], "metrics.json"))
     assert metrics["best_step"] == best["step"]
     assert metrics["best_value"] == pytest.approx(best[key], rel=1e-6)
-    found = metrics["valid"]["relevance"]["ndcg@10"]["zero"]
+    found = metrics["valid"]["relevance"]["ndcg@10"]["skip"]
     assert found == pytest.approx(best[key], rel=1e-4)
 
 

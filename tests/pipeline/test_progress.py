@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.pipeline.training_helpers import make_config, read_history, scalars
 from tfr_pipeline.compat import tf
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.model.ranking_model import RankingModel
+from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.progress import Progress
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
@@ -63,25 +65,51 @@ class Talkative(SimplePipeline):
         return callbacks
 
 
-def test_without_a_terminal_lines_tell_how_far_training_is(data, tmp_path, capsys):
+def test_without_a_terminal_one_line_tells_of_an_epoch(data, tmp_path, capsys):
     for verbose in (2, 0):
         config = make_config(data, tmp_path / str(verbose), num_epochs=1)
         pipeline = build_pipeline(config)
         pipeline.__class__ = Talkative
         pipeline.train_and_validate(verbose=verbose)
-        lines = [
-            line
-            for line in capsys.readouterr().out.splitlines()
-            if line.startswith("epoch 1/1, ")
-        ]
+        out = capsys.readouterr().out
         if not verbose:
-            assert not lines
+            assert not out
             continue
+        # What is done before the first epoch and after the last, and how long it took.
+        stages = [line.split(" in ")[0] for line in out.splitlines() if " in " in line]
+        assert stages == [
+            "data read",
+            "model built",
+            "training step traced",
+            "exported and evaluated",
+        ]
+        assert "metrics skip queries without relevant documents" in out
+        lines = [line for line in out.splitlines() if line.startswith("epoch 1/1")]
         within, _, whole = lines
         assert "step 5/10: loss " in within
-        assert "10 steps in " in whole and "; 40 lists, 410 documents" in whole
+        (row,) = read_history(tmp_path / str(verbose))
+        for name, key in (
+            ("loss", "loss"),
+            ("val loss", "val_loss"),
+            ("val ndcg_10", "val_metric/ndcg_10"),
+        ):
+            (found,) = re.findall(rf"[:,] {name} (-?[\d.e-]+)", whole)
+            assert float(found) == pytest.approx(row[key], rel=1e-3)
         for line in lines:
             assert "documents/s, waited for input " in line
+
+
+def test_a_terminal_has_one_line_that_changes(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    console = Console(True)
+    with console.stage("reading", "read"):
+        pass
+    console.show("epoch 1/2 [###   ]")
+    console.say("epoch 1/2: loss 1")
+    lines = capsys.readouterr().out.split("\n")
+    seen = [line.rsplit("\r\x1b[K", 1)[-1] for line in lines]
+    assert re.fullmatch(r"read in \d\.\d s", seen[0])
+    assert seen[1:] == ["epoch 1/2: loss 1", ""]
 
 
 # Mirrored replicas are sent their batches by a thread that does not wait for them.

@@ -12,11 +12,13 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 
 from tfr_pipeline import __version__, signals
 from tfr_pipeline.cli.arguments import Parser
 from tfr_pipeline.cli.streams import lasting_streams
 from tfr_pipeline.errors import PipelineError, unknown_name
+from tfr_pipeline.uncaught import exit_code
 
 COMMANDS = {
     "convert": "ranking files to TFRecord files",
@@ -42,7 +44,8 @@ def _usage() -> str:
             *lines,
             "",
             "`tfr-pipeline COMMAND --help` lists the flags of a command; --debug adds",
-            "the traceback to an error; `tfr-pipeline --version` prints the version.",
+            "the traceback to an error and TensorFlow's messages;",
+            "`tfr-pipeline --version` prints the version.",
         ]
     )
 
@@ -62,6 +65,17 @@ def main(argv: list[str] | None = None) -> int:
         return code
 
 
+def _short_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Formats a warning; where in the code it comes from is no user's business."""
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -76,7 +90,9 @@ def _run(argv: list[str]) -> int:
     debug = "--debug" in rest
     rest = [word for word in rest if word != "--debug"]
     # TensorFlow's start-up messages would bury ours.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
+    if not debug:
+        warnings.formatwarning = _short_warning
     module = importlib.import_module(f"tfr_pipeline.cli.{name}")
     parser = Parser(
         prog=f"tfr-pipeline {name}",
@@ -114,4 +130,4 @@ def _run(argv: list[str]) -> int:
         if not known_cause:
             text = f"{type(error).__name__}: {text[:500]} (--debug shows where)"
         print(f"error: {text}", file=sys.stderr)
-        return error.exit_code if isinstance(error, PipelineError) else 1
+        return exit_code(error)

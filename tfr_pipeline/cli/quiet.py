@@ -41,8 +41,12 @@ def native_messages_hidden() -> Iterator[None]:
 
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, both without their messages."""
-    with native_messages_hidden():
+    """Imports TensorFlow and looks for devices, both without their messages.
+
+    `--debug`, or TF_CPP_MIN_LOG_LEVEL=0, lets them through.
+    """
+    shown = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
+    with contextlib.nullcontext() if shown else native_messages_hidden():
         from tfr_pipeline.compat import tf, tfr
 
         # In a cluster, the strategy has to come before the devices are made.
@@ -50,4 +54,6 @@ def load_tensorflow() -> None:
             tf.config.list_logical_devices()
         # Functions that it cannot read the source of are none of a user's business.
         tf.autograph.set_verbosity(0)
+        if not shown:
+            tf.get_logger().setLevel("WARNING")
         assert tfr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import tfr_pipeline.cli.arguments as arguments
 import tfr_pipeline.files as files
@@ -47,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.experiment import config_files as config_lib
 
     config = config_lib.load(args.config, args.overrides)
-    load_tensorflow()
+    from tfr_pipeline.pipeline.run.console import Console
+
+    with Console(not args.dry_run).stage("loading TensorFlow", "TensorFlow loaded"):
+        load_tensorflow()
     from tfr_pipeline.experiment.build import build_pipeline
 
     pipeline = build_pipeline(config)
@@ -55,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
         for line in pipeline.dry_run():
             print(line)
         return 0
-    pipeline.train_and_validate(
-        verbose=1 if sys.stdout.isatty() else 2,
-        accept_changed_data=args.accept_changed_data,
-    )
+    pipeline.train_and_validate(verbose=1, accept_changed_data=args.accept_changed_data)
     if pipeline.is_chief:
         _report(files.local(config["model_dir"]))
     return 0
@@ -80,6 +79,7 @@ def _report(model_dir: str) -> None:
         else:
             rows.update({f"{split} {task}": result for task, result in found.items()})
     if rows:
+        print("queries without relevant documents skipped:")
         print(table(rows))
     if metrics["stopped"]:
         print(f"stopped early: {metrics['stopped']}")

@@ -26,7 +26,9 @@ DONE, GIVEN_UP, BAD_USAGE, STOPPED = 0, 1, 2, 143
 # Ends of a task: its port was taken; it is no use to try again (2: bad usage or a bad
 # config; 126 and 127: what a shell says of a command that it cannot start).
 PORT_TAKEN = 98
-_HOPELESS = (BAD_USAGE, 126, 127)
+# Bad data, which the job ends with 1 for; see `tfr_pipeline.uncaught`.
+_BAD_DATA = 65
+_HOPELESS = (BAD_USAGE, _BAD_DATA, 126, 127)
 # It was told to end, by somebody else than us.
 _TOLD = (STOPPED, -signal.SIGTERM)
 _ALL_AGAIN = -1
@@ -251,8 +253,9 @@ class Supervisor:
             rest = "; stopping the others" if others else ""
             self._say(f"{task.name} ended with {how}{rest}")
             if code in _HOPELESS:
+                self._say("not started again: a restart would end the same way")
                 self._end(self._grace)
-                return BAD_USAGE
+                return GIVEN_UP if code == _BAD_DATA else BAD_USAGE
             return self._fail(None, told=code in _TOLD)
         self._say(f"{task.name} ended with {how}")
         return self._fail(task, told=code in _TOLD)

@@ -112,7 +112,7 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
     features, patterns = _data(data)
     _check_model_dir(model_dir, data, patterns)
     settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
-    dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed or 0)
+    dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed)
     name, args = (pipeline.pop(key, None) for key in _PIPELINE_KEYS)
     return registry.make(
         "pipeline",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
+import warnings
 from typing import Any
 
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.experiment import overrides as overrides_lib
 
 
 def load(path: str, overrides: list[str]) -> dict[str, Any]:
@@ -15,43 +16,96 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
 
     Args:
       path: `FILE.py` or `FILE.py:argument`; the file defines `get_config`.
-      overrides: Words such as `--config.pipeline.num_epochs=3`.
+      overrides: Words such as `--config.pipeline.num_epochs=3`; of two for one key the
+        last one counts, with a warning.
 
     Raises:
       ConfigError: The file is missing or fails, a word is no override, a key is
         unknown or a value has the wrong type.
     """
-    from absl import flags
-    from ml_collections import ConfigDict, config_flags
+    from ml_collections import ConfigDict, FrozenConfigDict
+    from ml_collections.config_dict import RequiredValueError
 
     file = path.split(":")[0]
+    if os.path.isdir(file):
+        raise ConfigError(
+            f"--config: {file!r} is a folder; expected a Python file that defines "
+            "get_config."
+        )
     if not os.path.isfile(file):
         raise ConfigError(f"--config: no such file {file!r} (from {os.getcwd()}).")
+    words: dict[str, str] = {}
     for word in overrides:
         if not word.startswith("--config.") or "=" not in word:
             raise ConfigError(
                 f"{word!r}: expected a flag of this command or an override such as "
                 "--config.pipeline.num_epochs=3."
             )
+        key, _, text = word[len("--config.") :].partition("=")
+        if words.pop(key, text) != text:
+            warnings.warn(
+                f"--config.{key} is given more than once; the last, {text!r}, counts.",
+                stacklevel=2,
+            )
+        words[key] = text
     # Configs and the builders they name are the user's project: its root is where
     # the command runs, or the parent of the folder of the config.
     for root in (os.path.dirname(os.path.dirname(os.path.abspath(file))), os.getcwd()):
         if root not in sys.path:
             sys.path.insert(0, root)
-
-    def parse(words: list[str]) -> Any:
-        # Else it loads the file over what the last one defined.
-        sys.modules.pop("config_config", None)
-        values = flags.FlagValues()
-        argv = ["tfr-pipeline", f"--config={path}", *words]
-        # It looks for overrides in `sys.argv` unless it is told.
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-        values(argv)
-        return values.config
-
+    config = _of_file(path)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"{file}: get_config must return a ConfigDict, not "
+            f"{type(config).__name__}: ml_collections.ConfigDict(...)."
+        )
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
+    overrides_lib.apply(config, words, file)
     try:
-        config = parse([])
-    except Exception as error:
+        return config.to_dict()
+    except RequiredValueError as error:
+        missing = _required(config)
+        raise ConfigError(
+            f"{file}: expected a value for {', '.join(missing)}, found none "
+            f"(--config.{missing[0]}=...)."
+        ) from error
+
+
+def _required(config: Any, prefix: str = "") -> list[str]:
+    """Returns the keys that are required placeholders and still without value."""
+    from ml_collections import ConfigDict
+    from ml_collections.config_dict import RequiredValueError
+
+    found = []
+    for key in config:
+        try:
+            value = config[key]
+        except RequiredValueError:
+            found.append(prefix + key)
+            continue
+        if isinstance(value, ConfigDict):
+            found += _required(value, f"{prefix}{key}.")
+    return found
+
+
+def _of_file(path: str) -> Any:
+    """Returns what `get_config` of a file returns."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    # Else it loads the file over what the last one defined.
+    sys.modules.pop("config_config", None)
+    values = flags.FlagValues()
+    argv = ["tfr-pipeline", f"--config={path}"]
+    # It looks for overrides in `sys.argv` unless it is told.
+    config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv, lock_config=False
+    )
+    try:
+        values(argv)
+        config = values.config
+    except (Exception, SystemExit) as error:
         # A failure of `get_config` comes with its traceback; the cause stands last.
         cause = str(error).strip().splitlines()[-1:] or [""]
         name = type(error).__name__
@@ -60,58 +114,4 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
     failure = getattr(config, "_error", None)
     if failure is not None:  # config_flags keeps an OSError until the first access
         raise ConfigError(f"{path}: {type(failure).__name__}: {failure}") from failure
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{file}: get_config must return a ConfigDict.")
-    known, arguments = [], []
-    for word in overrides:
-        key, _, text = word[len("--config.") :].partition("=")
-        if _is_new_argument(config, key):
-            arguments.append((key, _literal(text)))
-        else:
-            _check_key(config, key, file)
-            known.append(word)
-    try:
-        config = parse(known)
-    except Exception as error:
-        raise ConfigError(" ".join(str(error).split())) from error
-    result = config.to_dict()
-    for key, value in arguments:
-        section, parent, name = key.split(".")
-        result[section][parent][name] = value
-    return result
-
-
-def _is_new_argument(config: Any, key: str) -> bool:
-    """Whether a key adds an argument to a dict of them, such as `loss_args`.
-
-    What takes the arguments knows their names, not the config.
-    """
-    from ml_collections import ConfigDict
-
-    parts = key.split(".")
-    if len(parts) != 3 or not (parts[1].endswith("_args") or parts[1] == "schedule"):
-        return False
-    section = config.get(parts[0])
-    parent = section.get(parts[1]) if isinstance(section, ConfigDict) else None
-    return isinstance(parent, ConfigDict) and parts[2] not in parent
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
-def _check_key(config: Any, key: str, file: str) -> None:
-    from ml_collections import ConfigDict
-
-    here, prefix = config, ""
-    for part in key.split("."):
-        if not isinstance(here, ConfigDict) or part not in here:
-            known = list(here) if isinstance(here, ConfigDict) else []
-            raise ConfigError(
-                unknown_name("config key", prefix + part, [prefix + k for k in known])
-                + f" ({file})"
-            )
-        here, prefix = here[part], f"{prefix}{part}."
+    return config

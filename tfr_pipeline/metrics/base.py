@@ -23,9 +23,28 @@ class TwoLayouts:
 
     Attributes:
       layouts: The batch layouts that `update_state` takes; see `declared`.
+      without_relevant: What a list without relevant documents counts: "zero", as in
+        TF-Ranking, or "skip", nothing; see `metrics.get`.
     """
 
     layouts = BOTH
+    without_relevant = "zero"
+
+    def list_weights(self, batch: Batch, relevance: Any) -> Any:
+        """Returns the weight of each list, float32 `[batch, 1]`.
+
+        Args:
+          batch: The batch.
+          relevance: See `Batch.list_weights`.
+        """
+        return self.counted(batch.list_weights(relevance), relevance)
+
+    def counted(self, weights: Any, relevance: Any) -> Any:
+        """Returns weights without those of lists that do not count."""
+        if self.without_relevant == "zero":
+            return weights
+        some = tf.reduce_any(relevance > 0.0, axis=1, keepdims=True)
+        return tf.where(some, weights, 0.0)
 
     @tf.autograph.experimental.do_not_convert
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -49,12 +68,19 @@ class TwoLayouts:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, registered functions by their names."""
-        return names_of_functions(super().get_config(), _FUNCTIONS)  # type: ignore[misc]
+        config = names_of_functions(super().get_config(), _FUNCTIONS)  # type: ignore[misc]
+        if self.without_relevant != "zero":
+            config["without_relevant"] = self.without_relevant
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Makes a metric of `get_config`'s result, also after serialisation."""
-        return cls(**functions_of_names(config, _FUNCTIONS))
+        arguments = functions_of_names(dict(config), _FUNCTIONS)
+        convention = arguments.pop("without_relevant", "zero")
+        metric = cls(**arguments)
+        metric.without_relevant = convention
+        return metric
 
 
 class OwnMetric(TwoLayouts):

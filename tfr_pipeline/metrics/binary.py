@@ -91,7 +91,7 @@ class MRRMetric(OwnMetric, theirs.MRRMetric):
         """See base class."""
         position, found = _first_relevant(batch, self._topn)
         value = tf.where(found, 1.0 / position, 0.0)
-        return value, batch.list_weights(batch.relevance)
+        return value, self.list_weights(batch, batch.relevance)
 
 
 @register
@@ -108,7 +108,7 @@ class HitsMetric(OwnMetric, theirs.HitsMetric):
     def compute(self, batch: Batch) -> tuple[Any, Any]:
         """See base class."""
         _, found = _first_relevant(batch, self._topn)
-        return tf.cast(found, tf.float32), batch.list_weights(batch.relevance)
+        return tf.cast(found, tf.float32), self.list_weights(batch, batch.relevance)
 
 
 @register
@@ -128,7 +128,7 @@ class PrecisionMetric(OwnMetric, theirs.PrecisionMetric):
         if self._topn is not None:
             size = tf.minimum(size, float(self._topn))
         value = tf.math.divide_no_nan(_relevant_at_top(batch, self._topn), size)
-        return value, batch.list_weights(batch.relevance)
+        return value, self.list_weights(batch, batch.relevance)
 
 
 @register
@@ -148,7 +148,7 @@ class RecallMetric(OwnMetric, theirs.RecallMetric):
         relevance = batch.relevance
         total = tf.reduce_sum(relevance, axis=1, keepdims=True)
         value = tf.math.divide_no_nan(_relevant_at_top(batch, self._topn), total)
-        return value, batch.list_weights(relevance)
+        return value, self.list_weights(batch, relevance)
 
 
 @register
@@ -177,7 +177,7 @@ class MeanAveragePrecisionMetric(OwnMetric, theirs.MeanAveragePrecisionMetric):
             ),
             tf.reduce_sum(weighted, axis=1, keepdims=True),
         )
-        return value, batch.list_weights(batch.relevance)
+        return value, self.list_weights(batch, batch.relevance)
 
 
 @register
@@ -238,4 +238,4 @@ class BPrefMetric(PlainMetric):
         value = tf.math.divide_no_nan(
             tf.reduce_sum(preferred, axis=1, keepdims=True), relevant
         )
-        return value, batch.list_weights(batch.relevance)
+        return value, self.list_weights(batch, batch.relevance)

@@ -48,7 +48,7 @@ class _Diversity(TwoLayouts):
             weights=finite_weights(weights, scores),
             mask=mask,
         )
-        list_weights = batch.list_weights(batch.labels)
+        list_weights = self.list_weights(batch, batch.labels)
         return self.value(batch, labels, list_weights), list_weights
 
     def value(self, batch: Batch, labels: Any, list_weights: Any) -> Any:

@@ -24,6 +24,7 @@ _CLASSES: dict[str, Any] = {
     RankingMetricKey.BPREF: binary.BPrefMetric,
     RankingMetricKey.PWA: position.PWAMetric,
 }
+_CONVENTIONS = ("zero", "skip")
 
 
 def get(
@@ -31,6 +32,8 @@ def get(
     name: str | None = None,
     dtype: Any = None,
     topn: int | None = None,
+    *,
+    without_relevant: str = "zero",
     **kwargs: Any,
 ) -> Any:
     """Returns a ranking metric by its key.
@@ -40,14 +43,17 @@ def get(
       name: Name of the metric, such as `metric/ndcg_10`.
       dtype: dtype of the metric's state.
       topn: Number of first positions that count; None for all (`pwa`: 5).
+      without_relevant: What a list without relevant documents counts: `zero`, as in
+        TF-Ranking, or `skip`: it is left out. `arp` and `ordered_pair_accuracy` leave
+        it out either way.
       **kwargs: More arguments of the metric's constructor, such as `gain_fn`.
 
     Returns:
       A Keras metric that takes ragged and dense batches.
 
     Raises:
-      ConfigError: The key is unknown, the metric does not take an argument, or `topn`
-        is no positive integer.
+      ConfigError: The key or the convention is unknown, the metric does not take an
+        argument, or `topn` is no positive integer.
 
     Example:
       >>> get("ndcg", name="metric/ndcg_10", topn=10).name
@@ -71,7 +77,15 @@ def get(
             raise ConfigError(
                 unknown_name("argument", argument, accepted, f"metric {key}")
             )
-    return cls(**arguments)
+    if without_relevant not in _CONVENTIONS:
+        raise ConfigError(
+            unknown_name(
+                "convention", without_relevant, _CONVENTIONS, "without_relevant"
+            )
+        )
+    metric = cls(**arguments)
+    metric.without_relevant = without_relevant
+    return metric
 
 
 def default_keras_metrics(**kwargs: Any) -> list[Any]:

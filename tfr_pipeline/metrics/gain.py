@@ -63,7 +63,7 @@ class NDCGMetric(OwnMetric, theirs.NDCGMetric):
         )
         best = tf.reduce_sum(ideal * discount, axis=1, keepdims=True)
         dcg = _dcg(batch, gains, discount, ranked)
-        return tf.math.divide_no_nan(dcg, best), batch.list_weights(gains)
+        return tf.math.divide_no_nan(dcg, best), self.list_weights(batch, gains)
 
     def _sorted(self, batch: Batch) -> tuple[Any, Any, Any]:
         """Returns gains, sorted scores and sorted gains."""
@@ -92,6 +92,6 @@ class DCGMetric(OwnMetric, theirs.DCGMetric):
         discount = discounts(
             tf.shape(batch.labels)[1], self._rank_discount_fn, self._topn
         )
-        weights = batch.list_weights(_gains(batch, self._gain_fn))
+        weights = self.list_weights(batch, _gains(batch, self._gain_fn))
         dcg = _dcg(batch, gains, discount, sort_descending(batch.scores))
         return tf.math.divide_no_nan(dcg, weights), weights

@@ -75,7 +75,7 @@ class PWAMetric(PlainMetric):
             tf.reduce_sum(total, axis=1, keepdims=True),
             tf.reduce_sum(counted, axis=1, keepdims=True),
         )
-        return value, self._weights(batch)
+        return value, self.counted(self._weights(batch), batch.labels)
 
     def _weights(self, batch: Batch) -> Any:
         """The mean weight of the documents, of masked ones if there are no others."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,8 +20,16 @@ from tfr_pipeline.pipeline.distribute import limits, strategies
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher, serve
 from tfr_pipeline.pipeline.feed import Feed
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
-from tfr_pipeline.pipeline.run import data_fingerprint, evaluator, loop, peers, progress
+from tfr_pipeline.pipeline.run import (
+    data_fingerprint,
+    evaluator,
+    loop,
+    peers,
+    progress,
+    seeds,
+)
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 
 
@@ -86,6 +93,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._checkpoints: Checkpoints | None = None
         self._dispatcher: Dispatcher | None = None
         self._outputs: tuple[str, ...] = ()
+        self._console = Console(False)
 
     def _validate_parameters(self, model_builder: Any, dataset_builder: Any) -> None:
         for name, value, kind in (
@@ -108,6 +116,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
     def _metrics(self) -> dict[str, list[Any]]:
         return tasks.by_task(self.build_metrics(), tasks.of_data(self._dataset_builder))
+
+    @property
+    def _skips(self) -> bool:
+        """Whether metrics leave queries without relevant documents out."""
+        metrics = [item for group in self._metrics().values() for item in group]
+        return any(getattr(m, "without_relevant", "") == "skip" for m in metrics)
 
     def _monitor(self) -> str:
         return checks.monitor(
@@ -147,6 +161,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._run,
             (self._dispatcher or self._feed).take_sizes,
             progress.gathering(self._strategy),
+            self._console,
         )
         result: list[tf.keras.callbacks.Callback] = [
             measured,
@@ -230,7 +245,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """Trains, or goes on training, then exports and evaluates.
 
         Args:
-          verbose: As of `tf.keras.Model.fit`.
+          verbose: 0 for silence; 1 or 2 for a line an epoch and a stage, with a bar
+            below them on a terminal.
           accept_changed_data: Lets a run go on with other training or validation data
             than it began with.
 
@@ -253,22 +269,26 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         data = data_fingerprint.of_builder(self._dataset_builder)
         task = f"{self._resolver.task_type} {self._resolver.task_id}"
         peers.check_same(self._strategy, task, told, data)
-        seed = hparams.seed
-        if seed is None:
-            seed = random.SystemRandom().randrange(2**31)
-            seed = self._agree(seed)
-        state = RunState(seed=seed)
-        tf.keras.utils.set_random_seed(state.seed)
         if self._evaluates:
             return self._watch(told)
+        seed, drawn = seeds.choose(hparams.seed, self._run, self._agree)
+        seeds.plant(seed, self._dataset_builder)
+        if drawn:
+            told = {**told, "seed": seed}
+        self._console = console = Console(bool(verbose) and self._run.is_ours)
+        if drawn:
+            console.say(f"seed {seed}, drawn; give it to repeat the run")
+        state = RunState(seed=seed)
         twin = None
         if strategies.is_coordinator(self._strategy):
             twin = self._compile(self._layout(), 1)
         with contextlib.ExitStack() as lock:
             with strategies.strategy_scope(self._strategy):
                 layout = self._layout()
-                steps = self._feed.check(layout)
-                model = self._compile(layout, steps * hparams.num_epochs)
+                with console.stage("reading data", "data read"):
+                    steps = self._feed.check(layout)
+                with console.stage("building the model", "model built"):
+                    model = self._compile(layout, steps * hparams.num_epochs)
                 lock.enter_context(self._run.held())
                 self._run.compare(told)
                 if twin is not None:
@@ -280,7 +300,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 )
                 self._checkpoints.check_same(self._agree)
                 if self._checkpoints.restore():
-                    self._go_on(steps, data, accept_changed_data, verbose)
+                    self._go_on(steps, data, accept_changed_data)
                 self._run.claim(told)
                 self._run.write_environment(
                     state.seed,
@@ -290,22 +310,25 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                         "data": data,
                     },
                 )
+                if self._skips:
+                    console.say("metrics skip queries without relevant documents")
                 with self._explaining_interrupts():
-                    loop.train(self, model, layout, steps, verbose)
+                    loop.train(self, model, layout, steps)
             if self._run.is_ours:
                 from tfr_pipeline.pipeline.run.finish import finish
 
                 self._run.check()
-                with self._explaining_interrupts():
+                with (
+                    self._explaining_interrupts(),
+                    console.stage("exporting and evaluating", "exported and evaluated"),
+                ):
                     finish(self, *self._without_strategy(model, layout), self._run)
                 self._run.check()
             # A worker that left while the chief exports would end the chief.
             self._agree(0)
         return self._dispatcher.twin if self._dispatcher else model
 
-    def _go_on(
-        self, steps: int, data: dict[str, Any], accept_data: bool, verbose: int
-    ) -> None:
+    def _go_on(self, steps: int, data: dict[str, Any], accept_data: bool) -> None:
         """Checks that a restored run can go on, and says from where."""
         checkpoints, epochs = self._checkpoints, self._hparams.num_epochs
         assert checkpoints is not None
@@ -315,12 +338,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         ends = stopped or checkpoints.step >= steps * epochs
         if self._hparams.export_best_model and not ends:
             checkpoints.check_best()
-        if verbose and self._run.is_ours:
-            print(
-                f"{self._run.path}: "
-                f"{loop.standing(checkpoints.step, steps, epochs, stopped)}",
-                flush=True,
-            )
+        standing = loop.standing(checkpoints.step, steps, epochs, stopped)
+        self._console.say(f"{self._run.path}: {standing}")
         checkpoints.clean()
 
     @contextlib.contextmanager
@@ -386,6 +405,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         hparams = self._hparams
         if self._serves:
             serve(self._resolver)
+        seed, drawn = seeds.choose(hparams.seed, self._run, self._agree)
+        seeds.plant(seed, self._dataset_builder)
         # The chief of parameter servers takes its step alone.
         alone = strategies.is_coordinator(self._strategy)
         with strategies.strategy_scope(None if alone else self._strategy):
@@ -406,6 +427,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             f"layout: {layout}, {self._feed.replicas} replica(s)",
             f"training: {hparams.num_epochs} epochs of {steps} steps",
             f"validation: {validation}",
+            f"seed: {seed}{', drawn' if drawn else ''}",
             f"loss of the first step: {logs['loss'][0]:.6g}",
         ]
 

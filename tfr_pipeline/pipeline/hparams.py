@@ -84,7 +84,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         many seconds without a save; the chief's clock counts.
       callbacks: What returns a Keras callback each, called before training; they come
         after ours and before the one that saves.
-      seed: Seed of everything random; None draws one and records it.
+      seed: Seed of everything random; None draws one, which `config.json` records.
     """
 
     model_dir: str

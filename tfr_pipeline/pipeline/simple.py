@@ -84,6 +84,8 @@ def make_metric(metric: Any, prefix: str = "") -> tf.keras.metrics.Metric:
 def metric_by_name(name: str, prefix: str = "") -> tf.keras.metrics.Metric:
     """Returns the metric of a name such as `ndcg_10`, `ndcg@10` or `mrr`.
 
+    Queries without relevant documents do not count, as in the headline of `evaluate`.
+
     Example:
       >>> metric_by_name("ndcg_10", "metric/").name
       'metric/ndcg_10'
@@ -92,4 +94,9 @@ def metric_by_name(name: str, prefix: str = "") -> tf.keras.metrics.Metric:
     key, _, topn = name.rpartition("_")
     if not topn.isdigit():
         key, topn = name, ""
-    return metrics.get(key, name=prefix + name, topn=int(topn) if topn else None)
+    return metrics.get(
+        key,
+        name=prefix + name,
+        topn=int(topn) if topn else None,
+        without_relevant="skip",
+    )

@@ -144,7 +144,7 @@ class BaseDatasetBuilder(
             hparams.train_batch_size if train else hparams.valid_batch_size,
             getattr(hparams, "documents_per_batch", None) if train else None,
             replicas,
-            getattr(hparams, "seed", 0) if shuffle else None,
+            (getattr(hparams, "seed", 0) or 0) if shuffle else None,
             train,
         )
         # One plan for all who ask: it remembers what takes time to find out.
@@ -285,7 +285,7 @@ class BaseDatasetBuilder(
             scores = as_tensor(lists.values[dtype]), column
         if not shuffle and lists.lengths.max() <= (hparams.list_size or math.inf):
             return None
-        seed = getattr(hparams, "seed", 0)
+        seed = getattr(hparams, "seed", 0) or 0
         return Selection(lists, hparams.list_size, scores, shuffle, seed)
 
     def _streamed(self, split: str) -> tf.data.Dataset:

@@ -41,7 +41,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         instead of `train_batch_size`; None by default. For lists of very unequal
         length: the cost of a step stays even.
       shuffle: Orders the training lists anew each epoch.
-      seed: Seed of that order; 0 by default.
+      seed: Seed of that order; 0 by default. None: the pipeline's.
       cache: Where parsed lists are kept: `memory` (the same as an empty text, the
         default), or a folder, from which later runs take them without parsing and
         which may hold more than memory does. See `docs/data.md`.
@@ -72,7 +72,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     test_input_pattern: str = ""
     documents_per_batch: int | None = None
     shuffle: bool = True
-    seed: int = 0
+    seed: int | None = 0
     cache: str = ""
     input_format: str = formats.AUTO
     reader_args: Sequence[Any] | None = ()

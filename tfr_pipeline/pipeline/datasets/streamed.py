@@ -39,7 +39,7 @@ def streamed(
     """
     truncation = getattr(hparams, "truncation", FIRST)
     shuffle_examples = getattr(hparams, "shuffle_examples", False)
-    seed = getattr(hparams, "seed", 0)
+    seed = getattr(hparams, "seed", 0) or 0
     mixes = train and (shuffle_examples or truncation == SAMPLE)
     if (
         data_format not in _FORMATS

@@ -159,11 +159,10 @@ class RunDirectory:
         path = os.path.join(self.path, "config.json")
         if not os.path.exists(path):
             return
-        differing = [
-            *comparison.differences(
-                read_json(path), _plain(config), comparison.FREE_LATER
-            )
-        ]
+        found, wanted = read_json(path), _plain(config)
+        if wanted.get("seed") is None:  # The one that the run drew is as good.
+            wanted["seed"] = found.get("seed")
+        differing = [*comparison.differences(found, wanted, comparison.FREE_LATER)]
         if differing:
             key, old, new = differing[0]
             more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""

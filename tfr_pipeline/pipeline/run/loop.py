@@ -60,7 +60,6 @@ def train(
     model: tf.keras.Model,
     layout: str | None,
     steps: int,
-    verbose: int,
 ) -> None:
     """Trains until the last step, or until a callback ends the run.
 
@@ -69,7 +68,6 @@ def train(
       model: Its model, compiled.
       layout: The batch layout.
       steps: Steps of an epoch.
-      verbose: As of `tf.keras.Model.fit`.
 
     Raises:
       RunError: The loss became NaN, or a parameter server was lost.
@@ -98,8 +96,6 @@ def train(
         measures = [item for item in callbacks if isinstance(item, Progress)]
         callbacks.insert(0, Validate(dispatcher, valid, valid_steps, measures))
         model.train_function, data, valid = dispatcher, dispatcher.no_data(), None
-        # Keras has no progress bar for parameter servers.
-        verbose = min(verbose * 2, 2)
     elif not getattr(model, "check_loss", False):
         # First, so that none of the others saves what is broken.
         callbacks.insert(0, callbacks_lib.StopOnNaN())
@@ -113,7 +109,7 @@ def train(
             validation_data=valid,
             validation_steps=valid_steps,
             callbacks=callbacks,
-            verbose=verbose,
+            verbose=0,  # `Progress` says what there is to say
         )
 
     epoch, within = divmod(done, steps)

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 
-# Keras's number for one plain line an epoch in place of a progress bar.
-_PLAIN_LINES = 2
+# Seconds between two lines within an epoch, and two changes of a terminal's line.
+_LINE_SECONDS, _CHANGE_SECONDS = 10.0, 0.25
+_BAR = 20
 
 
 class RunCallback(tf.keras.callbacks.Callback):
@@ -75,7 +77,7 @@ class _Mark:
 
 
 class Progress(RunCallback):
-    """Measures training, and says so in lines where there is no progress bar.
+    """Measures training, and says so: a line an epoch, and a bar or lines within.
 
     `figures` describes the last epoch, as `history.csv` has it: `seconds` in training
     steps, without validation; `steps_per_second`; `lists` and `documents` of all
@@ -93,7 +95,7 @@ class Progress(RunCallback):
       take_sizes: Returns int64 `[workers, 2]`, lists and documents by worker of the
         next so many steps, or None.
       gather: Gives the values of all workers to each; see `gathering`.
-      every_seconds: Least time between two lines within an epoch.
+      console: Where it says so; nowhere by default.
     """
 
     def __init__(
@@ -101,12 +103,14 @@ class Progress(RunCallback):
         run: RunDirectory,
         take_sizes: Callable[[int], np.ndarray | None],
         gather: Callable[[float], list[float]] = lambda value: [value],
-        every_seconds: float = 10.0,
+        console: Console | None = None,
     ):
         super().__init__()
+        self._console = console or Console(False)
+        self._traced = False
         self.figures: dict[str, float] = {}
         self._run, self._take, self._gather = run, take_sizes, gather
-        self._every = every_seconds
+        self._every = _CHANGE_SECONDS if self._console.terminal else _LINE_SECONDS
         self._epoch = self._steps = 0
         self._end: _Mark | None = None
         self._writers: list[Any] = []
@@ -115,25 +119,34 @@ class Progress(RunCallback):
         """See `tf.keras.callbacks.Callback`."""
         self._epoch, self._steps, self._end = epoch, 0, None
         self._begin = self._last = _Mark(time.perf_counter(), self._waited)
+        if not self._traced:
+            self._console.show("tracing the training step ...")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
         self._steps = batch + 1
         spent = time.perf_counter() - self._last.seconds
-        if spent < self._every or not self._speaks:
+        if not self._traced:
+            self._traced = True
+            self._console.say(f"training step traced in {spent:.1f} s")
+        if spent < self._every or not self._console.speaks:
             return
         before, self._last = self._last, self._mark()
         # What a parameter server's worker has not computed yet is no dict.
         loss = logs.get("loss") if isinstance(logs, Mapping) else None
-        self._say(
-            f"step {self._steps}/{self.params['steps']}: "
-            + ("" if loss is None else f"loss {float(loss):.4g}, ")
-            + _rates(before, self._last)
-        )
+        text = "" if loss is None else f"loss {float(loss):.4g}, "
+        text += _rates(before, self._last)
+        steps = self.params["steps"]
+        if self._console.terminal:
+            bar = "#" * round(_BAR * self._steps / steps)
+            self._console.show(f"{self._title} [{bar:{_BAR}}] {text}")
+        else:
+            self._console.say(f"{self._title}, step {self._steps}/{steps}: {text}")
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Validation begins where the training of an epoch ends."""
         self._end = self._end or self._mark()
+        self._console.show(f"{self._title}, validating ...")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
@@ -150,11 +163,15 @@ class Progress(RunCallback):
             self.figures["documents_per_second"] = round(documents / seconds, 1)
         if waits is not None:
             self.figures["input_wait"] = round(max(waits), 4)
-        if self._speaks:
-            self._say(
-                f"{end.steps} steps in {seconds:.1f} s, {_rates(self._begin, end)}"
-                + ("" if documents is None else f"; {_counts(end.sizes.sum(axis=0))}")
-            )
+        slowest = ""
+        if waits is not None and len(waits) > 1:
+            slowest = f" (worker {int(np.argmax(waits))})"
+            wait = max(waits)
+        self._console.say(
+            f"{self._title}: {_values(logs or {})}"
+            + _speed(end.steps, seconds, wait, documents)
+            + slowest
+        )
         if documents is not None and len(end.sizes) > 1:
             self._report_workers(end.sizes, seconds, waits)
 
@@ -165,8 +182,8 @@ class Progress(RunCallback):
         self._writers = []
 
     @property
-    def _speaks(self) -> bool:
-        return self._run.is_ours and self.params.get("verbose") == _PLAIN_LINES
+    def _title(self) -> str:
+        return f"epoch {self._epoch + 1}/{self.params['epochs']}"
 
     @property
     def _waited(self) -> float | None:
@@ -177,13 +194,10 @@ class Progress(RunCallback):
         sizes = None if taken is None else self._last.sizes + taken
         return _Mark(time.perf_counter(), self._waited, self._steps, sizes)
 
-    def _say(self, text: str) -> None:
-        print(f"epoch {self._epoch + 1}/{self.params['epochs']}, {text}", flush=True)
-
     def _report_workers(
         self, sizes: np.ndarray, seconds: float, waits: list[float] | None
     ) -> None:
-        """Prints and logs the share of each worker in an epoch."""
+        """Logs the share of each worker in an epoch."""
         if not self._run.is_ours:
             return
         for worker, (lists, documents) in enumerate(sizes.tolist()):
@@ -192,12 +206,8 @@ class Progress(RunCallback):
                 "epoch_documents": documents,
                 "epoch_documents_per_second": documents / seconds,
             }
-            wait = ""
             if waits is not None and len(waits) == len(sizes):
                 found["epoch_input_wait"] = waits[worker]
-                wait = f", waited for input {waits[worker]:.1%} of the time"
-            if self._speaks:
-                self._say(f"worker {worker}: {_counts(sizes[worker])}{wait}")
             if worker == len(self._writers):
                 path = self._run.join("logs", f"worker-{worker}")
                 self._writers.append(tf.summary.create_file_writer(path))
@@ -207,18 +217,33 @@ class Progress(RunCallback):
             self._writers[worker].flush()
 
 
+def _values(logs: Mapping[str, Any]) -> str:
+    """Returns losses and metrics of an epoch, those of validation after `val`."""
+    parts = []
+    for name, value in logs.items():
+        short = name.replace("weighted_metric/", "weighted ").replace("metric/", "")
+        if short.startswith("val_"):
+            short = f"val {short.removeprefix('val_')}"
+        form = ".4g" if name.endswith("loss") else ".4f"
+        parts.append(f"{short} {float(value):{form}}, ")
+    return "".join(parts)
+
+
 def _rates(before: _Mark, now: _Mark) -> str:
     seconds, wait, documents = now.since(before)
-    text = f"{(now.steps - before.steps) / seconds:,.1f} steps/s"
-    if documents is not None:
-        text += f", {documents / seconds:,.0f} documents/s"
+    return _speed(now.steps - before.steps, seconds, wait, documents)
+
+
+def _speed(
+    steps: int, seconds: float, wait: float | None, documents: float | None
+) -> str:
+    if documents is None:
+        text = f"{steps / seconds:,.1f} steps/s"
+    else:
+        text = f"{documents / seconds:,.0f} documents/s"
     if wait is not None:
         text += f", waited for input {wait:.1%} of the time"
     return text
-
-
-def _counts(sizes: np.ndarray) -> str:
-    return "{:,} lists, {:,} documents".format(*sizes.tolist())
 
 
 class TensorBoard(tf.keras.callbacks.TensorBoard):

@@ -1,0 +1,52 @@
+"""The seed of a run: given, or drawn once for all that is random."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.pipeline.run.directory import RunDirectory
+
+
+def choose(
+    seed: int | None, run: RunDirectory, agree: Callable[[int], int]
+) -> tuple[int, bool]:
+    """Returns the seed of a run, the same for all its workers, and whether it is drawn.
+
+    A run that goes on keeps the one that was drawn when it began, which its config has.
+
+    Args:
+      seed: The one that was asked for, or None.
+      run: The run directory; the process that owns it draws.
+      agree: Gives the largest of the workers' values to all of them.
+    """
+    if seed is not None:
+        return seed, False
+    drawn = 0
+    if run.is_ours:
+        found = _recorded(run.path)
+        drawn = random.SystemRandom().randrange(2**31) if found is None else found
+    return agree(drawn), True
+
+
+def _recorded(path: str) -> int | None:
+    # What is wrong with the file is said when the run claims its directory.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
+            found = json.load(file).get("seed")
+        return found if isinstance(found, int) else None
+    return None
+
+
+def plant(seed: int, dataset_builder: Any) -> None:
+    """Seeds TensorFlow, and a dataset builder that was not told a seed of its own."""
+    tf.keras.utils.set_random_seed(seed)
+    hparams = getattr(dataset_builder, "_hparams", None)
+    if hparams is not None and getattr(hparams, "seed", 0) is None:
+        hparams.seed = seed
