@@ -237,7 +237,8 @@ def remove_stale(folder: str) -> None:
     """
     for path in glob.glob(os.path.join(glob.escape(folder), ".*.tmp*")):
         if re.search(r"\.[0-9a-f]{8}\.tmp(\.old)?$", path):
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+            a_folder = os.path.isdir(path) and not os.path.islink(path)
+            shutil.rmtree(path) if a_folder else os.remove(path)
 
 
 def write_text(path: str, text: str) -> None:

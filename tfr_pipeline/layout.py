@@ -72,5 +72,5 @@ class BlockLayout:
         return cls({dtype: tuple(row) for dtype, row in slots.items()})
 
     def width(self, dtype: str) -> int:
-        """Number of columns of the matrix of a dtype."""
-        return self.slots[dtype][-1].stop
+        """Number of columns of the matrix of a dtype, 0 if there is none."""
+        return self.slots[dtype][-1].stop if dtype in self.slots else 0

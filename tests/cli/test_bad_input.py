@@ -292,12 +292,29 @@ def test_evaluation_on_data_of_another_model(evaluate, trained, odd):
     assert "expected 8 values, found 2" in line
 
 
-def test_evaluation_with_a_broken_model(evaluate, trained, tmp_path):
-    (version,) = (trained.run / "export" / "latest_model").iterdir()
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "saved_model.pb": cut,
+    "variables/variables.index": cut,
+    "variables/variables.data-00000-of-00001": cut,
+    "assets.extra/features.json": lambda path: path.write_bytes(b'{"a": "\xff'),
+}
+
+
+@pytest.mark.parametrize("damage", [None, pathlib.Path.unlink], ids=["cut", "gone"])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_evaluation_with_a_broken_model(evaluate, trained, tmp_path, name, damage):
+    (version,) = (trained.run / "export" / "latest_model").glob("[0-9]*")
     shutil.copytree(version, tmp_path / "model")
-    (tmp_path / "model" / "saved_model.pb").write_bytes(b"not a model")
+    (damage or DAMAGES[name])(tmp_path / "model" / name)
     line = evaluate(tmp_path / "model", f"{trained.data}/test-*")
-    assert "cannot load the model" in line
+    if (name, damage) == ("saved_model.pb", pathlib.Path.unlink):
+        assert "/model: expected a SavedModel" in line
+    else:
+        assert f"{tmp_path}/model/{name.partition('.data')[0]}" in line
 
 
 # Prediction

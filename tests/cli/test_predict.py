@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
+import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.pipeline.training_helpers import ROOT
+from tfr_pipeline.cli import ranking
 from tfr_pipeline.cli.main import main
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.serving.predictor import find_export
 
 FEATURES = [f"f{i}" for i in range(1, 9)]
+SCORES = st.integers(-99, 99).map(lambda number: number / 7)
 TABLE_FLAGS = ("--docid_column=docid", f"--feature_columns={','.join(FEATURES)}")
 
 
@@ -130,7 +139,93 @@ def test_the_scores_of_a_query_do_not_depend_on_the_other_queries(
     )
 
 
+def test_a_trec_run_has_the_same_ranking(trained, ranked, tmp_path):
+    output = tmp_path / "run.trec"
+    source = trained.text / "test.txt"
+    assert predict(trained, source, output, "--format=trec") == 0
+    rows = [line.split(" ") for line in output.read_text().splitlines()]
+    assert {(len(row), row[1], row[5]) for row in rows} == {(6, "Q0", "tfr_pipeline")}
+    found = [(qid, docid, int(rank), float(s)) for qid, _, docid, rank, s, _ in rows]
+    assert found == scored_rows(ranked)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+
+
+@pytest.mark.parametrize("style, ends", [("tsv", "\t\n\r"), ("trec", " \t\n\r\v\f")])
+@settings(deadline=None)
+@given(ids=st.lists(TEXTS, min_size=4, max_size=4), scores=st.lists(SCORES, min_size=3))
+def test_lines_are_read_back_or_an_id_is_refused(style, ends, ids, scores):
+    query, *documents = ids
+    lists = Lists(
+        values={},
+        row_splits=np.array([0, 0, 3]),
+        labels=None,
+        query_ids=np.array(["none", query], object),
+        document_ids=np.array(documents, object),
+    )
+    scores = np.float32(scores[:3])
+    bad = [i for i in ids if set(i) & set(ends) or (style == "trec" and not i)]
+    if bad:
+        with pytest.raises(DataError, match=r"id of a (query|document).*found"):
+            list(ranking.lines(lists, scores, style))
+        return
+    separator = "\t" if style == "tsv" else " "
+    text = "".join(ranking.lines(lists, scores, style))
+    rows = [line.split(separator) for line in text.split("\n")[:-1]]
+    if style == "trec":
+        assert {(row.pop(1), row.pop()) for row in rows} == {("Q0", "tfr_pipeline")}
+    order = sorted(range(3), key=lambda i: -scores[i])
+    assert [row[:3] for row in rows] == [
+        [query, documents[i], str(rank)] for rank, i in enumerate(order, 1)
+    ]
+    assert [np.float32(row[3]) for row in rows] == [scores[i] for i in order]
+
+
+@pytest.fixture(scope="module")
+def request_script():
+    """The script of docs/serving.md."""
+    path = ROOT / "docs" / "request_from_libsvm.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_request_made_of_lines_is_ranked_as_predict_does(
+    trained, ranked, request_script
+):
+    from tensorflow_serving.apis import predict_pb2
+
+    from tfr_pipeline.compat import tf
+
+    model = str(trained.run / "export" / "best_model_by_metric")
+    rank = tf.saved_model.load(model).signatures["rank"]
+    types = {s.name: s.dtype for s in rank.structured_input_signature[1].values()}
+    with open(trained.text / "test.txt") as lines:
+        found = request_script.inputs(model, lines)
+    body = json.loads(request_script.rest(found))
+    assert body["signature_name"] == "rank"
+    message = predict_pb2.PredictRequest.FromString(request_script.grpc(found, "m"))
+    assert message.model_spec.signature_name == "rank"
+    for inputs in (
+        {key: tf.constant(value, types[key]) for key, value in body["inputs"].items()},
+        {key: tf.constant(tf.make_ndarray(v)) for key, v in message.inputs.items()},
+    ):
+        assert {key: value.dtype for key, value in inputs.items()} == types
+        outputs = {key: value.numpy() for key, value in rank(**inputs).items()}
+        rows = zip(*(outputs[k].tolist() for k in ("ids", "ranks")), strict=True)
+        wanted = {(docid.encode(), rank) for _, docid, rank, _ in scored_rows(ranked)}
+        assert set(rows) == wanted
+
+
 # Errors
+
+
+def test_an_unknown_output_format_is_named(trained, tmp_path, capsys):
+    source = trained.text / "test.txt"
+    assert predict(trained, source, tmp_path / "o", "--format=trex") == 2
+    assert "did you mean 'trec'" in capsys.readouterr().err
 
 
 def test_bad_documents_leave_the_old_output_alone(trained, tmp_path, capsys):

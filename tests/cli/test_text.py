@@ -79,7 +79,7 @@ def test_texts_are_learnt_and_scored_by_the_export(texts, tmp_path):
     vocabulary = texts / "vocabulary.txt"
     train(texts, tmp_path, f"--config.model.builder_args.vocabulary={vocabulary}")
     assert read_history(tmp_path)[-1]["val_metric/ndcg_1"] == 1.0
-    (version,) = pathlib.Path(tmp_path, "export", "latest_model").iterdir()
+    (version,) = pathlib.Path(tmp_path, "export", "latest_model").glob("[0-9]*")
     predict = tf.saved_model.load(str(version)).signatures["tensorflow/serving/predict"]
     ranked = text_list(np.random.default_rng(9), 3)
     (scores,) = predict(tf.constant([ranking_data.elwc(ranked)])).values()

@@ -19,6 +19,7 @@ import pytest
 from tests.cli.command_helpers import command
 from tests.pipeline.training_helpers import ROOT, environment, read_json, tree
 from tfr_pipeline.cli.main import main
+from tfr_pipeline.metrics.evaluation import evaluate_lists
 
 HIDDEN = "--config.model.scorer_args.hidden_layer_dims=(8,)"
 
@@ -83,6 +84,21 @@ def test_evaluate_gives_the_numbers_of_the_run(trained, tmp_path):
     baselines = found.pop("baselines")
     assert found == read_json(trained.run / "metrics.json")["test"]
     assert set(baselines) == {"best feature", "random"}
+    named = baselines["best feature"]
+    said = f"best feature: {named['feature']}, {named['first']} values first"
+    assert said in done.stdout
+    # That column of the text, as scores.
+    rows = text_rows(trained.text / "test.txt")
+    number = int(named["feature"].removeprefix("feature_")) - 1
+    scores = np.float32([row[3][number] for row in rows])
+    queries = [row[0] for row in rows]
+    starts = [i for i, q in enumerate(queries) if i == 0 or q != queries[i - 1]]
+    wanted = evaluate_lists(
+        np.float32([row[2] for row in rows]),
+        scores if named["first"] == "highest" else -scores,
+        np.array([*starts, len(rows)]),
+    )
+    assert named["ndcg@10"] == wanted["ndcg@10"]
     assert re.search(r"^random +0\.\d{4}", done.stdout, re.M)
     assert "10 queries (" in done.stdout
 

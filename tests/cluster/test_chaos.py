@@ -154,7 +154,7 @@ def assert_whole(folder, lists):
     assert [row["step"] for row in read_history(run)] == STEPS
     assert read_json(run / "metrics.json")["step"] == STEPS[-1]
     for name in ("latest_model", "best_model_by_metric"):
-        (version,) = (run / "export" / name).iterdir()
+        (version,) = (run / "export" / name).glob("[0-9]*")
         scores = Predictor(str(version)).score(lists)
         assert scores.shape == (lists.num_documents,)
         assert np.isfinite(scores).all() and np.ptp(scores) > 0

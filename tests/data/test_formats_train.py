@@ -110,7 +110,7 @@ def test_texts_train_padded_without_counting_steps(folder, tmp_path):
     pipeline.train_and_validate()
     history = read_history(tmp_path)
     assert [row["epoch"] for row in history] == [0, 1]
-    (version,) = (tmp_path / "export" / "latest_model").iterdir()
+    (version,) = (tmp_path / "export" / "latest_model").glob("[0-9]*")
     loaded = tf.saved_model.load(str(version))
     predict = loaded.signatures["tensorflow/serving/predict"]
     (name,) = predict.structured_input_signature[1]

@@ -77,8 +77,7 @@ def timed(pipeline, name, metric=None):
 
 
 def exported_ndcg(path):
-    (saved_model,) = glob.glob(f"{path}/**/saved_model.pb", recursive=True)
-    loaded = tf.saved_model.load(os.path.dirname(saved_model))
+    loaded = tf.saved_model.load(path)
     predict = loaded.signatures[tf.saved_model.PREDICT_METHOD_NAME]
     metric = tfr.keras.metrics.NDCGMetric(topn=10)
     for records in tf.data.TFRecordDataset(glob.glob(f"{DATA}/valid-*")).batch(16):

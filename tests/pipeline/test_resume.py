@@ -78,7 +78,7 @@ def exported(model_dir):
     """Returns the weights of both exports, read without this package's help."""
     result = {}
     for name in ("latest_model", "best_model_by_metric"):
-        (version,) = (pathlib.Path(model_dir) / "export" / name).iterdir()
+        (version,) = (pathlib.Path(model_dir) / "export" / name).glob("[0-9]*")
         reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
         result[name, version.name] = [
             reader.get_tensor(key)

@@ -17,9 +17,11 @@ from tests.serving.serving_helpers import (
 )
 from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
+from tfr_pipeline.model.scorers import DNNScorer
 from tfr_pipeline.serving.export import export_other_weights, export_saved_model
-from tfr_pipeline.serving.predictor import Predictor, find_export
-from tfr_pipeline.serving.signatures import PREDICT, RANK
+from tfr_pipeline.serving.predictor import Predictor, load, restore_weights
+from tfr_pipeline.serving.signatures import RANK, REGRESS
+from tfr_pipeline.serving.versions import find_export
 
 LISTS = random_lists(5, [3, 1, 0, 4])
 FEATURES = Features(
@@ -51,6 +53,14 @@ def test_lists_are_scored_as_rank_scores_them(
         "tfr_pipeline.serving.predictor._DOCUMENTS_PER_CALL", documents_a_call
     )
     np.testing.assert_allclose(predictor.score(as_lists(LISTS)), wanted, rtol=1e-5)
+
+
+def test_matrices_are_scored_as_the_features_cut_from_them(predictor):
+    assert predictor._module.packed is not None
+    lists = as_lists(LISTS)
+    np.testing.assert_array_equal(
+        predictor.score(lists), predictor.score(lists, predictor.function)
+    )
 
 
 def test_no_lists_and_empty_lists_have_no_scores(predictor):
@@ -95,9 +105,9 @@ def test_a_damaged_model_is_named(tmp_path):
 
 def test_a_model_of_others_is_refused(functions, tmp_path):
     path = str(tmp_path / "foreign")
-    predict = {PREDICT: functions()[PREDICT]}
-    export_saved_model(functions._model, predict, path)
-    with pytest.raises(DataError, match=r"expected a 'rank' signature, found.*predict"):
+    regress = {REGRESS: functions()[REGRESS]}
+    export_saved_model(functions._model, regress, path)
+    with pytest.raises(DataError, match=r"expected a signature 'rank'.*found.*regress"):
         Predictor(path)
     export_saved_model(functions._model, functions(), path)
     with pytest.raises(DataError, match=r"features\.json: not found"):
@@ -144,14 +154,16 @@ def test_an_export_with_other_weights_is_one_like_any_other(tmp_path):
     for path, scores in ((first, before), (second, after)):
         found = Predictor(path).score(lists)
         np.testing.assert_allclose(found, scores, rtol=1e-5, atol=1e-6)
-    predictor = Predictor(first)
-    predictor.load_weights(second)
+    module = load(first)
+    restore_weights(module, second)
+    predictor = Predictor(second, module=module)
     np.testing.assert_allclose(predictor.score(lists), after, rtol=1e-5, atol=1e-6)
-    assert predictor.path == second
 
 
 def test_weights_of_another_model_are_refused(predictor, tmp_path):
-    signatures = make_signatures(randomize(make_builder().build()))
-    other = export_saved_model(signatures._model, signatures(), str(tmp_path / "1"))
-    with pytest.raises(DataError, match="expected the same functions as"):
-        predictor.load_weights(other)
+    signatures = make_signatures(
+        make_builder(scorer=DNNScorer(hidden_layer_dims=[7])).build_packed()
+    )
+    other = export_saved_model(signatures._model, {}, str(tmp_path / "1"))
+    with pytest.raises(DataError, match="cannot load the weights"):
+        restore_weights(load(predictor.path), other)

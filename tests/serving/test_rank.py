@@ -13,7 +13,7 @@ from tests.serving.serving_helpers import (
     rank_inputs,
 )
 from tfr_pipeline.compat import tf
-from tfr_pipeline.model.scorers import UnivariateScorer
+from tfr_pipeline.model.scorers import DNNScorer, UnivariateScorer
 from tfr_pipeline.serving.export import export_saved_model
 from tfr_pipeline.serving.signatures import RANK, input_name, input_names
 
@@ -158,3 +158,67 @@ def test_features_with_odd_names_are_ranked():
     ]
     found = rank(**rank_inputs(lists, {}, spec))
     np.testing.assert_allclose(found["scores"], wanted, rtol=1e-4)
+
+
+WIDE = {
+    "x": FLOAT,
+    "y": FLOAT,
+    "v": tf.io.FixedLenFeature((3,), tf.float32, [0.0] * 3),
+}
+LENGTH = {"length": tf.io.FixedLenFeature((2,), tf.float32, [0.0] * 2)}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """`rank` in memory and loaded, of a model with normalisation."""
+    scorer = DNNScorer(hidden_layer_dims=[2], use_batch_norm=True)
+    model = make_builder(LENGTH, WIDE, {}, scorer).build_packed()
+    functions = make_signatures(model, LENGTH, WIDE)()
+    path = export_saved_model(model, functions, str(tmp_path_factory.mktemp("w") / "1"))
+    loaded = tf.saved_model.load(path)
+    return functions[RANK], loaded, loaded.signatures[RANK]
+
+
+def wide_inputs(**other):
+    """Five documents in two lists, with some inputs otherwise."""
+    values = {
+        "row_splits": np.int64([0, 2, 5]),
+        "x": np.ones([5, 1], np.float32),
+        "y": np.ones([5, 1], np.float32),
+        "v": np.ones([5, 3], np.float32),
+        "length": np.ones([2, 2], np.float32),
+        "ids": np.array([], object),
+        **other,
+    }
+    types = {"row_splits": tf.int64, "ids": tf.string}
+    return {n: tf.constant(v, types.get(n, tf.float32)) for n, v in values.items()}
+
+
+MISFITS = {
+    "row_splits: expected 0 as its first": {"row_splits": [1, 2, 5]},
+    "row_splits: expected numbers that never fall": {
+        "row_splits": [0, 4, 2, 5],
+        "length": np.ones([3, 2]),
+    },
+    "row_splits: expected 0 as its first number": {
+        "row_splits": [],
+        "length": np.ones([0, 2]),
+    },
+    r"x: expected the shape \[documents, 1\]": {"row_splits": [0, 2, 6]},
+    r"x: expected .*; the last of row_splits": {"row_splits": [0, 2, 3]},
+    r"v: expected the shape \[documents, 3\]": {"v": np.ones([5, 2])},
+    r"v: expected the shape \[documents, 3": {"v": np.ones([3, 5])},
+    r"length: expected the shape \[lists, 2\]": {"length": np.ones([3, 2])},
+    r"length: .*row_splits has one number more": {"length": np.ones([1, 2])},
+    "ids: expected none, or one for each document": {"ids": ["a", "b"]},
+}
+
+
+@pytest.mark.parametrize("which", [0, 2], ids=["model", "loaded"])
+@pytest.mark.parametrize("words", MISFITS)
+def test_inputs_that_do_not_fit_each_other_are_named(wide, words, which):
+    assert wide[which](**wide_inputs())["ranks"].numpy().tolist() == [1, 2, 1, 2, 3]
+    # In memory, TensorFlow compares what is known of shapes itself.
+    errors = (tf.errors.InvalidArgumentError, TypeError)
+    with pytest.raises(errors, match=words if which else None):
+        wide[which](**wide_inputs(**MISFITS[words]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import tfr_pipeline.cli.arguments as arguments
@@ -71,15 +72,23 @@ def run(args: argparse.Namespace) -> int:
     labels = {"": lists.labels}
     if predictor.features.labels:
         labels = dict(zip(predictor.features.labels, lists.labels.T, strict=True))
+    elif predictor.several:
+        labels = dict.fromkeys(predictor.tasks, lists.labels)
     baselines = {}
     for task, measured in result.items() if "" not in labels else [("", result)]:
         rows = {"model": measured}
         if args.baselines:
-            baselines[task] = _baselines(lists, labels[task])
+            baselines[task] = _baselines(predictor, lists, labels[task])
             rows.update(baselines[task])
         if task:
             print(f"task {task}", file=report)
         print(table(rows), file=report)
+        best = rows.get("best feature")
+        if best:
+            print(
+                f"best feature: {best['feature']}, {best['first']} values first",
+                file=report,
+            )
         low, high = map(number, measured["ndcg@10"]["skip_ci"] or (None, None))
         print(
             f"{measured['queries']} queries ({measured['queries_without_relevant']} "
@@ -96,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _baselines(lists: Any, labels: Any) -> dict[str, Any]:
+def _baselines(predictor: Any, lists: Any, labels: Any) -> dict[str, Any]:
     """Measures what needs no model: one feature, and no order at all.
 
     The feature, and whether more or less of it is better, are chosen on these very
@@ -112,15 +121,33 @@ def _baselines(lists: Any, labels: Any) -> dict[str, Any]:
         result = evaluate_lists(labels, scores, splits, bootstrap=0)
         return result["ndcg@10"]["skip"] or 0.0
 
-    block = lists.values["float32"]
-    candidates = [sign * block[:, i] for i in range(block.shape[1]) for sign in (1, -1)]
+    result = {}
+    candidates = (
+        (quality(sign * column), name, first, sign * column)
+        for name, column in _columns(predictor, lists)
+        for sign, first in ((1, "highest"), (-1, "lowest"))
+    )
+    best = max(candidates, key=lambda candidate: candidate[0], default=None)
+    if best is not None:
+        _, name, first, scores = best
+        measured = evaluate_lists(labels, scores, splits)
+        result["best feature"] = {**measured, "feature": name, "first": first}
     # Many orders of the same lists, since one alone is noisy.
     orders = 20
     ends = np.concatenate([splits[1:] + i * splits[-1] for i in range(orders)])
     noise = np.random.default_rng(0).random(orders * lists.num_documents)
-    return {
-        "best feature": evaluate_lists(labels, max(candidates, key=quality), splits),
-        "random": evaluate_lists(
-            np.tile(labels, orders), noise, np.concatenate([[0], ends]), bootstrap=0
-        ),
-    }
+    result["random"] = evaluate_lists(
+        np.tile(labels, orders), noise, np.concatenate([[0], ends]), bootstrap=0
+    )
+    return result
+
+
+def _columns(predictor: Any, lists: Any) -> Iterator[tuple[str, Any]]:
+    """Yields each column of numbers with the name it has in the data."""
+    for dtype, slots in predictor.layout.slots.items():
+        for slot in slots:
+            names = predictor.features.example[slot.name].columns
+            for i in range(slot.width):
+                name = f"{slot.name}[{i}]" if slot.width > 1 else slot.name
+                name = names[i] if len(names) == slot.width else name
+                yield name, lists.values[dtype][:, slot.start + i]

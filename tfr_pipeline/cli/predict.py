@@ -19,8 +19,8 @@ _RECORDS = ("elwc", "eie", "seq", "example", "packed")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
-        "Ranks documents: writes `qid docid rank score`, separated by tabs, the best "
-        "document of each query first. Labels are not needed."
+        "Ranks documents: writes `qid docid rank score`, separated by tabs and without "
+        "a header, the best document of each query first. Labels are not needed."
     )
     add = parser.add_argument
     add(
@@ -46,15 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.path,
         help="TSV file to write; - is standard output",
     )
+    add(
+        "--format",
+        default="tsv",
+        help="tsv, or trec for a run as trec_eval reads it, `qid Q0 docid rank score "
+        "tag` (default: tsv)",
+    )
     add("--task", help="the task to rank by, for a model that scores several")
     add_reading_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    import numpy as np
-
     from tfr_pipeline import files, outputs
+    from tfr_pipeline.cli import ranking
     from tfr_pipeline.errors import ConfigError, unknown_name
 
     read = files.expand(args.input, "--input", streams=True)
@@ -66,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             unknown_name("input format", args.input_format, (*_TEXT, *_RECORDS))
         )
+    if args.format not in ranking.FORMATS:
+        raise ConfigError(unknown_name("format", args.format, ranking.FORMATS))
     load_tensorflow()
     from tfr_pipeline.data.sources import spooled
     from tfr_pipeline.serving.predictor import Predictor
@@ -82,15 +89,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         for lists in _read(args, list(names), predictor):
             scores = predictor.score(lists, task=task)
-            # By list, then by falling score; equal scores keep their order.
-            order = np.lexsort((-scores, lists.row_ids))
-            rank = np.arange(lists.num_documents) - lists.row_splits[lists.row_ids] + 1
-            for position, document in enumerate(order):
-                out.write(
-                    f"{lists.query_ids[lists.row_ids[document]]}\t"
-                    f"{lists.document_ids[document]}\t{rank[position]}\t"
-                    f"{scores[document]:.9g}\n"
-                )
+            out.writelines(ranking.lines(lists, scores, args.format))
             queries += lists.num_lists
             documents += lists.num_documents
     print(
@@ -121,7 +120,14 @@ def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterato
         return
     from tfr_pipeline.data.sources.numbering import Numbering
     from tfr_pipeline.data.sources.source import read_lists
+    from tfr_pipeline.errors import ConfigError
 
+    if predictor.loose:
+        raise ConfigError(
+            f"--input_format: the model has features that are no columns of numbers "
+            f"({', '.join(predictor.loose)}), which {args.input_format} files do not "
+            f"have; expected one of {', '.join(_RECORDS[:-1])}."
+        )
     if args.input_format == "libsvm":
         numbering = Numbering.of(features)
         args.num_features = numbering.num_features

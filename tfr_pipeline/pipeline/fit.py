@@ -435,7 +435,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """Exports from the checkpoints of the run, whether it has ended or not.
 
         Args:
-          output: Folder of versions.
+          output: Folder of versions, which then stands for this one.
           best: Takes the best epoch instead of the latest checkpoint.
 
         Returns:
@@ -451,9 +451,13 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         if not found or (best and not checkpoints.restore_best()):
             kind = "best" if best else "latest"
             raise RunError(f"{self._run.checkpoints}: found no {kind} checkpoint.")
+        from tfr_pipeline.serving import versions
+
         step = checkpoints.state.best_step if best else checkpoints.step
         path = os.path.join(output, str(step))
+        versions.check(output)
         self.export_saved_model(model, path)
+        versions.publish(path)
         return path
 
     # Export

@@ -10,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline import files
-from tfr_pipeline.errors import RunError
+from tfr_pipeline.errors import PipelineError, RunError
 from tfr_pipeline.features import FILE_NAME
+from tfr_pipeline.serving.signatures import RANK
 
 # TensorFlow Serving leaves this folder of a SavedModel to its owner.
 EXTRA_ASSETS = "assets.extra"
@@ -28,6 +29,7 @@ def export_saved_model(
     signatures: Mapping[str, Callable[..., Any]] | None,
     path: str,
     extra_assets: Mapping[str, str] | None = None,
+    check: Callable[[str], None] | None = None,
 ) -> str:
     """Writes a SavedModel with the weights and the signatures, and nothing else.
 
@@ -40,6 +42,8 @@ def export_saved_model(
       signatures: Maps signature keys to `tf.function`s over the model.
       path: The folder, for TensorFlow Serving one that ends in a version number.
       extra_assets: Maps file names to texts that go into `assets.extra`.
+      check: Takes the folder before it is renamed; if it raises, nothing is left, and
+        what stood there before stays.
 
     Returns:
       `path`.
@@ -58,6 +62,8 @@ def export_saved_model(
         or type(node).__name__ in ("StaticHashTable", "MutableHashTable")
     ]
     functions = dict(signatures or {})
+    # Scores of whole matrices; no signature, but there for `Predictor`.
+    module.packed = getattr(functions.get(RANK), "packed", None)
 
     def write(folder: str) -> None:
         tf.saved_model.save(module, folder, signatures=functions)
@@ -67,10 +73,15 @@ def export_saved_model(
             with open(os.path.join(assets, name), "w", encoding="utf-8") as file:
                 file.write(text)
 
-    return _replace(path, write)
+    return _replace(path, write, check)
 
 
-def export_other_weights(model: tf.keras.Model, source: str, path: str) -> str:
+def export_other_weights(
+    model: tf.keras.Model,
+    source: str,
+    path: str,
+    check: Callable[[str], None] | None = None,
+) -> str:
     """Writes an export that differs from another one in the weights only.
 
     Functions are copied instead of traced and optimised again, which is most of the
@@ -80,6 +91,7 @@ def export_other_weights(model: tf.keras.Model, source: str, path: str) -> str:
       model: The model of `source`, with other weights.
       source: Folder that `export_saved_model` wrote of this model.
       path: The folder.
+      check: As `export_saved_model`.
 
     Returns:
       `path`.
@@ -112,18 +124,25 @@ def export_other_weights(model: tf.keras.Model, source: str, path: str) -> str:
             tensors=values,
         )
 
-    return _replace(path, write)
+    return _replace(path, write, check)
 
 
 def _variables(path: str) -> str:
     return os.path.join(path, "variables", "variables")
 
 
-def _replace(path: str, write: Callable[[str], None]) -> str:
+def _replace(
+    path: str, write: Callable[[str], None], check: Callable[[str], None] | None
+) -> str:
     """Lets `write` fill a folder that then takes the place of `path`."""
     try:
         with files.replacing(path, _SAVED_MODEL) as temporary:
             write(temporary)
+            if check:
+                check(temporary)
+    except PipelineError as error:
+        cause = str(error).replace(temporary, path)
+        raise RunError(f"{path}: nothing was exported: {cause}") from error
     except (OSError, tf.errors.OpError) as error:
         folder = os.path.abspath(path)
         while not os.path.isdir(folder):

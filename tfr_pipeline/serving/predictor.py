@@ -2,135 +2,198 @@
 
 from __future__ import annotations
 
-import filecmp
-import itertools
-import json
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
+from tfr_pipeline.data.batching.loose import separate
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.records import encode
 from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.serving.export import EXTRA_ASSETS
 from tfr_pipeline.serving.signatures import (
     IDS,
+    PREDICT,
     RANK,
     RANKS,
     ROW_SPLITS,
     TASK,
     input_names,
 )
+from tfr_pipeline.serving.versions import MODEL, find_export
 
 _DOCUMENTS_PER_CALL = 16384
+# An id in records that no model has a feature of.
+_NO_FEATURE = "tfr_pipeline/document_id"
+
+__all__ = ["Predictor", "can_score", "find_export", "load", "restore_weights"]
 
 
-def find_export(path: str) -> str:
-    """Returns the folder of a SavedModel: `path` itself or its newest version.
-
-    A run directory stands for its best model, or else its latest.
+def load(path: str) -> Any:
+    """Loads a SavedModel; returns what `tf.saved_model.load` does.
 
     Raises:
-      DataError: There is none.
+      DataError: It cannot be loaded; the message names the file that is damaged.
     """
-    for candidate in (
-        path,
-        os.path.join(path, "export", "best_model_by_metric"),
-        os.path.join(path, "export", "latest_model"),
-    ):
-        if os.path.exists(os.path.join(candidate, "saved_model.pb")):
-            return candidate
-        versions = (
-            [name for name in os.listdir(candidate) if name.isdigit()]
-            if os.path.isdir(candidate)
-            else []
-        )
-        if versions:
-            return os.path.join(candidate, max(versions, key=int))
-    raise DataError(
-        f"{path}: expected a SavedModel, a folder of versions or a run directory; "
-        "found no saved_model.pb."
+    try:
+        return tf.saved_model.load(path)
+    # Which class a damaged file raises depends on the byte that is wrong.
+    except Exception as error:
+        cause = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{_damaged(path)}: cannot load the model: {cause}. Is the copy complete? "
+            "Export it again."
+        ) from error
+
+
+def _damaged(path: str) -> str:
+    """Returns the file of a SavedModel that is to blame, or the folder of it."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    model = os.path.join(path, MODEL)
+    variables = os.path.join(path, "variables", "variables")
+    with open(model, "rb") as file:
+        try:
+            saved_model_pb2.SavedModel.FromString(file.read())
+        except DecodeError:
+            return model
+    try:
+        reader = tf.train.load_checkpoint(variables)
+    except Exception:
+        return f"{variables}.index"
+    try:
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception:
+        return f"{variables}.*"
+    return path
+
+
+def restore_weights(module: Any, path: str) -> None:
+    """Gives a loaded model the weights of another export of the same model.
+
+    Args:
+      module: What `load` returned for the other one.
+      path: Folder of a SavedModel.
+
+    Raises:
+      DataError: Its weights are others, or cannot be read.
+    """
+    variables = os.path.join(path, "variables", "variables")
+    try:
+        status = tf.train.Checkpoint(weights=module.weights).read(variables)
+        status.assert_existing_objects_matched().expect_partial()
+    except (OSError, tf.errors.OpError, AssertionError, ValueError) as error:
+        raise DataError(f"{variables}: cannot load the weights: {error}") from error
+
+
+def can_score(signatures: Mapping[str, Any]) -> bool:
+    """Whether some signatures of a loaded model are those that a `Predictor` asks."""
+    if RANK in signatures:
+        return True
+    if PREDICT not in signatures:
+        return False
+    _, inputs = signatures[PREDICT].structured_input_signature
+    outputs = signatures[PREDICT].structured_outputs.values()
+    return [spec.dtype for spec in inputs.values()] == [tf.string] and all(
+        tensor.dtype.is_floating and tensor.shape.rank in (2, 3) for tensor in outputs
     )
 
 
 class Predictor:
-    """Scores lists with the `rank` signature of a SavedModel.
+    """Scores lists with a SavedModel that this package exported.
+
+    It asks the signature `rank`, or the function behind that, which takes matrices.
+    Where there is none, because features are texts or have any number of values, or
+    because a document has several scores, it asks `tensorflow/serving/predict`, with
+    ELWC records that it makes of the lists.
 
     Args:
       path: A SavedModel, a folder of versions, or a run directory.
+      module: What `load` returned for it, to save doing so again (keyword only).
+
+    Attributes:
+      path: Folder of the SavedModel.
+      features: Description of the data that the model was trained on.
+      layout: Where the features with fixed shapes stand in `Lists.values`.
+      loose: Names of the other document features, which stand in `Lists.loose`.
+      signature: Key of the signature that scores.
+      tasks: Names of the scores, those that the data has labels for first. Where a
+        document has several numbers, `outputs[0]`, `outputs[1]`, and so on.
+      several: Whether a document has several numbers for one label.
 
     Raises:
       DataError: There is no model, or none that this package exported.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, *, module: Any = None):
         self.path = find_export(path)
-        try:
-            # Held on to: the signatures do not keep the variables alive.
-            self._loaded = tf.saved_model.load(self.path)
-        except (OSError, tf.errors.OpError, ValueError) as error:
-            raise DataError(f"{self.path}: cannot load the model: {error}") from error
-        if RANK not in self._loaded.signatures:
+        # Held on to: the signatures do not keep the variables alive.
+        self._module = load(self.path) if module is None else module
+        signatures = self._module.signatures
+        self.signature = RANK if RANK in signatures else PREDICT
+        if not can_score(signatures):
             raise DataError(
-                f"{self.path}: expected a {RANK!r} signature, found "
-                f"{sorted(self._loaded.signatures)}. Export it with tfr_pipeline."
+                f"{self.path}: expected a signature {RANK!r} or {PREDICT!r}, found "
+                f"{sorted(signatures)}. Export it with tfr_pipeline."
             )
-        self._rank = self._loaded.signatures[RANK]
-        path = os.path.join(self.path, EXTRA_ASSETS, FILE_NAME)
-        if not os.path.exists(path):
-            raise DataError(f"{path}: not found; the export does not say its features.")
-        with open(path, encoding="utf-8") as file:
-            self.features = Features.from_json(json.load(file), path)
-        self.layout = BlockLayout.from_spec(self.features.example_spec)
-        outputs = set(self._rank.structured_outputs) - {RANKS, IDS}
+        self._function = signatures[self.signature]
+        assets = os.path.join(self.path, EXTRA_ASSETS, FILE_NAME)
+        if not os.path.exists(assets):
+            raise DataError(
+                f"{assets}: not found; the export does not say its features. Models "
+                "are exported with them by dataset builders that describe their data: "
+                "SimpleDatasetBuilder, MultiLabelDatasetBuilder."
+            )
+        self.features = Features.load(assets)
+        packed, loose = separate(self.features.example_spec)
+        self.loose = tuple(loose)
+        self.layout = BlockLayout.from_spec(packed)
+        outputs = {
+            name: list(tensor.shape)
+            for name, tensor in self._function.structured_outputs.items()
+            if self.signature == PREDICT or name not in (RANKS, IDS)
+        }
         labels = [task for task in self.features.labels if task in outputs]
-        # Names of the scores, those that the data has labels for first.
-        self.tasks = (*labels, *sorted(outputs - set(labels)))
-
-    def load_weights(self, path: str) -> None:
-        """Takes the weights of another export of the same model.
-
-        Args:
-          path: Folder of a SavedModel, equal to this one but for the weights.
-
-        Raises:
-          DataError: It is not.
-        """
-        ours, other = (os.path.join(p, "saved_model.pb") for p in (self.path, path))
-        variables = os.path.join(path, "variables", "variables")
-        try:
-            if not filecmp.cmp(ours, other, shallow=False):
-                raise DataError(f"{path}: expected the same functions as {self.path}.")
-            status = tf.train.Checkpoint(weights=self._loaded.weights).read(variables)
-            status.assert_existing_objects_matched().expect_partial()
-        except (OSError, tf.errors.OpError, AssertionError) as error:
-            raise DataError(f"{path}: cannot load the model: {error}") from error
-        self.path = path
+        numbers = {}
+        for output in (*labels, *sorted(set(outputs) - set(labels))):
+            shape = outputs[output]
+            if self.signature == PREDICT and len(shape) == 3 and shape[2] != 1:
+                names = {f"{output}[{i}]": (output, i) for i in range(shape[2] or 0)}
+                numbers.update(names)
+            else:
+                numbers[output] = (output, 0)
+        self._numbers = numbers
+        self.tasks = tuple(numbers)
+        self.several = len(numbers) > len(outputs)
 
     def score(
         self,
         lists: Lists,
-        rank: Callable[..., dict[str, Any]] | None = None,
+        function: Callable[..., dict[str, Any]] | None = None,
         task: str | None = None,
     ) -> np.ndarray:
         """Returns float32 `[documents]`, the score of each document.
 
         Args:
           lists: The documents.
-          rank: Another function of the same signature to score with.
+          function: Another function with the signature `signature` to score with.
           task: Name of the task; may be left out for a model that has one.
 
         Raises:
           ConfigError: The model has several tasks, and not this one.
-          DataError: The lists have another number of columns than the model.
+          DataError: The lists have other columns than the model.
           RunError: A score is not finite.
         """
         task = self.task(task)
-        return self.score_tasks(lists, rank)[task]
+        return self.score_tasks(lists, function)[task]
 
     def task(self, task: str | None) -> str:
         """Returns a name of a task after checking it; None stands for the only one."""
@@ -138,20 +201,29 @@ class Predictor:
             return self.tasks[0]
         if task is None:
             raise ConfigError(
-                f"{self.path}: the model scores several tasks; expected one of "
-                f"{', '.join(self.tasks)}."
+                f"{self.path}: the model has several scores a document; expected one "
+                f"of {', '.join(self.tasks)} as the task."
             )
         if task not in self.tasks:
             raise ConfigError(unknown_name("task", task, self.tasks, self.path))
         return task
 
     def score_tasks(
-        self, lists: Lists, rank: Callable[..., dict[str, Any]] | None = None
+        self, lists: Lists, function: Callable[..., dict[str, Any]] | None = None
     ) -> dict[str, np.ndarray]:
         """Returns the scores by task; see `score`."""
         self._check(lists)
-        rank = rank or self._rank
-        parts = [self._score_some(part, rank) for part in _portions(lists)]
+        padded = self.signature == PREDICT
+        some: Callable[..., dict[str, np.ndarray]]
+        some = self._by_predict if padded else self._by_rank
+        packed = getattr(self._module, "packed", None)
+        if packed is not None and function is None and not padded:
+            some, function = self._by_matrix, packed
+        function = function or self._function
+        parts = [
+            some(lists.slice(first, last), function)
+            for first, last in _portions(lists.lengths, padded)
+        ]
         result = {}
         for task in self.tasks:
             scores = [part[task] for part in parts] or [np.zeros(0, np.float32)]
@@ -169,25 +241,52 @@ class Predictor:
             )
 
     def _check(self, lists: Lists) -> None:
-        for dtype in self.layout.slots:
+        for dtype, slots in self.layout.slots.items():
             expected = self.layout.width(dtype)
             block = lists.values.get(dtype)
             found = None if block is None else block.shape[1]
             if found != expected:
+                names = ", ".join(slot.name for slot in slots[:5])
                 raise DataError(
                     f"{self.path}: the model expects {expected} {dtype} columns "
-                    f"({', '.join(list(self.features.example)[:5])}...), the data has "
-                    f"{found}."
+                    f"({names}...), the data has {found}."
                 )
-
+        for name in self.loose:
+            if name not in lists.loose:
+                raise DataError(
+                    f"{self.path}: the model expects the document feature {name!r}, "
+                    "a text or any number of values; of such the data has "
+                    f"{sorted(lists.loose)}."
+                )
+        context = {**lists.context, **lists.loose_context}
         for name in self.features.context:
-            if name not in lists.context:
+            if name not in context:
                 raise DataError(
                     f"{self.path}: the model expects the query feature {name!r}, the "
-                    f"data has {sorted(lists.context)}."
+                    f"data has {sorted(context)}."
                 )
 
-    def _score_some(
+    def _by_matrix(
+        self, lists: Lists, packed: Callable[..., dict[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        outputs = packed(
+            {dtype: tf.constant(lists.values[dtype]) for dtype in self.layout.slots},
+            {name: tf.constant(lists.context[name]) for name in self.features.context},
+            tf.constant(lists.row_splits),
+        )
+        # One output has no name of its own.
+        single = len(outputs) == 1
+        values = next(iter(outputs.values()))
+        return {
+            task: (values if single else outputs[task]).numpy() for task in self.tasks
+        }
+
+    @property
+    def function(self) -> Callable[..., dict[str, Any]]:
+        """The loaded signature that `signature` names."""
+        return self._function
+
+    def _by_rank(
         self, lists: Lists, rank: Callable[..., dict[str, Any]]
     ) -> dict[str, np.ndarray]:
         several = len(self.tasks) > 1
@@ -207,10 +306,49 @@ class Predictor:
         outputs = rank(**inputs)
         return {task: outputs[task].numpy() for task in self.tasks}
 
+    def _by_predict(
+        self, lists: Lists, predict: Callable[..., dict[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        if not lists.num_documents:
+            return {task: np.zeros(0, np.float32) for task in self.tasks}
+        # No labels, and no ids under the name of a feature.
+        features = dataclasses.replace(
+            self.features,
+            example=dict(sorted(self.features.example.items())),
+            query_id=None,
+            document_id=_NO_FEATURE,
+        )
+        bare = dataclasses.replace(lists, labels=None, weights=None)
+        outputs = predict(tf.constant(encode.elwc(bare, features), tf.string))
+        lengths = lists.lengths
+        real = np.arange(lengths.max()) < lengths[:, np.newaxis]
+        arrays = {name: outputs[name].numpy() for name, _ in self._numbers.values()}
+        documents = {
+            name: array[real].reshape(lists.num_documents, -1)
+            for name, array in arrays.items()
+        }
+        return {
+            task: documents[output][:, number]
+            for task, (output, number) in self._numbers.items()
+        }
 
-def _portions(lists: Lists) -> list[Lists]:
-    """Cuts between lists, after about so many documents as one call should take."""
-    targets = np.arange(_DOCUMENTS_PER_CALL, lists.num_documents, _DOCUMENTS_PER_CALL)
-    cuts = np.searchsorted(lists.row_splits, targets)
-    cuts = np.unique(np.concatenate([[0], cuts, [lists.num_lists]]))
-    return [lists.slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
+
+def _portions(lengths: np.ndarray, padded: bool) -> Iterator[tuple[int, int]]:
+    """Cuts between lists, after about so many documents as one call should take.
+
+    Args:
+      lengths: int64 `[lists]`.
+      padded: Whether each list takes as much room as the longest.
+
+    Yields:
+      The first list of a portion, and the one after its last.
+    """
+    first = documents = longest = 0
+    for number, length in enumerate(lengths.tolist()):
+        longest, documents = max(longest, length), documents + length
+        room = longest * (number + 1 - first) if padded else documents
+        if number > first and room > _DOCUMENTS_PER_CALL:
+            yield first, number
+            first, longest, documents = number, length, length
+    if first < len(lengths):
+        yield first, len(lengths)

@@ -15,7 +15,7 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching.gather import pad
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
+from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout, Slot
 
 RANK = "rank"
 # Inputs of `rank` beside the features; `task` only for a model with several outputs.
@@ -75,7 +75,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
     | `serving_default` | as regress, or as predict | |
     | `rank` | features `[documents, ...]`, query features `[batch, ...]`, `row_splits`, `ids` | scores, ranks, ids `[documents]` |
 
-    `rank` exists when all features have fixed shapes. Its `ids` default to none in
+    `rank` exists when all features have fixed shapes and a document has one score, or
+    one of each task; it raises where its inputs do not fit each other. Its `ids` default to none in
     TensorFlow Serving, and then come out as row numbers. A model with several outputs
     has the scores of each task under its name; the input `task` of `rank` says by which
     it ranks, by default the first of the scorer's.
@@ -113,6 +114,9 @@ class Signatures(tfr.keras.saved_model.Signatures):
         )
         outputs = getattr(model, "output", None)
         self._tasks = list(outputs) if isinstance(outputs, dict) else []
+        self._ranks = self._fixed and all(
+            _numbers(output) == 1 for output in tf.nest.flatten(outputs)
+        )
 
     def scores(
         self, values: Mapping[str, Any], context: Mapping[str, Any], row_splits: Any
@@ -125,7 +129,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
           row_splits: int64 `[batch + 1]`.
 
         Returns:
-          Scores `[documents]` by output name; one output is called `outputs`.
+          Scores `[documents]`, or `[documents, numbers]` of a scorer with several, by
+          output name; one output is called `outputs`.
         """
         assert self._parser is not None
         features = {
@@ -147,7 +152,9 @@ class Signatures(tfr.keras.saved_model.Signatures):
                 return scores.values
             scores = tf.cast(scores, tf.float32)
             mask = tf.sequence_mask(row_splits[1:] - row_splits[:-1])
-            return tf.boolean_mask(tf.reshape(scores, tf.shape(mask)), mask)
+            numbers = [_numbers(scores)] if _numbers(scores) != 1 else []
+            shape = tf.concat([tf.shape(mask), numbers], axis=0)
+            return tf.boolean_mask(tf.reshape(scores, shape), mask)
 
         if isinstance(outputs, dict):
             return {task: flat(scores) for task, scores in outputs.items()}
@@ -199,15 +206,41 @@ class Signatures(tfr.keras.saved_model.Signatures):
 
         return regress
 
-    def rank_tf_function(self) -> Callable[..., dict[str, Any]]:
-        """Makes the function behind `rank`; see `input_names`."""
+    def packed_tf_function(self) -> Callable[..., dict[str, Any]]:
+        """Makes `scores` a function of its own, which `rank` calls.
+
+        Whoever has whole matrices need not cut them into features.
+        """
         assert self._parser is not None
+        values = {
+            dtype: tf.TensorSpec([None, slots[-1].stop], dtype)
+            for dtype, slots in self._parser.layout.slots.items()
+        }
+        context = {
+            name: tf.TensorSpec([None, *spec.shape], spec.dtype)
+            for name, spec in self._context_feature_spec.items()
+        }
+        splits = tf.TensorSpec([None], tf.int64)
+
+        @tf.function(input_signature=[values, context, splits], autograph=False)
+        def packed(values: Any, context: Any, row_splits: Any) -> dict[str, Any]:
+            return self.scores(values, context, row_splits)
+
+        return packed
+
+    def rank_tf_function(self) -> Callable[..., dict[str, Any]]:
+        """Makes the function behind `rank`; see `input_names`.
+
+        Its attribute `packed` is the function of `packed_tf_function`.
+        """
+        assert self._parser is not None
+        packed = self.packed_tf_function()
         layout = self._parser.layout
         slots = [slot for row in layout.slots.values() for slot in row]
         context_names = list(self._context_feature_spec)
         example_names = [slot.name for slot in slots]
         several = len(self._tasks) > 1
-        inputs = input_names([*context_names, *example_names], several)
+        inputs = called = input_names([*context_names, *example_names], several)
         specs = [tf.TensorSpec([None], tf.int64, ROW_SPLITS)]
         for name in context_names:
             spec = self._context_feature_spec[name]
@@ -225,13 +258,17 @@ class Signatures(tfr.keras.saved_model.Signatures):
             columns = inputs[len(context_names) :]
             named = dict(zip(example_names, columns, strict=False))
             ids, *task = columns[len(example_names) :]
-            values = {
-                dtype: tf.concat(
-                    [tf.reshape(named[s.name], [-1, s.width]) for s in row], axis=1
-                )
-                for dtype, row in layout.slots.items()
-            }
-            scores = self.scores(values, context, row_splits)
+            checks = _check_splits(row_splits)
+            checks += _check_shapes(row_splits, context, named, ids, slots, called)
+            with tf.control_dependencies(checks):
+                row_splits = tf.identity(row_splits)
+                values = {
+                    dtype: tf.concat(
+                        [tf.reshape(named[s.name], [-1, s.width]) for s in row], axis=1
+                    )
+                    for dtype, row in layout.slots.items()
+                }
+            scores = packed(values, context, row_splits)
             value = self._choose(scores, *task)
             if list(scores) == [tf.saved_model.PREDICT_OUTPUTS]:  # without a name
                 scores = {"scores": value}
@@ -247,7 +284,9 @@ class Signatures(tfr.keras.saved_model.Signatures):
                 for name in names
             ]
         )
-        return tf.function(rank, input_signature=specs, autograph=False)
+        function = tf.function(rank, input_signature=specs, autograph=False)
+        function.packed = packed
+        return function
 
     def _choose(self, scores: dict[str, Any], task: Any = None) -> Any:
         """Returns the scores of a task; of the first if it is an empty text or None."""
@@ -287,9 +326,79 @@ class Signatures(tfr.keras.saved_model.Signatures):
         functions[SERVING_DEFAULT] = functions[
             REGRESS if serving_default == "regress" else PREDICT
         ]
-        if self._fixed:
+        if self._ranks:
             functions[RANK] = self.rank_tf_function()
         return functions
+
+
+def _numbers(scores: Any) -> int | None:
+    """Returns how many numbers a document has in scores `[batch, list, ...]`."""
+    rank = scores.shape.rank
+    return 1 if rank is None or rank < 3 else scores.shape[-1]
+
+
+def _check_splits(row_splits: Any) -> list[Any]:
+    """Returns what raises where `row_splits` are not those of lists."""
+    first = tf.concat([row_splits[:1], [-1]], axis=0)[0]  # -1 if there is none
+    equal = tf.debugging.assert_equal(
+        first, tf.constant(0, tf.int64), "row_splits: expected 0 as its first number"
+    )
+    rising = tf.debugging.assert_less_equal(
+        row_splits[:-1],
+        row_splits[1:],
+        "row_splits: expected numbers that never fall: where each list begins, and "
+        "the number of documents",
+    )
+    return [equal, rising]
+
+
+def _check_shapes(
+    row_splits: Any,
+    context: Mapping[str, Any],
+    documents: Mapping[str, Any],
+    ids: Any,
+    slots: Iterable[Slot],
+    called: Mapping[str, str],
+) -> list[Any]:
+    """Returns what raises where inputs of `rank` have not the shapes of `Signatures`.
+
+    Args:
+      row_splits: int64 `[batch + 1]`.
+      context: Query features by name.
+      documents: Document features by name.
+      ids: string `[documents]` or `[0]`.
+      slots: Where each document feature stands.
+      called: Maps features to their names as inputs.
+    """
+    # The largest is the last, which none would have.
+    count, number = tf.reduce_max(row_splits), tf.size(row_splits, tf.int64) - 1
+    many = "the last of row_splits is how many"
+    checks = [
+        tf.debugging.assert_equal(
+            tf.where(tf.size(ids) > 0, tf.size(ids, tf.int64), count),
+            count,
+            f"ids: expected none, or one for each document; {many}",
+        )
+    ]
+    # The join of the columns finds scalars that differ in number; one is enough.
+    scalars = [slot for slot in slots if slot.shape == (1,)][:1]
+    vectors = [slot for slot in slots if slot.shape != (1,)]
+    for slot in (*scalars, *vectors):
+        shape = tf.stack([count, *slot.shape])
+        text = ", ".join(["documents", *map(str, slot.shape)])
+        message = f"{called[slot.name]}: expected the shape [{text}]; {many}"
+        found = tf.shape(documents[slot.name], tf.int64)
+        checks.append(tf.debugging.assert_equal(found, shape, message))
+    for name, value in context.items():
+        shape = tf.stack([number, *value.shape[1:]])
+        text = ", ".join(["lists", *map(str, value.shape[1:])])
+        message = (
+            f"{called[name]}: expected the shape [{text}]; row_splits has one number "
+            "more than there are lists"
+        )
+        found = tf.shape(value, tf.int64)
+        checks.append(tf.debugging.assert_equal(found, shape, message))
+    return checks
 
 
 def _ranked(value: Any, row_splits: Any, ids: Any) -> dict[str, Any]:

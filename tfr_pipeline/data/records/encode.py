@@ -66,13 +66,13 @@ def _entry_of(name: str, values: np.ndarray) -> bytes:
     return float_entry(name, values)
 
 
-def _fixed_bytes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+def _fixed_bytes(columns: Mapping[str, np.ndarray], count: int) -> np.ndarray:
     """Returns uint8 `[documents, bytes]`: map entries of float features.
 
     Args:
       columns: Maps a feature name to float32 `[documents, size]`.
+      count: Number of documents.
     """
-    count = len(next(iter(columns.values())))
     pieces: list[bytes] = []
     offsets, position = [], 0
     for name, values in columns.items():
@@ -133,7 +133,8 @@ def elwc(lists: Lists, features: Features) -> list[bytes]:
         those of each type in the matrix of that type.
       features: Description to write by.
     """
-    fixed = _fixed_bytes(_document_columns(lists, features))
+    columns = _document_columns(lists, features)
+    fixed = _fixed_bytes(columns, lists.num_documents)
     width = fixed.shape[1]
     raw = fixed.tobytes()
     # The bytes around a document depend only on the lengths of what is in it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -16,9 +17,15 @@ from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.serving import versions
 from tfr_pipeline.serving.export import export_other_weights, export_saved_model
-from tfr_pipeline.serving.predictor import Predictor
-from tfr_pipeline.serving.signatures import RANK, input_name
+from tfr_pipeline.serving.predictor import (
+    Predictor,
+    can_score,
+    load,
+    restore_weights,
+)
+from tfr_pipeline.serving.signatures import PREDICT, RANK, input_name
 
 LATEST, BEST = "latest_model", "best_model_by_metric"
 # Largest difference, relative to the spread of the scores, between a model and its
@@ -46,10 +53,10 @@ def finish(
     for folder in (run.path, run.join("export", LATEST), run.join("export", BEST)):
         files.remove_stale(folder)
     exporter = Exporter(builder, model)
-    headline = exporter.export(_version(run, LATEST, checkpoints.step))
+    headline = exporter.publish(run.join("export", LATEST), checkpoints.step)
     last = model.get_weights()
     if pipeline._hparams.export_best_model and checkpoints.restore_best():
-        headline = exporter.export(_version(run, BEST, state.best_step))
+        headline = exporter.publish(run.join("export", BEST), state.best_step)
         model.set_weights(last)
     exported = time.perf_counter()
     results: dict[str, Any] = {}
@@ -81,11 +88,6 @@ def finish(
     )
 
 
-def _version(run: RunDirectory, name: str, step: int) -> str:
-    """Folder of an export. The version is the step, so a rerun replaces its own."""
-    return run.join("export", name, str(step))
-
-
 def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
     """Exports a model once; see `Exporter.export`."""
     return Exporter(builder, model).export(path)
@@ -104,40 +106,68 @@ class Exporter:
         self._signatures = builder.build_signatures(model) or {}
         features = getattr(builder, "features", None)
         self._assets = {}
-        if features is not None and RANK in self._signatures:
+        if features is not None and {RANK, PREDICT} & set(self._signatures):
             self._assets[FILE_NAME] = json.dumps(features.to_json(), indent=1)
         if not self._signatures:
             self._signatures = _call_signature(model)
         self._first: str | None = None
-        self._predictor: Predictor | None = None
+        self._module: Any = None
+        self._scores = False
+
+    def publish(self, folder: str, step: int) -> Predictor | None:
+        """Exports a version into a folder, and makes it the one loaded from there.
+
+        Args:
+          folder: Folder of versions; see `tfr_pipeline.serving.versions`.
+          step: Number of the version. A rerun replaces its own.
+
+        Returns:
+          See `export`.
+
+        Raises:
+          RunError: As `export`, and when the folder holds a model of others.
+        """
+        versions.check(folder)
+        path = os.path.join(folder, str(step))
+        predictor = self.export(path)
+        versions.publish(path)
+        return predictor
 
     def export(self, path: str) -> Predictor | None:
-        """Exports the model with its weights of now, loads it and compares the two.
+        """Exports the model with its weights of now, if it then scores as the model.
+
+        It is loaded and compared under another name beside its place, and renamed
+        after that: an export that is there is one that was compared.
 
         Args:
           path: Folder of the SavedModel.
 
         Returns:
-          A predictor for this export, good until the next one, or None when it has
-          no `rank` signature or its builder no description of features.
+          A predictor for this export, good until the next one, or None where the
+          builder has no description of features or signatures of its own kind.
 
         Raises:
           RunError: The export failed, or scores otherwise than the model.
         """
         if self._first is None:
-            export_saved_model(self._model, self._signatures, path, self._assets)
+            export_saved_model(
+                self._model, self._signatures, path, self._assets, self._verify
+            )
         else:
-            export_other_weights(self._model, self._first, path)
-        if not self._assets:
-            tf.saved_model.load(path)
-        elif self._predictor is None:
-            self._predictor = Predictor(path)
-        else:
-            self._predictor.load_weights(path)
+            export_other_weights(self._model, self._first, path, self._verify)
         self._first = self._first or path
-        if self._predictor is not None:
-            _compare(self._builder, self._signatures[RANK], self._predictor)
-        return self._predictor
+        return Predictor(path, module=self._module) if self._scores else None
+
+    def _verify(self, folder: str) -> None:
+        if self._module is None:
+            self._module = load(folder)
+            self._scores = bool(self._assets) and can_score(self._module.signatures)
+        else:
+            # The functions are copies: to load them again would take long.
+            restore_weights(self._module, folder)
+        if self._scores:
+            predictor = Predictor(folder, module=self._module)
+            _compare(self._builder, self._signatures, predictor)
 
 
 def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
@@ -155,18 +185,21 @@ def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
     return {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: call}
 
 
-def _compare(builder: Any, rank: Any, predictor: Predictor) -> None:
+def _compare(builder: Any, signatures: dict[str, Any], predictor: Predictor) -> None:
     split = "valid" if builder._pattern("valid") else "train"
     lists = builder.lists(split, "packed")
     some = lists.slice(0, min(_LISTS_TO_COMPARE, lists.num_lists))
-    loaded = predictor.score_tasks(some)
-    for task, in_memory in predictor.score_tasks(some, rank).items():
-        difference = float(np.max(np.abs(loaded[task] - in_memory), initial=0.0))
+    in_model = predictor.score_tasks(some, signatures[predictor.signature])
+    # What a server does, and what a predictor does.
+    both = [predictor.score_tasks(some, f) for f in (predictor.function, None)]
+    for task, loaded in (pair for scores in both for pair in scores.items()):
+        in_memory = in_model[task]
+        difference = float(np.max(np.abs(loaded - in_memory), initial=0.0))
         if difference > _TOLERANCE * (1.0 + float(np.ptp(in_memory))):
             raise RunError(
-                f"{predictor.path}: the export scores differently from the model, by "
-                f"up to {difference:g} on {some.num_documents} documents. Do not use "
-                "it."
+                "the export scores differently from the model, by up to "
+                f"{difference:g} on {some.num_documents} documents. It was not "
+                "published."
             )
 
 
@@ -175,9 +208,15 @@ def evaluate(predictor: Predictor, lists: Lists) -> dict[str, Any]:
 
     Returns:
       The result of `evaluate_lists`; a dict of them by task where the data has labels
-      of several, without those of which these lists have none.
+      of several, without those of which these lists have none. Where a document has
+      several numbers for one label, a dict by their names.
     """
     assert lists.labels is not None
+    if lists.labels.ndim == 1 and predictor.several:
+        return {
+            name: evaluate_lists(lists.labels, scores, lists.row_splits)
+            for name, scores in predictor.score_tasks(lists).items()
+        }
     if lists.labels.ndim == 1:
         scores = predictor.score(lists, task=predictor.tasks[0])
         return evaluate_lists(lists.labels, scores, lists.row_splits)
