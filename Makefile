@@ -10,6 +10,8 @@ LANE ?= tf221
 JOBS ?= 2
 TESTS ?= tests
 ARGS ?=
+# A file's tests stay in one process, which then makes what they share once.
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ifeq ($(LANE),tf221)
 VENV := .venv
@@ -82,7 +84,7 @@ $(STAMP): setup.cfg pyproject.toml constraints/$(LANE).txt
 	printf '%s' "$(CURDIR)" >$(STAMP)
 
 test: $(STAMP) ## runs all tests but the slow ones
-	@$(QUIET) $(BIN)/python -m pytest --no-header -n $(JOBS) $(ARGS) $(TESTS)
+	@$(QUIET) $(BIN)/python -m pytest --no-header $(SPREAD) $(ARGS) $(TESTS)
 
 test-all: ## runs all tests, slow ones included, on both lanes
 	@$(MAKE) --no-print-directory test LANE=tf221 ARGS="--slow $(ARGS)"

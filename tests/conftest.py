@@ -9,6 +9,14 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# Folders with long files come first, so that no process is left alone with one at the
+# end. Tests of `cluster` wait more than they compute: they alternate with others.
+_ORDER = {
+    **dict.fromkeys(("pipeline", "cluster"), 0),
+    **dict.fromkeys(("cli", "keras", "serving", "model"), 1),
+    **dict.fromkeys(("data", "losses", "metrics"), 2),
+}
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -21,12 +29,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    _sort(items)
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow or `make test-all`")
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def _sort(items: list[pytest.Item]) -> None:
+    """Sorts files; the tests of a file stay as they are."""
+    files: dict[str, dict[pathlib.Path, int]] = {}
+    for item in items:
+        known = files.setdefault(item.path.parent.name, {})
+        known.setdefault(item.path, len(known))
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        folder = item.path.parent.name
+        return _ORDER.get(folder, len(_ORDER)), files[folder][item.path], folder
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

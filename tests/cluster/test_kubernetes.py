@@ -165,6 +165,7 @@ while not os.path.exists("/mnt/done"):
 """
 
 
+@pytest.mark.slow
 def test_a_job_gets_over_the_eviction_of_any_of_its_pods(pods, tmp_path):
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
     command = instead(SAVE)

@@ -148,6 +148,7 @@ pipeline.train_and_validate()
 """
 
 
+@pytest.mark.slow
 def test_a_training_run_survives_the_loss_of_a_worker(tmp_path):
     config = make_config(
         make_data(tmp_path / "data"),

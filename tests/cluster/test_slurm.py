@@ -127,6 +127,7 @@ def test_slurm_writes_the_same_names_out(lab):
         assert expand(text) == lab.run("scontrol", "show", "hostnames", text).split()
 
 
+@pytest.mark.slow
 def test_tasks_run_side_by_side_on_the_nodes_and_are_heard_through_srun(lab, tmp_path):
     log = tmp_path / "log"
     # Three tasks on two nodes, one of which stops dead the first time.

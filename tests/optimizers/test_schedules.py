@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.pipeline.training_helpers import changed, make_config
+from tests.pipeline.training_helpers import changed, fit, make_config
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.experiment.build import build_pipeline
@@ -166,7 +166,7 @@ def test_optimizer_settings_of_a_config_change_the_training(data, tmp_path):
     def moved(**args):
         config = make_config(
             data,
-            tmp_path / f"run{len(list(tmp_path.iterdir()))}",
+            tmp_path / "unused",
             num_epochs=1,
             steps_per_epoch=1,
             optimizer="sgd",
@@ -177,7 +177,7 @@ def test_optimizer_settings_of_a_config_change_the_training(data, tmp_path):
         pipeline = build_pipeline(config)
         tf.keras.utils.set_random_seed(7)
         first = pipeline._model_builder.build_packed().trainable_variables
-        model = pipeline.train_and_validate()
+        model, _ = fit(pipeline)
         pairs = zip(first, model.trainable_variables, strict=True)
         squares = [np.sum(np.square(a.numpy() - b.numpy())) for a, b in pairs]
         return math.sqrt(sum(squares))

@@ -12,6 +12,7 @@ import pytest
 
 import tfr_pipeline
 from builders.multi_task import MultiTaskModelBuilder, SharedBottomScorer
+from tests.pipeline import training_helpers
 from tests.pipeline.multi_task_data import FEATURES, LABEL, make_config, make_data
 from tests.pipeline.training_helpers import (
     changed,
@@ -105,24 +106,7 @@ def run(*arguments, **keywords):
 
 def fit(*arguments, **keywords):
     """Trains without a run directory; returns the model and the rows of the history."""
-    pipeline = MultiTaskPipeline(*parts(*arguments, **keywords))
-    tf.keras.utils.set_random_seed(3)
-    feed, layout = pipeline._feed, pipeline._layout()
-    steps = feed.check(layout)
-    model = pipeline._compile(layout, steps)
-    history = model.fit(
-        feed.dataset("train", layout),
-        epochs=pipeline._hparams.num_epochs,
-        steps_per_epoch=steps,
-        validation_data=feed.dataset("valid", layout),
-        validation_steps=feed.steps("valid", layout),
-        verbose=0,
-    ).history
-    rows = [
-        dict(zip(history, row, strict=True))
-        for row in zip(*history.values(), strict=True)
-    ]
-    return model, rows
+    return training_helpers.fit(MultiTaskPipeline(*parts(*arguments, **keywords)))
 
 
 def test_the_best_epoch_is_that_of_one_task(finished):
@@ -283,9 +267,10 @@ def test_packed_and_padded_batches_train_alike(weighted_data, tmp_path):
         # Batch normalisation would see the padding.
         config["model"]["builder"] = f"{__name__}:plain_builder"
         config["model"]["builder_args"] = {}
-        build_pipeline(config).train_and_validate()
-        rows[layout] = read_history(tmp_path / layout)[-1]
-    for key, value in untimed(rows["packed"]).items():
+        pipeline = build_pipeline(config)
+        rows[layout] = training_helpers.fit(pipeline)[1][-1]
+        assert pipeline._layout() == layout
+    for key, value in rows["packed"].items():
         assert rows["padded"][key] == pytest.approx(value, rel=1e-3), key
 
 
@@ -310,11 +295,10 @@ print(pipeline._feed.replicas)
 pipeline.train_and_validate()
 """
     assert run_on_devices(2, code, json.dumps(config)).split() == ["2"]
-    one = changed(config, model_dir=str(tmp_path / "one"), pipeline__strategy=None)
-    build_pipeline(one).train_and_validate()
-    rows = [read_history(tmp_path / name)[-1] for name in ("one", "two")]
+    one = build_pipeline(changed(config, pipeline__strategy=None))
+    wanted, found = training_helpers.fit(one)[1][-1], read_history(tmp_path / "two")[-1]
     for key in ("loss", "click_loss", "val_loss", "val_relevance_metric/ndcg_10"):
-        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-3), key
+        assert found[key] == pytest.approx(wanted[key], rel=1e-3), key
 
 
 def test_a_task_of_weight_zero_learns_nothing(data):

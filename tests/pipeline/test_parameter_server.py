@@ -193,6 +193,7 @@ def end_job(tasks):
     return {name: task.wait(timeout=90) for name, task in tasks.items()}
 
 
+@pytest.mark.slow
 def test_a_job_of_processes_trains_stops_and_goes_on(data, tmp_path):
     config = make_config(
         data,

@@ -14,6 +14,7 @@ import pytest
 
 from tests.pipeline.training_helpers import make_config, read_history, read_json, start
 from tfr_pipeline.compat import tf
+from tfr_pipeline.experiment.build import build_pipeline
 
 # Trains with a short pause after each step, so that a signal finds it in the middle;
 # writes the final weights.
@@ -53,6 +54,21 @@ def train(config, weights, pause=0.0):
     return start(TRAIN, json.dumps(config), weights, pause)
 
 
+def goes_on(config, weights):
+    """Trains here to the end, as a process would; returns the steps taken."""
+    steps = []
+
+    class Note(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(int(self.model.optimizer.iterations))
+
+    pipeline = build_pipeline(config)
+    theirs = pipeline.build_callbacks
+    pipeline.build_callbacks = lambda: [Note(), *theirs()]
+    np.savez(weights, *pipeline.train_and_validate().get_weights())
+    return steps
+
+
 def wait_for(process, config, step):
     """Returns once the process has taken so many steps and saved a checkpoint."""
     for line in process.stdout:
@@ -61,12 +77,6 @@ def wait_for(process, config, step):
     else:
         raise AssertionError(process.stderr.read()[-3000:])
     assert os.path.exists(os.path.join(config["model_dir"], "checkpoints/checkpoint"))
-
-
-def ended(process):
-    out, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error[-3000:]
-    return [int(line.split()[1]) for line in out.splitlines()]
 
 
 def load(path):
@@ -92,7 +102,7 @@ def exported(model_dir):
 def undisturbed(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     config = run_config(data, folder / "run")
-    ended(train(config, folder / "weights.npz"))
+    goes_on(config, folder / "weights.npz")
     return folder
 
 
@@ -116,7 +126,11 @@ def assert_same_end(folder, undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("extra", "resumes_after"), [({}, 20), ({"checkpoint_every_steps": 4}, 24)]
+    ("extra", "resumes_after"),
+    [
+        pytest.param({}, 20, marks=pytest.mark.slow),
+        ({"checkpoint_every_steps": 4}, 24),
+    ],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(
     data, tmp_path, undisturbed, extra, resumes_after
@@ -129,7 +143,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "weights.npz").exists()
     leave_halves(tmp_path / "run/checkpoints")
-    steps = ended(train(config, tmp_path / "weights.npz"))
+    steps = goes_on(config, tmp_path / "weights.npz")
     assert steps[0] == resumes_after + 2
     assert steps[-1] == 40
     assert_same_end(tmp_path, undisturbed)
@@ -146,7 +160,8 @@ def leave_halves(checkpoints):
         (checkpoints / name).touch()
 
 
-@pytest.mark.parametrize("step", [14, 20])  # within an epoch, and at its end
+# Within an epoch, and at its end.
+@pytest.mark.parametrize("step", [14, pytest.param(20, marks=pytest.mark.slow)])
 def test_sigterm_saves_the_step_and_exits_with_143(data, tmp_path, undisturbed, step):
     config = run_config(data, tmp_path / "run")
     process = train(config, tmp_path / "weights.npz", pause=0.2)
@@ -156,7 +171,7 @@ def test_sigterm_saves_the_step_and_exits_with_143(data, tmp_path, undisturbed, 
     assert process.returncode == 143
     last = max([step] + [int(line.split()[1]) for line in out.splitlines()])
     assert last < 40
-    steps = ended(train(config, tmp_path / "weights.npz"))
+    steps = goes_on(config, tmp_path / "weights.npz")
     assert steps[0] == last + 2
     assert_same_end(tmp_path, undisturbed)
 
@@ -174,5 +189,5 @@ def test_a_run_that_is_killed_while_it_exports_completes_the_export(
     process.communicate()
     for version in export.glob("*/[0-9]*"):  # whole, if there is one
         tf.saved_model.load(str(version))
-    ended(train(config, tmp_path / "weights.npz"))
+    goes_on(config, tmp_path / "weights.npz")
     assert_same_end(tmp_path, undisturbed)

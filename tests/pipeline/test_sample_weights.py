@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
-from tests.pipeline.training_helpers import make_config, read_history
+from tests.pipeline.training_helpers import fit, make_config
 from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.experiment.build import build_pipeline
@@ -47,33 +49,42 @@ def weighted_data(tmp_path_factory):
     return make
 
 
-def losses(data, run, **pipeline):
-    config = make_config(data, run, num_epochs=1, loss="mean_squared_loss", **pipeline)
-    config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
-    build_pipeline(config).train_and_validate()
-    (row,) = read_history(run)
-    return row
+@pytest.fixture(scope="module")
+def losses(weighted_data):
+    """Returns a function from weights and settings to losses and metrics."""
+
+    @functools.cache
+    def train(kind, **pipeline):
+        config = make_config(
+            weighted_data(kind),
+            "unused",
+            num_epochs=1,
+            loss="mean_squared_loss",
+            **pipeline,
+        )
+        config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
+        _, (row,) = fit(build_pipeline(config))
+        return row
+
+    return train
 
 
-def test_weights_of_one_change_nothing(weighted_data, tmp_path):
-    without = losses(weighted_data("none"), tmp_path / "none")
-    ones = losses(weighted_data("ones"), tmp_path / "ones")
+def test_weights_of_one_change_nothing(losses):
+    without, ones = losses("none"), losses("ones")
     for key in ("loss", "val_loss", "val_metric/ndcg_10"):
         assert ones[key] == pytest.approx(without[key], rel=1e-5)
 
 
-def test_both_layouts_weigh_documents_alike(weighted_data, tmp_path):
-    data = weighted_data("random")
-    packed = losses(data, tmp_path / "packed", layout="packed")
-    padded = losses(data, tmp_path / "padded", layout="padded")
-    without = losses(weighted_data("none"), tmp_path / "none")
+def test_both_layouts_weigh_documents_alike(losses):
+    packed = losses("random", use_weighted_metrics=True)
+    padded, without = losses("random", layout="padded"), losses("none")
     for key in ("loss", "val_loss", "val_metric/ndcg_10"):
         assert padded[key] == pytest.approx(packed[key], rel=1e-4)
     assert abs(packed["loss"] - without["loss"]) > 0.01 * without["loss"]
 
 
-def test_weighted_metrics_are_reported_beside_the_plain_ones(weighted_data, tmp_path):
-    row = losses(weighted_data("random"), tmp_path / "run", use_weighted_metrics=True)
+def test_weighted_metrics_are_reported_beside_the_plain_ones(losses):
+    row = losses("random", use_weighted_metrics=True)
     plain, weighted = row["val_metric/ndcg_10"], row["val_weighted_metric/ndcg_10"]
     assert 0 < weighted < 1
     assert weighted != pytest.approx(plain, rel=1e-6)

@@ -90,6 +90,31 @@ def read_history(run: Any) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
+def fit(pipeline: Any) -> tuple[Any, list[dict[str, float]]]:
+    """Trains a pipeline as a run does, but saves, exports and evaluates nothing.
+
+    Returns:
+      The model and the rows of its history.
+    """
+    from tfr_pipeline.compat import tf
+
+    hparams, feed = pipeline._hparams, pipeline._feed
+    tf.keras.utils.set_random_seed(hparams.seed)
+    layout = pipeline._layout()
+    steps = feed.check(layout)
+    model = pipeline._compile(layout, steps * hparams.num_epochs)
+    history = model.fit(
+        feed.dataset("train", layout, model=model),
+        validation_data=feed.dataset("valid", layout, model=model),
+        validation_steps=feed.steps("valid", layout),
+        steps_per_epoch=steps,
+        epochs=hparams.num_epochs,
+        verbose=0,
+    ).history
+    rows = zip(*history.values(), strict=True)
+    return model, [dict(zip(history, row, strict=True)) for row in rows]
+
+
 def untimed(row: dict[str, float]) -> dict[str, float]:
     """Returns a row of the history without what depends on the clock."""
     timed = ("seconds", "steps_per_second", "documents_per_second", "input_wait")

@@ -20,9 +20,10 @@ NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"
 class RankingModel(tf.keras.Model):
     """A functional Keras model whose training step stops before it does harm.
 
-    The loss is checked before its gradient is applied, so that weights and step count
-    stay those of the last good step. Ranking metrics sort every list many times over;
-    training steps leave them to validation unless `training_metrics` is set.
+    Loss and gradient are checked before the gradient is applied, so that weights, what
+    the optimizer remembers and the step count stay those of the last good step. Ranking
+    metrics sort every list many times over; training steps leave them to validation
+    unless `training_metrics` is set.
 
     Attributes:
       preparation: What of the preprocessing can be done before training, or None.
@@ -167,11 +168,41 @@ class RankingModel(tf.keras.Model):
         self._validate_target_and_loss(y, loss)
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
-            self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+            self._minimize(loss, tape)
         if not self.training_metrics:
             return None
         with global_batch.known(batch):
             return self._update_metrics(x, y, y_pred, sample_weight)
+
+    def _minimize(self, loss: Any, tape: tf.GradientTape) -> None:
+        """Applies a gradient whose squares are finite.
+
+        Optimizers remember squares. An infinite one does no harm before the next step,
+        whose batch would be blamed, and a checkpoint between the two is of no use.
+        """
+        optimizer, variables = self.optimizer, self.trainable_variables
+        # These may make a gradient finite that is not.
+        mends = any(getattr(optimizer, key, None) for key in ("clipnorm", "clipvalue"))
+        scales = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        base = tf.keras.optimizers.Optimizer
+        if (
+            not self.check_loss
+            or mends
+            or scales
+            or getattr(type(optimizer), "minimize", None) is not base.minimize
+        ):
+            optimizer.minimize(loss, variables, tape=tape)
+            return
+        gradients = optimizer.compute_gradients(loss, variables, tape)
+        squares = [
+            # Sparse gradients have values.
+            tf.cast(tf.nn.l2_loss(getattr(gradient, "values", gradient)), loss.dtype)
+            for gradient, _ in gradients
+            if gradient is not None
+        ]
+        total = tf.debugging.check_numerics(sum(squares), NON_FINITE_LOSS)
+        with tf.control_dependencies([total]):
+            optimizer.apply_gradients(gradients)
 
     def _test(self, data: Any) -> dict[str, Any] | None:
         """Evaluates a batch, as `_train` trains on one."""
