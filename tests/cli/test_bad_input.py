@@ -190,8 +190,8 @@ def test_the_directory_of_another_run(trained, fails):
 
 def test_a_directory_that_cannot_be_made(project, tmp_path, fails):
     (tmp_path / "file").write_text("")
-    line = fails(1, "train", *project.train_flags(tmp_path / "file" / "run"))
-    assert "file" in line
+    line = fails(2, "train", *project.train_flags(tmp_path / "file" / "run"))
+    assert f"expected a folder at '{tmp_path}/file', found a file" in line
 
 
 # Odd lists, which are no errors
@@ -289,7 +289,7 @@ def test_evaluation_of_a_corrupt_file(evaluate, trained, copied):
 def test_evaluation_on_data_of_another_model(evaluate, trained, odd):
     data = odd([1, 0])
     line = evaluate(trained.run, f"{data}/test-*")
-    assert "expected 8 values, found 2" in line
+    assert f"{data}/features.json: feature 'features': expected" in line
 
 
 def cut(path):
@@ -393,7 +393,7 @@ def test_export_of_a_run_without_checkpoints(fails, trained, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     words = (f"--run={tmp_path}/run", f"--output={tmp_path}/out")
     line = fails(1, "export", *words)
-    assert f"{tmp_path}/run/checkpoints: found no latest checkpoint" in line
+    assert f"{tmp_path}/run/checkpoints: expected a checkpoint, found none" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -200,8 +200,11 @@ class RankingModel(tf.keras.Model):
             for gradient, _ in gradients
             if gradient is not None
         ]
-        total = tf.debugging.check_numerics(sum(squares), NON_FINITE_LOSS)
-        with tf.control_dependencies([total]):
+        checked = []
+        if squares:
+            total = tf.add_n(squares)
+            checked.append(tf.debugging.check_numerics(total, NON_FINITE_LOSS))
+        with tf.control_dependencies(checked):
             optimizer.apply_gradients(gradients)
 
     def _test(self, data: Any) -> dict[str, Any] | None:
