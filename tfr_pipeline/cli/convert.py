@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import tfr_pipeline.cli.arguments as arguments
+from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 
-import tfr_pipeline.cli.arguments as arguments
+from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.doctor_cluster import check_ports, check_tf_config
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
 from tfr_pipeline.cli.quiet import native_messages_hidden

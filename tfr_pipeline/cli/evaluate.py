@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import tfr_pipeline.cli.arguments as arguments
+from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-import tfr_pipeline.cli.arguments as arguments
+from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 

@@ -10,9 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 
-import tfr_pipeline.cli.arguments as arguments
-import tfr_pipeline.cli.project_files as project_files
 from tfr_pipeline import files, outputs
+from tfr_pipeline.cli import arguments, project_files
 from tfr_pipeline.errors import ConfigError, RunError
 
 _FOLDERS = ("builders", "configs", "launch")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import tfr_pipeline.cli.arguments as arguments
+from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
 from tfr_pipeline.cli.quiet import load_tensorflow
 

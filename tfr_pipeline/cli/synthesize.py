@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import tfr_pipeline.cli.arguments as arguments
+from tfr_pipeline.cli import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

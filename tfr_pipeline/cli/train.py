@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-import tfr_pipeline.cli.arguments as arguments
-import tfr_pipeline.files as files
+from tfr_pipeline import files
+from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 # Words such as --config.data.dir=DIR are for the config, not for argparse.

@@ -20,8 +20,7 @@ import os
 
 import numpy as np
 
-import tfr_pipeline.files as files
-import tfr_pipeline.outputs as outputs
+from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import ConfigError
 
 SPLITS = ("train", "valid", "test")

@@ -5,42 +5,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import re
 import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-import tfr_pipeline.data.ids as ids
-import tfr_pipeline.outputs as outputs
-import tfr_pipeline.signals as signals
-from tfr_pipeline.data.convert import label_transform as label_transforms
+from tfr_pipeline import outputs, signals
 from tfr_pipeline.data.convert import output_folder, workers
-from tfr_pipeline.data.convert.label_transform import Counts, LabelTransform
+from tfr_pipeline.data.convert.description import (
+    describe_output,
+    find_transform,
+    first_width,
+    names_of_columns,
+    remember,
+)
+from tfr_pipeline.data.convert.label_transform import LabelTransform
 from tfr_pipeline.data.convert.progress import Progress
+from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns, warn
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.records import encode, tfrecord
-from tfr_pipeline.data.sources import libsvm, libsvm_chunks, spooled
-from tfr_pipeline.data.sources.numbering import column_names
+from tfr_pipeline.data.sources import libsvm, spooled
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
-from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
+from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.features import Features
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
 _SMALL_INPUT = 8 << 20
-# Features from which on dense rows deserve a word.
-_WIDE = 1 << 16
-_SHOWN_COLUMNS = 20
-# LightGBM knows 31 grades; from 32 on a label is more likely a count.
-_LIKE_COUNTS = 32
-_TOO_LARGE = 128  # 2^128 is infinite as float32
-_REMEDY = (
-    "--label_transform=log, =cap:4 or =quantiles:5 makes grades of them (docs/"
-    "conversion.md)."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +152,9 @@ def convert(
         before = output_folder.earlier_features(output, split)
         staging = stack.enter_context(output_folder.staging_folder(output, split))
         source.options = dataclasses.replace(options, work_dir=staging)
-        transform = _transform(source, label_transform, before, num_workers, report)
+        transform = find_transform(source, label_transform, before, num_workers, report)
         describe = functools.partial(
-            _describe,
+            describe_output,
             source,
             output_format=output_format,
             scalar=scalar_features,
@@ -172,15 +165,15 @@ def convert(
         )
         if source.is_records:
             features = source.records().output_as(output_format)
-            features = _remember(features, transform, before.reading if before else {})
+            features = remember(features, transform, before.reading if before else {})
             statistics = write(Target(features, 0, options.nan, transform))
         elif not source.is_text:
-            _report_columns(source, report)
+            report_columns(source, report)
             features = describe(0)
             statistics = write(Target(features, 0, options.nan, transform))
         else:
-            width, certain = _first_width(source, before)
-            _hint_at_width(width, report)
+            width, certain = first_width(source, before)
+            hint_at_width(width, report)
             try:
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan, transform))
@@ -191,14 +184,14 @@ def convert(
                 width = max(
                     workers.ordered_map(libsvm.max_index, source.texts(), num_workers)
                 )
-                _hint_at_width(width, report)
+                hint_at_width(width, report)
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan, transform))
         columns = [
             name
             for key, feature in features.example.items()
             if (feature.dtype, feature.kind) == ("float32", "fixed")
-            for name in _column_names(key, features)
+            for name in names_of_columns(key, features)
         ]
         stats = {
             "split": split,
@@ -212,171 +205,12 @@ def convert(
         output_folder.commit(
             staging, output, split, features, stats, described=options.features
         )
-    _warn(statistics, num_shards, report)
+    warn(statistics, num_shards, report)
     return stats
 
 
 def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _column_names(name: str, features: Features) -> tuple[str, ...]:
-    feature = features.example[name]
-    size = math.prod(feature.shape)
-    numbered = tuple(f"{name}[{i}]" for i in range(size)) if size > 1 else (name,)
-    return feature.columns or numbered
-
-
-def _first_width(source: Source, before: Features | None) -> tuple[int, bool]:
-    """Returns the number of features of text to try, and whether it is certain."""
-    if source.options.num_features is not None:
-        return source.options.num_features, True
-    if before is not None:
-        width = sum(len(_column_names(name, before)) for name in before.example)
-        return width, True
-    some = False
-    for chunk in source.texts():
-        if width := libsvm.max_index(chunk):
-            return width, False
-        some = some or any(map(libsvm_chunks.is_data, chunk.text.split(b"\n")))
-    if not some:
-        raise source.empty()
-    raise DataError(
-        f"{', '.join(source.paths)}: expected features 'index:value', found none in "
-        "any line. If that is right, say how many there are: --num_features."
-    )
-
-
-def _hint_at_width(width: int, report: Callable[[str], None]) -> None:
-    if width >= _WIDE:
-        report(
-            f"warning: with {width:,} features each document takes "
-            f"{4 * width / 2**20:.1f} MiB, for rows are dense. If most are never "
-            "there, number those that are from 1 on"
-        )
-
-
-def _describe(
-    source: Source,
-    width: int,
-    *,
-    output_format: str,
-    scalar: bool,
-    transform: LabelTransform | None,
-) -> Features:
-    """Returns the description of what will be written."""
-    if source.is_text:
-        columns = column_names(width)
-        context, weight = {}, None
-    else:
-        roles = source.columns()
-        columns, context = roles.features, roles.context
-        weight = ("weight", Feature("float32", (1,), 1.0)) if roles.weight else None
-    if scalar:
-        example = {name: Feature("float32", (1,), 0.0) for name in columns}
-    else:
-        example = {
-            "features": Feature("float32", (len(columns),), 0.0, columns=columns)
-        }
-    labels = {
-        name: (name, Feature("float32", (1,), PADDING_LABEL))
-        for name in ([] if source.is_text else source.options.label_columns)
-    }
-    if labels and output_format == "packed":
-        raise ConfigError(
-            "--label_columns: the packed format holds one label; several tasks need "
-            "--output_format=elwc."
-        )
-    taken = {"docid", "qid", *(labels or ["label"]), *(["weight"] if weight else [])}
-    if clash := sorted(taken & ({*example, *context})):
-        raise ConfigError(
-            f"expected other names than {', '.join(sorted(taken))} for features and "
-            f"context columns, found {', '.join(clash)}. Rename the columns."
-        )
-    features = Features(
-        context=context,
-        example=example,
-        weight=weight,
-        data_format=output_format,
-        labels=labels,
-    )
-    return _remember(features, transform, source.remembered())
-
-
-def _remember(
-    features: Features,
-    transform: LabelTransform | None,
-    reading: dict[str, str],
-) -> Features:
-    """Returns the description with what the input was and what became of its labels."""
-    return dataclasses.replace(
-        features,
-        label_transform=None if transform is None else transform.to_json(),
-        reading=reading,
-    )
-
-
-def _transform(
-    source: Source,
-    text: str,
-    before: Features | None,
-    num_workers: int,
-    report: Callable[[str], None],
-) -> LabelTransform | None:
-    """Returns how labels become grades: in all splits of a folder the same way."""
-    asked = LabelTransform.parse(text) if text else None
-    if before is not None:
-        known = None
-        if before.label_transform is not None:
-            known = LabelTransform.from_json(before.label_transform, FILE_NAME)
-        if asked is not None and str(asked) != str(known):
-            raise ConfigError(
-                f"--label_transform={text}: expected that of the splits already in "
-                f"--output, {known or 'none'}. All splits of a folder need the same: "
-                "convert into another folder."
-            )
-        if known is not None:
-            report(f"labels: --label_transform={known}, as the splits already there")
-        return known
-    if asked is None or not asked.needs_labels:
-        return asked
-    report("reading the labels first, for their quantiles")
-    counts: Counts = []
-    find = functools.partial(_count_labels, source.options.nan)
-    for found in workers.ordered_map(find, source.parts(), num_workers):
-        counts = label_transforms.total(counts, found)
-    asked = asked.fitted(counts)
-    for column in asked.thresholds:
-        bounds = ", ".join(f"{bound:g}" for bound in column)
-        report(f"labels: largest label of the grades from 1 on: {bounds}, any")
-    return asked
-
-
-def _count_labels(nan: str, part: Part) -> Counts:
-    """Returns the number of documents by label in a part; runs in a worker."""
-    counts: Counts = []
-    for parsed in parse(part, None, nan):
-        found = label_transforms.count(parsed.lists.labels)
-        counts = label_transforms.total(counts, found)
-    return counts
-
-
-def _report_columns(source: Source, report: Callable[[str], None]) -> None:
-    """Says which columns of a table become features, where nobody named them."""
-    roles = source.columns()
-    if source.options.feature_columns:
-        return
-    if roles.ignored:
-        report(f"columns left out, not numeric: {', '.join(roles.ignored)}")
-    if roles.index:
-        report(
-            "columns left out, row numbers of pandas: "
-            f"{', '.join(map(repr, roles.index))}. Write tables with index=False, or "
-            "name the columns in --feature_columns."
-        )
-    shown = ", ".join(roles.features[:_SHOWN_COLUMNS])
-    more = ", ..." if len(roles.features) > _SHOWN_COLUMNS else ""
-    report(f"columns taken as features, {len(roles.features)}: {shown}{more}")
 
 
 def _convert_part(target: Target, part: Part) -> Converted:
@@ -447,50 +281,3 @@ def _write(
         raise source.empty()
     statistics.unnamed = unnamed
     return statistics
-
-
-def _warn(
-    statistics: Statistics, num_shards: int, report: Callable[[str], None]
-) -> None:
-    """Reports what is legal but may be a mistake."""
-    count, query = statistics.single
-    if count:
-        report(
-            f"warning: {count} of {statistics.queries} lists have one document, e.g. "
-            f"query {query!r}"
-        )
-    count, query = statistics.irrelevant
-    if statistics.grades and count == statistics.queries:
-        report(
-            "warning: no list has a relevant document (every label is 0): training "
-            "on this split is pointless"
-        )
-    elif count:
-        report(
-            f"warning: {count} of {statistics.queries} lists have no relevant "
-            f"document, e.g. query {query!r}"
-        )
-    for line in ids.warnings(statistics.unnamed, statistics.repeated):
-        report(line)
-    if statistics.top >= _TOO_LARGE:
-        report(
-            f"warning: labels up to {statistics.top:g}: their gain 2^label - 1 is no "
-            "float32, so losses and metrics that take gains cannot tell them apart. "
-            f"{_REMEDY}"
-        )
-    elif statistics.top >= _LIKE_COUNTS:
-        report(
-            f"warning: labels up to {statistics.top:g} look like counts, not grades: "
-            "with the gain 2^label - 1, the largest label decides alone. "
-            f"{_REMEDY}"
-        )
-    if nonfinite := int(statistics.nonfinite.sum()):
-        report(
-            f"warning: {nonfinite:,} features are NaN or infinite: `train` refuses "
-            "them. Use --nan=zero unless something else reads these files."
-        )
-    if statistics.queries < num_shards:
-        report(
-            f"warning: {statistics.queries} lists leave some of the {num_shards} "
-            "shards empty"
-        )

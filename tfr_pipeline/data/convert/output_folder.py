@@ -14,8 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import tfr_pipeline.files as files
-import tfr_pipeline.outputs as outputs
+from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
 

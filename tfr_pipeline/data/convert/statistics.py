@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-import tfr_pipeline.data.ids as ids
+from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
 
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-import tfr_pipeline.data.ids as ids
+from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import libsvm_tokens
 from tfr_pipeline.data.sources.libsvm_chunks import Chunk

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import tfr_pipeline.data.ids as ids
-import tfr_pipeline.files as files
+from tfr_pipeline import files
+from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import grouping, libsvm, libsvm_chunks, tables
 from tfr_pipeline.data.sources.libsvm import Parsed

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-import tfr_pipeline.files as files
+from tfr_pipeline import files
 from tfr_pipeline.errors import PipelineError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import tfr_pipeline.data.ids as ids
+from tfr_pipeline.data import ids
 from tfr_pipeline.data.sources import csv_files
 from tfr_pipeline.data.sources.csv_files import Block
 from tfr_pipeline.errors import ConfigError, DataError

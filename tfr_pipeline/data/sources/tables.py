@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import tfr_pipeline.data.ids as ids
+from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources import opening, table_files, table_groups
 from tfr_pipeline.data.sources.libsvm import Parsed

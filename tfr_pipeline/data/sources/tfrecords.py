@@ -14,8 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 import tfr_pipeline.compat  # noqa: F401 - before TensorFlow
-import tfr_pipeline.data.ids as ids
-import tfr_pipeline.data.store as store
+from tfr_pipeline.data import ids, store
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import explain, loading, pointwise
 from tfr_pipeline.data.reading.parser import RecordParser
