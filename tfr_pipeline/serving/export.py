@@ -135,6 +135,7 @@ def _replace(
     path: str, write: Callable[[str], None], check: Callable[[str], None] | None
 ) -> str:
     """Lets `write` fill a folder that then takes the place of `path`."""
+    temporary = path
     try:
         with files.replacing(path, _SAVED_MODEL) as temporary:
             write(temporary)
