@@ -74,6 +74,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.data.compression = "auto"
     config.data.shuffle = True
     config.data.cache = ""  # a folder keeps parsed data there, for the next run
+    config.data.keep_document_ids = False  # errors then name documents, too
 
     config.model = ConfigDict()
     if model == "builder":

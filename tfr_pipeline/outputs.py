@@ -12,7 +12,13 @@ from tfr_pipeline import files
 from tfr_pipeline.errors import ConfigError
 
 # What a run directory holds that `evaluate`, `predict` and `export` may read.
-_RUN_FILES = ("config.json", "metrics.json", "history.csv", "environment.json")
+_RUN_FILES = (
+    "config.json",
+    "environment.json",
+    "history.csv",
+    "metrics.json",
+    "per_query.parquet",
+)
 _RUN_FOLDERS = ("checkpoints", "logs")
 
 

@@ -21,6 +21,7 @@ PATH_FLAGS = [
     ("evaluate", "--model", ["--data=kept"]),
     ("evaluate", "--data", ["--model=m"]),
     ("evaluate", "--output", ["--model=m", "--data=kept"]),
+    ("evaluate", "--per_query", ["--model=m", "--data=kept"]),
     ("predict", "--model", ["--input=kept", "--output=o"]),
     ("predict", "--input", ["--model=m", "--output=o"]),
     ("predict", "--output", ["--model=m", "--input=kept"]),
@@ -150,6 +151,28 @@ def test_no_output_is_a_file_of_the_model(readable, name, capsys):
         assert main([*words, f"--model={run}", f"--output={path}"]) == 2
         assert "which this command reads" in capsys.readouterr().err
     assert tree(run) == before
+
+
+def test_the_file_of_queries_is_no_input_and_no_other_output(readable, capsys):
+    run, _, data = readable
+    (shard,) = data.glob("test-*.tfrecord")
+    link = run.parent / "link.tsv"
+    link.symlink_to(shard)
+    before = tree(run.parent)
+    words = ["evaluate", f"--model={run}", f"--data={data}/test-*"]
+    table = f"{run.parent}/new.tsv"
+    for more, problem in (
+        ([f"--per_query={link}"], "which this command reads"),
+        ([f"--per_query={run}/per_query.parquet"], "which this command reads"),
+        ([f"--per_query={table}", f"--output={run}/../new.tsv"], "is --output, too"),
+        ([f"--per_query={run.parent}/new.csv"], ".parquet or .tsv"),
+    ):
+        assert main([*words, *more]) == 2
+        error = capsys.readouterr().err
+        assert "--per_query: " in error
+        assert problem in error
+        assert error.count("\n") == 1
+    assert tree(run.parent) == before
 
 
 def test_a_description_that_the_input_needs_is_not_replaced(readable, capsys):

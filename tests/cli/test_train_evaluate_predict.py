@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.cli.command_helpers import command
+from tests.metrics.query_files import read_rows
 from tests.pipeline.training_helpers import ROOT, environment, read_json, tree
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.metrics.evaluation import evaluate_lists
@@ -73,12 +74,24 @@ def test_training_ends_with_a_table_and_the_run_directory(trained):
 def test_evaluate_gives_the_numbers_of_the_run(trained, tmp_path, capsys):
     output = tmp_path / "test.json"
     words = [f"--model={trained.run}", f"--data={trained.data}/test-*"]
-    assert main(["evaluate", *words, f"--output={output}", "--baselines"]) == 0
+    words += [f"--per_query={tmp_path}/test.tsv", "--baselines"]
+    assert main(["evaluate", *words, f"--output={output}"]) == 0
     found = read_json(output)
+    of_run = read_rows(trained.run / "per_query.parquet")
+    queries = read_rows(tmp_path / "test.tsv")
+    assert queries == [row for row in of_run if row["split"] == "test"]
+    rows = text_rows(trained.text / "test.txt")
+    names = [row[0] for row in rows]
+    assert [row["query"] for row in queries] == list(dict.fromkeys(names))
+    for row in queries:
+        assert row["documents"] == names.count(row["query"])
+        grades = [grade for name, _, grade, _ in rows if name == row["query"]]
+        assert row["relevant"] == sum(grade >= 1 for grade in grades)
     baselines = found.pop("baselines")
     assert found == read_json(trained.run / "metrics.json")["test"]
     assert set(baselines) == {"best feature", "random"}
     out = capsys.readouterr().out
+    assert f"per query: {tmp_path}/test.tsv" in out
     named = baselines["best feature"]
     said = f"best feature: {named['feature']}, {named['first']} values first"
     assert said in out

@@ -34,6 +34,7 @@ from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.records.formats import elwc_of_eie, recognize
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 FORMATS = ("elwc", "eie", "seq", "example", "packed")
@@ -56,6 +57,7 @@ def folder(tmp_path_factory, lists):
 
 
 def builder(path, context=CONTEXT_SPEC, example=EXAMPLE_SPEC, query_id="qid", **kwargs):
+    document_id = kwargs.pop("document_id", None)
     settings = {"train_batch_size": 5, "valid_batch_size": 5, "shuffle": False}
     return SimpleDatasetBuilder(
         context,
@@ -65,6 +67,7 @@ def builder(path, context=CONTEXT_SPEC, example=EXAMPLE_SPEC, query_id="qid", **
         DatasetHparams(str(path), str(path), **{**settings, **kwargs}),
         WEIGHT_SPEC,
         query_id=query_id,
+        document_id=document_id,
     )
 
 
@@ -193,6 +196,55 @@ def test_all_formats_hold_the_same_lists(folder, data_format):
         np.testing.assert_array_equal(found.values[dtype], block)
     for name, value in wanted.context.items():
         np.testing.assert_array_equal(found.context[name], value)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_document_ids_are_kept_when_asked_for(tmp_path, folder, data_format, layout):
+    def made(keep, cache):
+        arguments = {"document_id": "docid", "keep_document_ids": keep}
+        files = folder / data_format
+        return builder(files, **arguments, cache=cache).lists("train", layout)
+
+    cache = str(tmp_path)
+    bare = made(False, cache)
+    wanted = [f"d{i}_{j}" for i, n in enumerate(LENGTHS) for j in range(n)]
+    for place in ("", cache, cache):
+        found = made(True, place)
+        assert found.document_ids.tolist() == wanted
+        for dtype, block in bare.values.items():
+            np.testing.assert_array_equal(found.values[dtype], block)
+    assert set(made(False, cache).document_ids) == {""}
+    # One cache with ids and one without.
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_document_ids_may_be_features_too_and_of_several_tasks(folder):
+    wanted = [f"d{i}_{j}" for i, n in enumerate(LENGTHS) for j in range(n)]
+    asked = {"document_id": "docid", "keep_document_ids": True}
+    for data_format in ("elwc", "seq"):
+        made = builder(folder / data_format, ALL_CONTEXT, ALL_SPEC, **asked)
+        assert made.lists("valid", "padded").document_ids.tolist() == wanted
+    path = str(folder / "elwc")
+    several = MultiLabelDatasetBuilder(
+        CONTEXT_SPEC,
+        EXAMPLE_SPEC,
+        MASK,
+        {"one": LABEL_SPEC, "two": WEIGHT_SPEC},
+        DatasetHparams(path, path, 5, 5, keep_document_ids=True),
+        document_id="docid",
+    )
+    assert several.lists("train").document_ids.tolist() == wanted
+
+
+def test_document_ids_without_a_name_are_an_error_and_missing_ones_a_warning(folder):
+    path = folder / "elwc"
+    with pytest.raises(ConfigError, match="keep_document_ids: expected the name"):
+        builder(path, keep_document_ids=True).lists("train")
+    made = builder(path, document_id="key", keep_document_ids=True)
+    with pytest.warns(UserWarning, match="no document has the feature 'key'"):
+        found = made.lists("train")
+    assert set(found.document_ids) == {""}
 
 
 @pytest.mark.parametrize("data_format", ["elwc", "seq"])

@@ -286,10 +286,15 @@ def test_an_overridden_build_dataset_is_called_as_tf_ranking_calls_it(folder):
             calls.append((file_pattern, batch_size))
             return super()._build_dataset(file_pattern, batch_size, *args, **kwargs)
 
-    options = hparams(folder, train_batch_size=2, shuffle_examples=True)
+    options = hparams(
+        folder, train_batch_size=2, shuffle_examples=True, keep_document_ids=True
+    )
     builder = Own(**arguments(options))
     assert builder.layouts == ()
-    with pytest.warns(UserWarning, match="shuffle_examples=True has no effect: the"):
+    with (
+        pytest.warns(UserWarning, match="shuffle_examples=True has no effect: the"),
+        pytest.warns(UserWarning, match="keep_document_ids=True has no effect: the"),
+    ):
         assert next(iter(builder.build_train_dataset()))[1].shape[0] == 2
         assert next(iter(builder.build_valid_dataset()))[1].shape[0] == 7
     assert [size for _, size in calls] == [2, 7]

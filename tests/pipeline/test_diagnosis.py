@@ -12,7 +12,11 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.pipeline.run.diagnosis import non_finite_reasons, zero_loss_reasons
+from tfr_pipeline.pipeline.run.diagnosis import (
+    explain_non_finite,
+    non_finite_reasons,
+    zero_loss_reasons,
+)
 
 SPEC = {name: tf.io.FixedLenFeature((1,), tf.float32) for name in ("age", "bm25")}
 LAYOUT = BlockLayout.from_spec(SPEC)
@@ -97,13 +101,41 @@ def test_features_of_padded_batches_have_their_own_names():
 
 def test_a_run_says_which_feature_preprocessing_broke(data, tmp_path):
     config = make_config(data, tmp_path / "run")
+    config["data"] |= {"keep_document_ids": True, "list_size": 5}
+    config["data"] |= {"truncation": "sample", "shuffle_examples": True}
     pipeline = build_pipeline(config)
     functions = pipeline._model_builder._preprocessor._preprocess_spec
     functions["features"] = tf.math.log
     with pytest.raises(
         RunError, match=r"feature 'features' is \w+ after preprocessing"
-    ):
+    ) as raised:
         pipeline.train_and_validate()
+    place = r"preprocessing; .*, in query '(.*?)', document '(.*?)'"
+    query, document = re.search(place, str(raised.value)).groups()
+    lists = pipeline._dataset_builder.lists("train", "packed")
+    (row,) = np.flatnonzero(
+        (lists.document_ids == document)
+        & (np.repeat(lists.query_ids, lists.lengths) == query)
+    )
+    assert (lists.values["float32"][row] <= 0).any()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_largest_feature_of_a_step_is_that_of_a_document(data, tmp_path, keep):
+    config = make_config(data, tmp_path / "run")
+    config["data"]["keep_document_ids"] = keep
+    pipeline = build_pipeline(config)
+    builder, step = pipeline._dataset_builder, 3
+    lists = builder.lists("train", "packed")
+    query = builder.plan("train", "packed").batch_of_step(step)[-1]
+    row = lists.row_splits[query + 1] - 1
+    lists.values["float32"][row, 2] = -3e38
+    message = explain_non_finite(pipeline._model_builder, builder, "packed", 1, step)
+    place = f"3e+38, in query {lists.query_ids[query]!r}"
+    if keep:
+        assert lists.document_ids[row]
+        place += f", document {lists.document_ids[row]!r}"
+    assert f"; its largest feature is {place}." in message
 
 
 def test_a_run_whose_loss_is_zero_warns_once_and_says_why(data, tmp_path):

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
+from tests.metrics.query_files import means, read_rows
 from tests.pipeline.training_helpers import (
     changed,
     fit,
@@ -67,6 +68,7 @@ def test_a_run_leaves_the_files_that_the_design_names(finished):
         "environment.json",
         "metrics.json",
         "history.csv",
+        "per_query.parquet",
         "logs",
         "checkpoints",
         "export",
@@ -94,6 +96,24 @@ def test_metrics_are_those_of_the_exported_best_model(finished):
     assert metrics["step"] == 40
     assert metrics["documents_per_second"] > 0
     assert set(metrics["seconds"]) == {"training", "export", "evaluation"}
+
+
+def test_the_queries_of_a_run_stand_in_order_and_have_its_means(finished):
+    config, _ = finished
+    folder = pathlib.Path(config["model_dir"])
+    metrics = read_json(folder / "metrics.json")
+    rows = read_rows(folder / "per_query.parquet")
+    builder = build_pipeline(config)._dataset_builder
+    splits = {split: builder.lists(split, "packed") for split in ("valid", "test")}
+    assert [(row["split"], row["task"], row["query"]) for row in rows] == [
+        (split, "", name) for split, lists in splits.items() for name in lists.query_ids
+    ]
+    for split, lists in splits.items():
+        some = [row for row in rows if row["split"] == split]
+        assert [row["documents"] for row in some] == lists.lengths.tolist()
+        for name, by_convention in means(some).items():
+            for convention, mean in by_convention.items():
+                assert metrics[split][name][convention] == pytest.approx(mean)
 
 
 def test_the_best_epoch_is_exported_beside_the_latest(finished):

@@ -42,6 +42,7 @@ def claim_both(folder, before, after):
         {"pipeline__steps_per_execution": 1},
         {"data__dir": "./elsewhere"},
         {"data__cache": "/tmp/cache"},
+        {"data__keep_document_ids": True},
         # A later version, or its config file, knows more settings.
         {"pipeline__optimizer_args": {}},
         {"pipeline__precision": None},

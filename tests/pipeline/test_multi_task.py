@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import pytest
 
 import tfr_pipeline
 from builders.multi_task import MultiTaskModelBuilder, SharedBottomScorer
+from tests.metrics.query_files import means, read_rows
 from tests.pipeline import training_helpers
 from tests.pipeline.multi_task_data import FEATURES, LABEL, make_config, make_data
 from tests.pipeline.training_helpers import (
@@ -160,6 +162,12 @@ def test_metrics_are_by_task(finished):
             found = metrics[split][task]
             assert found["documents"] == wanted["documents"]
             assert found["ndcg@5"]["skip"] == pytest.approx(wanted["ndcg@5"]["skip"])
+    rows = read_rows(os.path.join(config["model_dir"], "per_query.parquet"))
+    for split, task in itertools.product(("valid", "test"), TASKS):
+        some = [r for r in rows if (r["split"], r["task"]) == (split, task)]
+        assert sum(r["documents"] for r in some) == metrics[split][task]["documents"]
+        found = means(some)["ndcg@5"]["zero"]
+        assert found == pytest.approx(metrics[split][task]["ndcg@5"]["zero"])
     documents = [metrics["valid"][task]["documents"] for task in TASKS]
     assert documents[1] < documents[0]  # not every document has a click label
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON file for all numbers; - is standard output",
     )
     add(
+        "--per_query",
+        type=arguments.path,
+        help="file for the metrics of each query; .parquet or .tsv says which kind",
+    )
+    add(
         "--baselines",
         action="store_true",
         help="also measure the best single feature and random order",
@@ -49,14 +57,21 @@ def run(args: argparse.Namespace) -> int:
 
     from tfr_pipeline import files, outputs
     from tfr_pipeline.cli.tables import number, table
+    from tfr_pipeline.errors import ConfigError
+    from tfr_pipeline.metrics.query_table import QueryTable, check_suffix
 
     paths = files.expand(args.data, "--data")
     report = sys.stdout
+    read = [*paths, *outputs.files_of_model(args.model)]
     if args.output:
-        read = [*paths, *outputs.files_of_model(args.model)]
         outputs.check_output(args.output, read, what="--output")
         if files.descriptor(args.output) == 1:
             report = sys.stderr
+    if args.per_query:
+        check_suffix(args.per_query, "--per_query")
+        outputs.check_output(args.per_query, read, what="--per_query")
+        if args.output and _same_place(args.output, args.per_query):
+            raise ConfigError(f"--per_query: {args.per_query!r} is --output, too.")
     load_tensorflow()
     from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
     from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
@@ -67,7 +82,9 @@ def run(args: argparse.Namespace) -> int:
     hparams = DatasetHparams("", args.data, 1, 1)
     builder = builder_from_features(predictor.features, hparams)
     lists = builder.lists("valid", "packed")
-    result = evaluate(predictor, lists)
+    queries = QueryTable()
+    record = functools.partial(queries.add, _split(paths)) if args.per_query else None
+    result = evaluate(predictor, lists, record)
     assert lists.labels is not None
     labels = {"": lists.labels}
     if predictor.features.labels:
@@ -92,10 +109,13 @@ def run(args: argparse.Namespace) -> int:
         low, high = map(number, measured["ndcg@10"]["skip_ci"] or (None, None))
         print(
             f"{measured['queries']} queries ({measured['queries_without_relevant']} "
-            f"without a relevant document), {measured['documents']} documents; "
-            f"ndcg@10 95% interval {low} to {high}",
+            f"without a relevant document, skipped above), {measured['documents']} "
+            f"documents; ndcg@10 95% interval {low} to {high}",
             file=report,
         )
+    if args.per_query:
+        queries.write(args.per_query)
+        print(f"per query: {args.per_query}", file=report)
     if args.output:
         content: dict[str, Any] = dict(result)
         if args.baselines:
@@ -103,6 +123,17 @@ def run(args: argparse.Namespace) -> int:
         files.write_text(args.output, json.dumps(content, indent=1) + "\n")
         print(f"all numbers: {args.output}", file=report)
     return 0
+
+
+def _same_place(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _split(paths: list[str]) -> str:
+    """Returns the split whose shards these are, empty for other files."""
+    names = [re.sub(r"-\d{5}-of-\d{5}\.tfrecord.*", "", p) for p in paths]
+    splits = {os.path.basename(name) for name in names}
+    return splits.pop() if len(splits) == 1 and names[0] != paths[0] else ""
 
 
 def _baselines(predictor: Any, lists: Any, labels: Any) -> dict[str, Any]:

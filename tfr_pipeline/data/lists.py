@@ -104,6 +104,17 @@ class Lists:
         """int64 `[documents]`, the list of each document."""
         return np.repeat(np.arange(self.num_lists), self.lengths)
 
+    def place(self, document: int) -> str:
+        """Returns how messages name a document: its query, and its id if that is known.
+
+        Args:
+          document: Its number, from 0.
+        """
+        number = np.searchsorted(self.row_splits, document, "right") - 1
+        name = str(self.document_ids[document]) if len(self.document_ids) else ""
+        query = f"query {str(self.query_ids[number])!r}"
+        return f"{query}, document {name!r}" if name else query
+
     def slice(self, start: int, stop: int) -> Lists:
         """Returns lists `start:stop` as views."""
         first, last = int(self.row_splits[start]), int(self.row_splits[stop])

@@ -196,12 +196,89 @@ def _position_sums(ranked: _Ranked) -> tuple[np.ndarray, np.ndarray]:
     return ranked.over_lists(labels * mean_position), ranked.over_lists(labels)
 
 
-def _per_query(ranked: _Ranked, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
-    return {
-        **_gain_metrics(ranked, [*cutoffs, None]),
-        **_binary_metrics(ranked, cutoffs),
-        "arp": ratio(*_position_sums(ranked)),
-    }
+@dataclasses.dataclass(frozen=True)
+class QueryMetrics:
+    """What was measured of each query.
+
+    Attributes:
+      documents: int64 `[lists]`, documents with a label of 0 or more.
+      relevant: int64 `[lists]`, documents with a label of 1 or more.
+      label_sum: float64 `[lists]`, the sum of labels, which `arp` is weighted by.
+      values: float64 `[lists]` by name; see `per_query`.
+    """
+
+    documents: np.ndarray
+    relevant: np.ndarray
+    label_sum: np.ndarray
+    values: dict[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        labels: Any,
+        scores: Any,
+        row_splits: Any,
+        cutoffs: Sequence[int] = (1, 3, 5, 10),
+    ) -> QueryMetrics:
+        """Measures; see `per_query` for arguments and errors."""
+        cutoffs = _checked_cutoffs(cutoffs)
+        ranked = _Ranked.of(labels, scores, row_splits)
+        positions, label_sum = _position_sums(ranked)
+        relevant = np.bincount(ranked.rows[ranked.labels >= 1.0], None, len(label_sum))
+        return cls(
+            documents=ranked.lengths,
+            relevant=relevant,
+            label_sum=label_sum,
+            values={
+                **_gain_metrics(ranked, [*cutoffs, None]),
+                **_binary_metrics(ranked, cutoffs),
+                "arp": ratio(positions, label_sum),
+            },
+        )
+
+    def skip(self, name: str) -> np.ndarray:
+        """Returns float64 `[lists]`, NaN for the queries that `skip` leaves out."""
+        value = self.values[name]
+        if name.startswith("precision"):
+            # It is 0, not undefined, where there is nothing relevant.
+            value = np.where(np.isnan(self.values["mrr"]), np.nan, value)
+        return value
+
+    def means(self, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+        """Returns the means over queries; see `evaluate_lists`."""
+        keys, numerators, denominators = [], [], []
+
+        def add(name: str, convention: str, numerator: Any, denominator: Any) -> None:
+            keys.append((name, convention))
+            numerators.append(numerator)
+            denominators.append(denominator)
+
+        everything = np.ones(len(self.documents))
+        for name in self.values:
+            value = self.skip(name)
+            defined = ~np.isnan(value)
+            value = np.nan_to_num(value)
+            if name == "arp":
+                add(name, "skip", value * self.label_sum, self.label_sum)
+                continue
+            add(name, "skip", value, defined)
+            add(name, "zero", value, everything)
+            if name.startswith("ndcg"):
+                add(name, "one", np.where(defined, value, 1.0), everything)
+        numerator = np.stack(numerators, axis=1)
+        denominator = np.stack(denominators, axis=1).astype(np.float64)
+        means = ratio(numerator.sum(axis=0), denominator.sum(axis=0))
+        result: dict[str, Any] = {name: {} for name in self.values}
+        for (name, convention), mean in zip(keys, means, strict=True):
+            result[name][convention] = _number(mean)
+        if bootstrap:
+            low, high = intervals(numerator, denominator, bootstrap, seed)
+            for (name, convention), *bounds in zip(keys, low, high, strict=True):
+                result[name][f"{convention}_ci"] = [_number(bound) for bound in bounds]
+        result["queries"] = len(self.documents)
+        result["documents"] = int(self.documents.sum())
+        result["queries_without_relevant"] = int(np.isnan(self.values["ndcg"]).sum())
+        return result
 
 
 def _checked_cutoffs(cutoffs: Sequence[int]) -> list[int]:
@@ -240,8 +317,7 @@ def per_query(
       >>> per_query([0.0, 1.0, 0.0], [0.3, 0.2, 0.1], [0, 2, 3])["mrr"]
       array([0.5, nan])
     """
-    ranked = _Ranked.of(labels, scores, row_splits)
-    return _per_query(ranked, _checked_cutoffs(cutoffs))
+    return QueryMetrics.of(labels, scores, row_splits, cutoffs).values
 
 
 def evaluate_lists(
@@ -282,41 +358,7 @@ def evaluate_lists(
       >>> result["mrr"]["skip"], result["mrr"]["zero"]
       (0.5, 0.25)
     """
-    ranked = _Ranked.of(labels, scores, row_splits)
-    values = _per_query(ranked, _checked_cutoffs(cutoffs))
-    keys, numerators, denominators = [], [], []
-
-    def add(name: str, convention: str, numerator: Any, denominator: Any) -> None:
-        keys.append((name, convention))
-        numerators.append(numerator)
-        denominators.append(denominator)
-
-    everything = np.ones(len(ranked.lengths))
-    for name, value in values.items():
-        if name == "arp":
-            add(name, "skip", *_position_sums(ranked))
-            continue
-        # Precision is 0, not undefined, where there is nothing relevant.
-        defined = ~np.isnan(values["mrr" if name.startswith("precision") else name])
-        value = np.nan_to_num(value)
-        add(name, "skip", np.where(defined, value, 0.0), defined)
-        add(name, "zero", value, everything)
-        if name.startswith("ndcg"):
-            add(name, "one", np.where(defined, value, 1.0), everything)
-    numerator = np.stack(numerators, axis=1)
-    denominator = np.stack(denominators, axis=1).astype(np.float64)
-    means = ratio(numerator.sum(axis=0), denominator.sum(axis=0))
-    result: dict[str, Any] = {name: {} for name in values}
-    for (name, convention), mean in zip(keys, means, strict=True):
-        result[name][convention] = _number(mean)
-    if bootstrap:
-        low, high = intervals(numerator, denominator, bootstrap, seed)
-        for (name, convention), *bounds in zip(keys, low, high, strict=True):
-            result[name][f"{convention}_ci"] = [_number(bound) for bound in bounds]
-    result["queries"] = len(ranked.lengths)
-    result["documents"] = len(ranked.labels)
-    result["queries_without_relevant"] = int(np.isnan(values["ndcg"]).sum())
-    return result
+    return QueryMetrics.of(labels, scores, row_splits, cutoffs).means(bootstrap, seed)
 
 
 def _number(value: float) -> float | None:

@@ -234,9 +234,8 @@ class Predictor:
     def _check_scores(self, lists: Lists, scores: np.ndarray) -> None:
         if not np.isfinite(scores).all():
             row = int(np.argmax(~np.isfinite(scores)))
-            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
             raise RunError(
-                f"{self.path}: the score of a document of query {query!r} is "
+                f"{self.path}: the score of a document of {lists.place(row)} is "
                 f"{scores[row]}; look for features far outside of the training data."
             )
 

@@ -311,8 +311,8 @@ def _with_texts(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         elif kind != "content":
             content = found[f"content:{name}"].tobytes()
             ends = np.cumsum(array.ravel()).tolist()
-            raw = [content[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-            texts = np.empty(len(raw), object)
-            texts[:] = [text.decode() for text in raw] if kind == "str" else raw
+            raw = (content[a:b] for a, b in zip([0, *ends], ends, strict=False))
+            texts = np.empty(len(ends), object)
+            texts[:] = [t.decode() for t in raw] if kind == "str" else list(raw)
             result[name] = texts.reshape(array.shape)
     return result

@@ -49,21 +49,20 @@ def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None
             continue
         row, column = np.argwhere(bad)[0]
         slot = next(s for s in parser.layout.slots[dtype] if column < s.stop)
-        query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
         raise DataError(
             f"{', '.join(paths)}: feature {slot.name!r} column {column - slot.start} "
-            f"is {block[row, column]} in query {query!r} ({int(bad.sum())} such "
+            f"is {block[row, column]} in {lists.place(row)} ({int(bad.sum())} such "
             "values). "
             "Expected finite numbers: convert with --nan=zero, or clean the input."
         )
     for name, column in lists.loose.items():
         if column.values.dtype.kind == "f" and not np.isfinite(column.values).all():
             place = int(np.argmax(~np.isfinite(column.values)))
-            row = np.searchsorted(column.row_splits, place, "right") - 1
-            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
+            row = int(np.searchsorted(column.row_splits, place, "right")) - 1
             raise DataError(
                 f"{', '.join(paths)}: feature {name!r} has the value "
-                f"{column.values[place]} in query {query!r}. Expected finite numbers."
+                f"{column.values[place]} in {lists.place(row)}. Expected finite "
+                "numbers."
             )
     for name, array in lists.context.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -80,10 +79,8 @@ def check_labels(paths: list[str], lists: Lists) -> None:
     for name, values in (("label", lists.labels), ("weight", lists.weights)):
         if values is not None and not np.isfinite(values).all():
             cell = tuple(np.argwhere(~np.isfinite(values))[0])
-            row = cell[0]
-            query = lists.query_ids[np.searchsorted(lists.row_splits, row, "right") - 1]
             raise DataError(
-                f"{', '.join(paths)}: {name} {values[cell]} in query {query!r}; "
+                f"{', '.join(paths)}: {name} {values[cell]} in {lists.place(cell[0])}; "
                 "expected finite numbers."
             )
 

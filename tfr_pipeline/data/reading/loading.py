@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -183,16 +184,24 @@ def load(
 
     def parts() -> Iterator[Lists]:
         documents = 0
+        named = parser.document_id is None
         for part in iterate(paths, parser, label, weight, reader):
             if part.num_lists:
                 explain.check_finite(paths, part, parser)
                 documents += part.num_documents
+                named = named or bool((part.document_ids != "").any())
                 yield transform(part) if transform else part
         if not documents:
             raise DataError(
                 f"{', '.join(paths)}: expected ranked lists, found no document."
             )
         explain.check_present(paths[0], parser, reader)
+        if not named:
+            warnings.warn(
+                f"{paths[0]}: document ids were asked for, and no document has the "
+                f"feature {parser.document_id!r}; all ids are empty.",
+                stacklevel=2,
+            )
 
     if not cache_folder:
         return store.collect(parts(), parser.document_id is not None)

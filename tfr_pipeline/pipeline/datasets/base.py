@@ -310,7 +310,8 @@ class BaseDatasetBuilder(
     def _build(self, split: str) -> tf.data.Dataset:
         theirs = tfr.keras.pipeline.BaseDatasetBuilder
         own = type(self)._build_dataset is not theirs._build_dataset
-        useless = ["cache"] if own or not self._in_memory else []
+        of_keeping = ["cache", "keep_document_ids"]
+        useless = of_keeping if own or not self._in_memory else []
         if own:
             useless += _OF_OUR_READING
         for name in useless:

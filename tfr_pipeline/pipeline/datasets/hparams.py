@@ -55,6 +55,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         the lists, by which the highest are kept. Validation is never cut so.
       shuffle_examples: Puts the documents of a training list in a random order, another
         in each epoch, before it is cut: `first` then keeps random ones, too.
+      keep_document_ids: `lists` keeps the ids of documents, which training does not
+        need and which take about 100 bytes each. Diagnosis then names documents.
 
     Raises:
       ConfigError: A number is not positive, the cache no folder, or a name unknown.
@@ -79,6 +81,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     compression: str = record_reader.AUTO
     truncation: str = selection.FIRST
     shuffle_examples: bool = False
+    keep_document_ids: bool = False
 
     def __post_init__(self) -> None:
         for name in (

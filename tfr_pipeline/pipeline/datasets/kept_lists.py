@@ -31,6 +31,7 @@ class KeepsLists:
     _training_only_example_spec: Specs
     _hparams: Any
     _query_id: str | None
+    _document_id: str | None = None
 
     def _open(self) -> None:
         """Prepares for reading; needs the hyperparameters."""
@@ -111,11 +112,29 @@ class KeepsLists:
             self._all_context_specs,
             self._all_example_specs,
             query_id=self._query_id,
+            document_id=self._kept_document_id,
             data_format=data_format,
         )
         return loading.load(
             paths, parser, None, reader=self._reader, cache_folder=self._cache_folder
         )
+
+    @property
+    def _kept_document_id(self) -> str | None:
+        """Name of the document id if it is to be read, None if not.
+
+        Raises:
+          ConfigError: It is to be, and has no name.
+        """
+        if not getattr(self._hparams, "keep_document_ids", False):
+            return None
+        if self._document_id is None:
+            raise ConfigError(
+                "keep_document_ids: expected the name of the feature that holds the id "
+                f"of a document, found none in {type(self).__name__}. Give document_id "
+                "to the dataset builder, or name it in features.json."
+            )
+        return self._document_id
 
     def _format(self, paths: list[str]) -> str:
         """Returns the format of files: what was said, or what their records are.

@@ -224,6 +224,7 @@ class SimpleDatasetBuilder(BaseDatasetBuilder, tfr.keras.pipeline.SimpleDatasetB
             self._example_feature_spec,
             self._training_only_example_spec,
             query_id=self._query_id,
+            document_id=self._kept_document_id,
             data_format=data_format,
         )
         weight = self._sample_weight_spec

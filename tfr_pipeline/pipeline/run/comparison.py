@@ -18,6 +18,7 @@ _OF_DATA = tuple(f"data.{name}" for name in (*_PATHS, *_PATTERNS))
 FREE_LATER = frozenset(
     {
         *_OF_DATA,
+        "data.keep_document_ids",
         "model_dir",
         "num_epochs",
         "steps_per_execution",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
+from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import explain, wholeness
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
@@ -84,24 +86,18 @@ def explain_non_finite(
         lists = dataset_builder.lists("train", layout)
         index = plan.batch_of_step(step)
         ids = [str(lists.query_ids[i]) for i in index]
-        largest = max(
-            float(abs(block[lists.row_splits[i] : lists.row_splits[i + 1]]).max())
-            for block in lists.values.values()
-            for i in index
-            if lists.lengths[i]
-        )
         shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
-        message += (
-            f" The batch has the queries {shown}; its largest feature is {largest:g}."
-        )
+        message += f" The batch has the queries {shown}{_largest(lists, index)}."
         preprocessor = getattr(model_builder, "_preprocessor", None)
+        block_layout = BlockLayout.from_spec(dataset_builder._example_feature_spec)
         found: dict[str, None] = {}  # in order, without repetition
         batches = dataset_builder.make_dataset("train", layout, replicas, step)
         for batch in batches.take(replicas):
             reasons = non_finite_reasons(
                 batch,
-                BlockLayout.from_spec(dataset_builder._example_feature_spec),
+                block_layout,
                 getattr(preprocessor, "_preprocess_spec", None),
+                functools.partial(_owner, lists, index, block_layout),
             )
             found.update(dict.fromkeys(reasons))
         if found:
@@ -110,6 +106,45 @@ def explain_non_finite(
         f"{message} No checkpoint was written after it. Try a lower learning_rate, "
         "optimizer_args.global_clipnorm, or preprocessing for large features."
     )
+
+
+def _rows(lists: Lists, index: Iterable[int]) -> np.ndarray:
+    """Returns the numbers of the documents of some lists."""
+    splits = lists.row_splits
+    rows = [np.arange(splits[i], splits[i + 1]) for i in index]
+    return np.concatenate([np.zeros(0, np.int64), *rows])
+
+
+def _largest(lists: Lists, index: Iterable[int]) -> str:
+    """Says what the largest number among the features of some lists is, and where."""
+    rows, best = _rows(lists, index), (-1.0, 0)
+    for block in lists.values.values():
+        sizes = np.abs(block[rows]).max(axis=1, initial=0)
+        if len(rows):
+            place = int(sizes.argmax())
+            best = max(best, (float(sizes[place]), int(rows[place])))
+    size, row = best
+    return (
+        f"; its largest feature is {size:g}, in {lists.place(row)}" if size >= 0 else ""
+    )
+
+
+def _owner(
+    lists: Lists,
+    index: Iterable[int],
+    layout: BlockLayout,
+    name: str,
+    values: np.ndarray,
+) -> str:
+    """Says which document of some lists has these values of a feature."""
+    rows = _rows(lists, index)
+    for dtype, slots in layout.slots.items():
+        for slot in slots:
+            if slot.name == name:
+                block = lists.values[dtype][rows, slot.start : slot.stop]
+                same = (block == np.ravel(values)).all(axis=1)
+                return f", in {lists.place(rows[same.argmax()])}" if same.any() else ""
+    return ""
 
 
 def zero_loss_reasons(batches: Iterable[Any]) -> list[str]:
@@ -152,6 +187,7 @@ def non_finite_reasons(
     batch: Any,
     layout: BlockLayout,
     functions: Mapping[str, Callable[[Any], Any]] | None = None,
+    owner: Callable[[str, np.ndarray], str] = lambda name, values: "",
 ) -> list[str]:
     """Returns what in a batch may have made its loss, or a gradient, NaN or infinite.
 
@@ -159,6 +195,7 @@ def non_finite_reasons(
       batch: As in `zero_loss_reasons`.
       layout: Where features stand in packed batches.
       functions: Preprocessing of packed features by name.
+      owner: Says of which document some values of a feature are.
     """
     features, y_true, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(batch)
     named = _by_name(features, layout)
@@ -172,6 +209,7 @@ def non_finite_reasons(
         reasons += [
             f"feature {name!r} is {_non_finite(after[name])} after preprocessing; its "
             f"values go from {np.min(named[name]):g} to {np.max(named[name]):g}"
+            f"{owner(name, _first_bad(named[name], after[name]))}"
             for name in sorted(set(known) - broken)
             if _non_finite(after[name])
         ]
@@ -190,6 +228,12 @@ def non_finite_reasons(
         elif np.any(_flat(value) < 0.0):
             reasons.append("a weight is negative")
     return reasons
+
+
+def _first_bad(before: Any, after: Any) -> np.ndarray:
+    """Returns the values of the first document whose values became not finite."""
+    finite = np.isfinite(np.asarray(after)).reshape(len(after), -1).all(axis=1)
+    return np.asarray(before)[finite.argmin()]
 
 
 def _by_task(values: Any) -> Iterator[tuple[str, Any]]:

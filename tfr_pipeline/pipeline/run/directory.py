@@ -21,6 +21,7 @@ from typing import Any
 
 from tfr_pipeline import __version__, files
 from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.pipeline.run.lock import RunLock, held
 from tfr_pipeline.serialization import as_json
@@ -35,7 +36,13 @@ _PACKAGES = (
     "numpy",
     "pyarrow",
 )
-_FILES = ("config.json", "environment.json", "history.csv", "metrics.json")
+_FILES = (
+    "config.json",
+    "environment.json",
+    "history.csv",
+    "metrics.json",
+    query_table.FILE_NAME,
+)
 _FOLDERS = ("", "checkpoints", "export", "logs")
 
 
@@ -249,6 +256,17 @@ class RunDirectory:
         writer.writeheader()
         writer.writerows(state.history)
         self._write("history.csv", text.getvalue())
+
+    def write_queries(self, table: query_table.QueryTable) -> None:
+        """Writes `per_query.parquet`; without rows there is none, not an old one."""
+        self.check()
+        path = self.join(query_table.FILE_NAME)
+        if table:
+            table.write(path)
+            self.has_written(query_table.FILE_NAME)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

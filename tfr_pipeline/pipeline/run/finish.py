@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from tfr_pipeline import files
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.features import FILE_NAME
-from tfr_pipeline.metrics.evaluation import evaluate_lists
+from tfr_pipeline.metrics.evaluation import QueryMetrics
+from tfr_pipeline.metrics.query_table import QueryTable
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.serving import versions
@@ -60,11 +63,14 @@ def finish(
         model.set_weights(last)
     exported = time.perf_counter()
     results: dict[str, Any] = {}
+    queries = QueryTable()
     if headline is not None:
         for split in ("valid", "test"):
             if builder._pattern(split):
                 lists = builder.lists(split, "packed")
-                results[split] = evaluate(headline, lists)
+                record = functools.partial(queries.add, split)
+                results[split] = evaluate(headline, lists, record)
+    run.write_queries(queries)
     history = state.history
     # The first epoch of a process also traces; leave it out where there are others.
     steady = [row for row in history[1:] or history if "documents" in row]
@@ -203,8 +209,18 @@ def _compare(builder: Any, signatures: dict[str, Any], predictor: Predictor) -> 
             )
 
 
-def evaluate(predictor: Predictor, lists: Lists) -> dict[str, Any]:
+def evaluate(
+    predictor: Predictor,
+    lists: Lists,
+    record: Callable[[str, Any, QueryMetrics], None] | None = None,
+) -> dict[str, Any]:
     """Evaluates an exported model on whole lists; see `evaluate_lists`.
+
+    Args:
+      predictor: The model.
+      lists: The lists, with labels.
+      record: Called with the name of each task (empty for the only one), the query ids
+        and what was measured of each query; such as `QueryTable.add` of a split.
 
     Returns:
       The result of `evaluate_lists`; a dict of them by task where the data has labels
@@ -212,17 +228,24 @@ def evaluate(predictor: Predictor, lists: Lists) -> dict[str, Any]:
       several numbers for one label, a dict by their names.
     """
     assert lists.labels is not None
+
+    def measured(task: str, labels: Any, scores: Any) -> dict[str, Any]:
+        metrics = QueryMetrics.of(labels, scores, lists.row_splits)
+        if record is not None:
+            record(task, lists.query_ids, metrics)
+        return metrics.means()
+
     if lists.labels.ndim == 1 and predictor.several:
         return {
-            name: evaluate_lists(lists.labels, scores, lists.row_splits)
+            name: measured(name, lists.labels, scores)
             for name, scores in predictor.score_tasks(lists).items()
         }
     if lists.labels.ndim == 1:
         scores = predictor.score(lists, task=predictor.tasks[0])
-        return evaluate_lists(lists.labels, scores, lists.row_splits)
+        return measured("", lists.labels, scores)
     by_task = predictor.score_tasks(lists)
     return {
-        task: evaluate_lists(labels, by_task[task], lists.row_splits)
+        task: measured(task, labels, by_task[task])
         for task, labels in zip(predictor.features.labels, lists.labels.T, strict=True)
         if task in by_task and (labels >= 0).any()
     }
