@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from tests.ranking_data import EXAMPLE_SPEC, LABEL_SPEC, random_lists, write_elwc
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data import store
+from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import cache
 from tfr_pipeline.data.reading.loading import iterate
@@ -76,7 +77,7 @@ def test_a_tensor_shares_the_memory_of_a_block():
     block = store.Block("float32", (4,))
     block.append(np.ones((100, 4), np.float32))
     array = block.array()
-    tensor = store.as_tensor(array)
+    tensor = as_tensor(array)
     array[3] = 7
     assert tensor[3].numpy().tolist() == [7, 7, 7, 7]
     del array, block  # the tensor keeps the memory
@@ -108,7 +109,7 @@ def read_only():
 )
 def test_what_cannot_be_shared_is_copied(make):
     array = make()
-    np.testing.assert_array_equal(store.as_tensor(array).numpy(), array)
+    np.testing.assert_array_equal(as_tensor(array).numpy(), array)
 
 
 def test_tensors_made_while_a_function_is_traced_are_no_constants_of_it():
@@ -116,7 +117,7 @@ def test_tensors_made_while_a_function_is_traced_are_no_constants_of_it():
 
     @tf.function
     def function():
-        tensors.append(store.as_tensor(aligned()))
+        tensors.append(as_tensor(aligned()))
         return tf.reduce_sum(tensors[0])
 
     assert function().numpy() == np.arange(800).sum()
@@ -136,7 +137,7 @@ def test_a_file_larger_than_memory_can_be_mapped(tmp_path):
         pytest.skip("needs a file system with sparse files")
     column = {"dtype": "float32", "shape": [1000], "size": rows * 4000}
     column["checksum"] = cache._checksum(str(path))
-    tensor = store.as_tensor(cache._map(str(path), column))
+    tensor = as_tensor(cache._map(str(path), column))
     assert tf.gather(tensor, [rows - 2, 0]).numpy()[:, 0].tolist() == [5, 0]
 
 

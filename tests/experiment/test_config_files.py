@@ -11,7 +11,8 @@ from tests.pipeline.training_helpers import ROOT, changed, make_config
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.experiment import config_files as config_lib
-from tfr_pipeline.experiment.build import PREPROCESSING, SCORERS, build_pipeline
+from tfr_pipeline.experiment import registry
+from tfr_pipeline.experiment.build import build_pipeline
 
 
 def load(*overrides, argument="dnn"):
@@ -444,7 +445,7 @@ def test_an_unknown_argument_of_a_builder_is_wrong_usage(dry_run):
 def test_the_documentation_names_every_scorer_and_preprocessing():
     text = (ROOT / "docs" / "training.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| `model` |")]
-    for name in (*SCORERS, *PREPROCESSING):
+    for name in (*registry.names("scorer"), *registry.names("preprocessing")):
         assert f"`{name}`" in row
 
 

@@ -154,6 +154,16 @@ def is_imported(name: Any) -> bool:
     return isinstance(name, str) and _IMPORTED.fullmatch(name) is not None
 
 
+def names(kind: str) -> list[str]:
+    """Returns the names that parts of a kind have, but for `module:callable`.
+
+    Example:
+      >>> names("scorer")[:2]
+      ['dnn', 'gam']
+    """
+    return [*_BUILT_IN[kind](), *_registered[kind]]
+
+
 def find(kind: str, name: Any, where: str) -> Any:
     """Returns what a name stands for.
 
@@ -180,7 +190,7 @@ def find(kind: str, name: Any, where: str) -> Any:
         return registered[name]
     if name in built_in:
         return built_in[name] if isinstance(built_in, Mapping) else name
-    known = [*built_in, *registered]
+    known = names(kind)
     if not known:
         raise ConfigError(f"{where}: expected 'module:callable', found {name!r}.")
     raise ConfigError(
@@ -205,8 +215,9 @@ def make(
       ConfigError: See `find`; or the callable has no such arguments.
 
     Example:
-      >>> make("scorer", "dnn", {"hidden_layer_dims": (4,)}, "config.model.scorer")
-      DNNScorer(hidden_layer_dims=[4], output_units=1)
+      >>> scorer = make("scorer", "dnn", {"hidden_layer_dims": (4,)}, "model.scorer")
+      >>> type(scorer).__name__
+      'DNNScorer'
     """
     return bound(find(kind, name, where), name, args, where, *given)()
 
