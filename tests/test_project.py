@@ -273,6 +273,43 @@ def test_only_compat_decides_by_a_version() -> None:
     assert not found
 
 
+def private_reads(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Yields line and name of private attributes that are read of a builder."""
+
+    def named(node: ast.expr) -> str:
+        if isinstance(node, ast.Call):  # as in `type(builder)._layouts`
+            return named(node.args[0]) if node.args else ""
+        return getattr(node, "attr", getattr(node, "id", ""))
+
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        whose, what = "", ""
+        if isinstance(node, ast.Attribute):
+            whose, what = named(node.value), node.attr
+        elif isinstance(node, ast.Call) and named(node.func) in ("getattr", "hasattr"):
+            whose = named(node.args[0])
+            what = str(getattr(node.args[1], "value", ""))
+        private = what.startswith("_") and not what.startswith("__")
+        theirs = whose.endswith("builder") or what.endswith(
+            ("_feature_spec", "_creator")
+        )
+        if private and theirs and whose not in ("self", "cls"):
+            yield node.lineno, what
+
+
+def test_nobody_reaches_into_a_builder_from_another_folder() -> None:
+    rooms = (PACKAGE / "pipeline" / "datasets", PACKAGE / "model")
+    found = {
+        f"{path.relative_to(PACKAGE)}:{line}: {name}"
+        for path in sources()
+        for line, name in private_reads(path)
+        if not any(room in path.parents for room in rooms)
+    }
+    assert not found
+    # Those who know TF-Ranking's names are seen by this test.
+    assert list(private_reads(PACKAGE / "pipeline" / "datasets" / "adapter.py"))
+    assert list(private_reads(PACKAGE / "model" / "parts.py"))
+
+
 def test_help_loads_neither_tensorflow_nor_numpy_nor_pyarrow() -> None:
     done = run_python("-X", "importtime", "-m", "tfr_pipeline", "--help")
     assert done.returncode == 0, done.stderr.splitlines()[-1]

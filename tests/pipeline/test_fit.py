@@ -21,6 +21,7 @@ from tests.pipeline.training_helpers import (
 )
 from tfr_pipeline import losses, metrics
 from tfr_pipeline.compat import tf, tfr
+from tfr_pipeline.data.reading import loading
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import DEFAULT_MASK, Features
@@ -526,24 +527,35 @@ def test_preprocessing_ahead_of_training_trains_as_preprocessing_in_each_step(
         model, history = fit(pipeline)
         models.append(model)
         ndcg.append(history[-1]["val_metric/ndcg_10"])
-        assert bool(pipeline._dataset_builder._prepared) == (name == "ahead")
+        made = pipeline._dataset_builder._made
+        assert (("prepared", "train") in made) == (name == "ahead")
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert ndcg[0] == pytest.approx(ndcg[1], 1e-3)
 
 
-def test_pipelines_that_share_a_dataset_builder_each_preprocess_for_themselves(
-    data, tmp_path
+def test_pipelines_that_share_a_dataset_builder_read_once_and_train_as_if_alone(
+    data, tmp_path, monkeypatch
 ):
+    reads = []
+    iterate = loading.iterate
+
+    def counted(paths, *arguments):
+        reads.append(paths)
+        return iterate(paths, *arguments)
+
+    monkeypatch.setattr(loading, "iterate", counted)
     features = Features.load(str(data)).example_spec
     shared = parts(data, tmp_path)[1]
+    shared.hparams.seed = None  # each has that of its pipeline
     losses = {}
-    for name, function in (
-        ("first", tf.math.tanh),
-        ("second", tf.math.square),
-        ("alone", tf.math.square),
+    for name, function, seed in (
+        ("first", tf.math.tanh, 3),
+        ("second", tf.math.square, 4),
+        ("alone", tf.math.square, 4),
     ):
-        model, dataset, hparams = parts(data, tmp_path / name, num_epochs=1)
+        model, dataset, hparams = parts(data, tmp_path / name, num_epochs=1, seed=seed)
+        dataset.hparams.seed = None
         model = ModelBuilder(
             model._input_creator,
             dict.fromkeys(features, function),
@@ -551,6 +563,8 @@ def test_pipelines_that_share_a_dataset_builder_each_preprocess_for_themselves(
             DEFAULT_MASK,
         )
         dataset = dataset if name == "alone" else shared
-        losses[name] = fit(SimplePipeline(model, dataset, hparams))[1][0]["loss"]
+        SimplePipeline(model, dataset, hparams).train_and_validate()
+        losses[name] = read_history(tmp_path / name)[0]["loss"]
+        assert len(reads) == (4 if name == "alone" else 2)  # training and validation
     assert losses["second"] == pytest.approx(losses["alone"], rel=1e-5)
     assert losses["first"] != pytest.approx(losses["alone"], rel=1e-3)

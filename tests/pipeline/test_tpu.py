@@ -209,7 +209,11 @@ for replicas, as_on_tpus in ((1, False), (1, True), (2, True)):
         def dataset(split):
             return strategy.distribute_datasets_from_function(
                 lambda _: builder.make_dataset(
-                    split, "padded", replicas, sized=as_on_tpus, fixed=as_on_tpus
+                    split,
+                    "padded",
+                    replicas=replicas,
+                    sized=as_on_tpus,
+                    fixed=as_on_tpus,
                 )
             )
 

@@ -148,6 +148,14 @@ class Lists:
             loose_context={n: v.take(queries) for n, v in self.loose_context.items()},
         )
 
+    def take(self, queries: np.ndarray) -> Lists:
+        """Returns some lists, by number, with their documents."""
+        lengths = self.lengths[queries]
+        splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        offsets = np.repeat(self.row_splits[queries] - splits[:-1], lengths)
+        documents = self.take_documents(np.arange(splits[-1]) + offsets)
+        return documents.regrouped(queries, splits)
+
     def take_documents(self, rows: np.ndarray) -> Lists:
         """Returns the lists with their documents in another order."""
 

@@ -12,6 +12,8 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.schedules import PLATEAU, split_schedule
+from tfr_pipeline.pipeline.datasets.adapter import adapt
+from tfr_pipeline.pipeline.datasets.hparams import told
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.tasks import monitors
 
@@ -38,9 +40,11 @@ def described(hparams: PipelineHparams, dataset_builder: Any) -> dict[str, Any]:
     some.
     """
     result = as_json(hparams)
-    data = getattr(dataset_builder, "_hparams", None)
+    data = adapt(dataset_builder).hparams
     if dataclasses.is_dataclass(data):
         result["data"] = _fields(data)
+        if "seed" in result["data"]:
+            result["data"]["seed"] = told(data)
     return result
 
 

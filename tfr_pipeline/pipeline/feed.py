@@ -14,10 +14,11 @@ from tfr_pipeline import declared, files
 from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.model import parts
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline.checks import plateau_arguments
-from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
-from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
+from tfr_pipeline.pipeline.datasets.adapter import adapt
+from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
 from tfr_pipeline.pipeline.distribute import limits, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 
@@ -40,7 +41,7 @@ class Feed:
         strategy: tf.distribute.Strategy | None,
     ):
         self._model_builder = model_builder
-        self._dataset_builder = dataset_builder
+        self._dataset_builder = adapt(dataset_builder)
         self._hparams = hparams
         self._strategy = strategy
         self._workers = 1
@@ -63,9 +64,8 @@ class Feed:
             of TF-Ranking and Keras take padded batches only.
         """
         builder = self._dataset_builder
-        hparams = getattr(builder, "_hparams", None)
+        hparams, data = builder.hparams, builder.layouts
         limits.check_batch_sizes(hparams, self.replicas)
-        data = getattr(builder, "layouts", ())
         on_tpu = self._on_tpu
         if on_tpu:
             losses = [
@@ -75,8 +75,8 @@ class Feed:
         if on_tpu and data:
             limits.check_static_shapes(
                 hparams,
-                {**builder._context_feature_spec, **builder._example_feature_spec},
-                bool(builder._pattern("valid")),
+                {**builder.specs.context, **builder.specs.example},
+                "valid" in builder.splits,
             )
         if not data:
             return None
@@ -108,15 +108,11 @@ class Feed:
 
     def _check_same_mask(self) -> None:
         """Padded batches must have the mask that the model takes."""
-        expected = getattr(self._model_builder, "_mask_feature_name", None)
-        found = self._dataset_builder._mask_feature_name
-        make = type(self._dataset_builder)._features_and_labels
+        expected = parts.mask_feature_name(self._model_builder)
+        found = self._dataset_builder.specs.mask_feature_name
         # A function of the user's own may make another.
-        ours = make in (
-            MultiLabelDatasetBuilder._features_and_labels,
-            SimpleDatasetBuilder._features_and_labels,
-        )
-        if expected is not None and expected != found and ours:
+        own = self._dataset_builder.makes_own_features
+        if expected is not None and expected != found and not own:
             raise ConfigError(
                 f"mask_feature_name: the model builder expects {expected!r}, the "
                 f"dataset builder makes {found!r}. Give both the same name."
@@ -124,8 +120,8 @@ class Feed:
 
     def _check_same_features(self) -> None:
         """The packed matrices of data and model must have the same columns."""
-        expected = self._model_builder._input_creator._example_feature_spec
-        found = self._dataset_builder._example_feature_spec
+        expected = parts.example_specs(self._model_builder)
+        found = self._dataset_builder.specs.example
         for name in sorted({*expected, *found}):
             pair = [
                 BlockLayout.from_spec({name: specs[name]}).slots
@@ -144,7 +140,7 @@ class Feed:
         builder, hparams = self._dataset_builder, self._hparams
         train = split == "train"
         given = hparams.steps_per_epoch if train else hparams.validation_steps
-        if layout is None or not (train or builder._pattern("valid")):
+        if layout is None or not (train or "valid" in builder.splits):
             return given
         steps = builder.plan(split, layout, self.replicas).steps
         if train:
@@ -167,16 +163,16 @@ class Feed:
             if split == "train":
                 return limits.share_out(builder.build_train_dataset())
             return limits.share_out(builder.build_valid_dataset())
-        if split == "valid" and not builder._pattern("valid"):
+        if split == "valid" and "valid" not in builder.splits:
             return None
         if split == "train":
             plan = builder.plan(split, layout, self.replicas)
             self._sizes = _sizes(plan, start_step * self.replicas)
         prepare = getattr(model, "preparation", None)
         if self._strategy is None or strategies.is_coordinator(self._strategy):
-            return builder.make_dataset(
-                split, layout, start_step=start_step, prepare=prepare
-            )
+            return BatchRequest(
+                split=split, layout=layout, start_step=start_step, prepare=prepare
+            ).ask(builder)
 
         fixed = self._on_tpu
         step = "train_step" if split == "train" else "test_step"
@@ -191,16 +187,16 @@ class Feed:
         def shard(context: tf.distribute.InputContext) -> tf.data.Dataset:
             pipelines = (context.input_pipeline_id, context.num_input_pipelines)
             self._workers = context.num_input_pipelines
-            return builder.make_dataset(
-                split,
-                layout,
-                self.replicas,
-                start_step,
-                pipelines,
-                prepare,
-                sized,
-                fixed,
-            )
+            return BatchRequest(
+                split=split,
+                layout=layout,
+                replicas=self.replicas,
+                start_step=start_step,
+                shard=pipelines,
+                prepare=prepare,
+                sized=sized,
+                fixed=fixed,
+            ).ask(builder)
 
         return self._strategy.distribute_datasets_from_function(shard)
 
@@ -250,7 +246,7 @@ class Feed:
         if layout is None:
             has_validation = self.dataset("valid", layout) is not None
         else:
-            has_validation = bool(builder._pattern("valid"))
+            has_validation = "valid" in builder.splits
         if needs and not has_validation:
             raise ConfigError(
                 "valid_input_pattern: expected files, found none, but "
@@ -262,7 +258,7 @@ class Feed:
             return steps
         limits.check_plan(
             builder.plan("train", layout, self.replicas),
-            getattr(builder._hparams, "documents_per_batch", None),
+            getattr(builder.hparams, "documents_per_batch", None),
         )
         if has_validation:
             whole = builder.plan("valid", layout, self.replicas).steps
@@ -272,16 +268,18 @@ class Feed:
                     f"{whole - hparams.validation_steps} of {whole} batches.",
                     stacklevel=2,
                 )
-        if builder._pattern("test"):
+        if "test" in builder.splits:
             # Read after training; whether it is there had better be known before.
-            files.expand(builder._pattern("test"), "test data")
+            files.expand(builder.splits["test"].pattern, "test data")
         return steps
 
     def _check_elements(self, layout: str | None, validates: bool) -> None:
         builder = self._dataset_builder
         for split in ["train"] + ["valid"] * validates:
             if layout is not None:
-                data = builder.make_dataset(split, layout, self.replicas, fixed=True)
+                data = BatchRequest(
+                    split=split, layout=layout, replicas=self.replicas, fixed=True
+                ).ask(builder)
             elif split == "train":
                 data = builder.build_train_dataset()
             else:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfr_pipeline.cluster import cluster_spec, heartbeat
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.model import parts
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.pipeline import checks, tasks
@@ -135,7 +136,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """
         labelled = tasks.of_data(self._dataset_builder)
         tasks.check_outputs(model, self._outputs, labelled, "label_spec")
-        scorer = getattr(self._model_builder, "_scorer", self._model_builder)
+        scorer = parts.scorer(self._model_builder)
         tasks.check_numbers(model, self.build_loss(), self._metrics(), scorer)
 
     def _layout(self) -> str | None:

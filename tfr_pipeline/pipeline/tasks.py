@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.pipeline.datasets.adapter import adapt
 
 # Prefix of the names of metrics, after TF-Ranking; monitors of callbacks rely on it.
 METRIC = "metric/"
@@ -20,13 +20,7 @@ def of_data(dataset_builder: Any) -> tuple[str, ...]:
     Args:
       dataset_builder: A dataset builder, ours or TF-Ranking's.
     """
-    if isinstance(dataset_builder, tfr.keras.pipeline.MultiLabelDatasetBuilder):
-        return tuple(dataset_builder._label_spec)
-    if isinstance(dataset_builder, tfr.keras.pipeline.NullDatasetBuilder):
-        specs = getattr(dataset_builder._train_dataset, "element_spec", ())
-        labels = specs[1] if isinstance(specs, tuple) and len(specs) > 1 else None
-        return tuple(labels) if isinstance(labels, dict) else ()
-    return ()
+    return adapt(dataset_builder).tasks
 
 
 def name_outputs(model: tf.keras.Model) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ def pad(
     defaults: Mapping[str, Any],
     mask_name: str | None,
     specs: Mapping[str, Any] | None = None,
+    lengths: Any = None,
 ) -> dict[str, Any]:
     """Turns packed features into TF-Ranking's: one padded tensor a name, and a mask.
 
@@ -98,6 +99,7 @@ def pad(
       mask_name: Name of the mask, or None for no mask.
       specs: `tf.io` specs of the features that stand in no matrix, of documents and of
         queries, by name.
+      lengths: int64 `[batch]`, documents a list; by default those of the features.
 
     Returns:
       Features `[batch, list_size, ...]`, query features as they came, and the mask,
@@ -111,7 +113,8 @@ def pad(
     }
     documents = [PACKED_INPUT + dtype for dtype in layout.slots]
     documents += [n for n in specs if loose.is_of_documents(features[n])]
-    lengths = features[documents[0]].row_lengths()
+    if lengths is None:
+        lengths = features[documents[0]].row_lengths()
     size = list_size or tf.cast(tf.reduce_max(lengths), tf.int32)
     for dtype, slots in layout.slots.items():
         block = features[PACKED_INPUT + dtype]

@@ -52,22 +52,29 @@ def fingerprint(
       parser: How their records are parsed.
       *how: More on how they are read: texts, None, or functions.
     """
-    specs = (parser.context_spec, parser.example_spec, parser.extra_spec)
     paths = [os.path.abspath(path) for path in paths]
     content = {
         "version": _VERSION,
         "byteorder": sys.byteorder,
         "paths": paths,
         "format": parser.data_format,
-        "query_id": parser.query_id,
-        "document_id": parser.document_id,
-        "specs": [{n: _describe(s) for n, s in group.items()} for group in specs],
-        "how": [_describe(item) for item in how],
+        **describe_parsing(parser, *how),
     }
     states = {path: os.stat(path) for path in paths}
     return {
         "content": content,
         "files": {path: [s.st_size, s.st_mtime_ns] for path, s in states.items()},
+    }
+
+
+def describe_parsing(parser: RecordParser, *how: Any) -> dict[str, Any]:
+    """Returns as JSON how records of any format are parsed; see `fingerprint`."""
+    specs = (parser.context_spec, parser.example_spec, parser.extra_spec)
+    return {
+        "query_id": parser.query_id,
+        "document_id": parser.document_id,
+        "specs": [{n: _describe(s) for n, s in group.items()} for group in specs],
+        "how": [_describe(item) for item in how],
     }
 
 

@@ -1,22 +1,22 @@
 """Dataset builders: training and validation data, and serving signatures.
 
 The classes have TF-Ranking's names, parameters and behaviour for code that calls or
-overrides them. Beside that, `make_dataset` gives the pipeline packed batches, which
-it takes when nothing that was overridden expects padded ones.
+overrides them. Beside that they are what a pipeline asks for (see `protocol`), packed
+batches among it, which it takes when nothing that was overridden expects padded ones.
 """
 
 from __future__ import annotations
 
 import abc
+import copy
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import files, global_batch
+from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching.gather import packed_gather, pad
 from tfr_pipeline.data.batching.loose import KEPT, separate
@@ -24,16 +24,27 @@ from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.data.batching.selection import FIRST, SAMPLE, Selection, score_column
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading.record_reader import RecordReader
+from tfr_pipeline.data.records.formats import AUTO
 from tfr_pipeline.data.store import map_values
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.pipeline.datasets.abstract import (
     AbstractDatasetBuilder,
     NullDatasetBuilder,
 )
+from tfr_pipeline.pipeline.datasets.adapter import SPLITS, splits_of
+from tfr_pipeline.pipeline.datasets.batches import batches
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
-from tfr_pipeline.pipeline.datasets.kept_lists import KeepsLists, Specs
+from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists, Reading
+from tfr_pipeline.pipeline.datasets.protocol import (
+    BatchRequest,
+    FeatureSpecs,
+    Prepare,
+    Specs,
+    Split,
+)
 from tfr_pipeline.pipeline.datasets.streamed import streamed
 
 __all__ = [
@@ -51,15 +62,13 @@ _OF_OUR_READING = (
     "truncation",
     "shuffle_examples",
 )
-# Maps the matrices of documents by dtype to others.
-Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Prepared features stand in memory beside the raw ones.
 PREPARED_BYTES = 1 << 31
+Builder = TypeVar("Builder", bound="BaseDatasetBuilder")
+Made = TypeVar("Made")
 
 
-class BaseDatasetBuilder(
-    KeepsLists, AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder
-):
+class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
     """Builds datasets of TFRecord files of any format from feature specs.
 
     Files are parsed once and kept, in memory or in a folder (`DatasetHparams.cache`);
@@ -78,6 +87,10 @@ class BaseDatasetBuilder(
       training_only_context_spec: Specs of list weights.
       query_id: Name of the string query feature with the query id, if any
         (keyword only); evaluation and error messages use it.
+
+    Attributes:
+      kept: The `KeptLists` that has read the files. Of several builders one may be
+        given to the others, so that files are read once.
     """
 
     def __init__(
@@ -98,10 +111,17 @@ class BaseDatasetBuilder(
         self._hparams = hparams
         self._training_only_context_spec = training_only_context_spec or {}
         self._query_id = query_id
-        self._prepared: dict[str, tuple[Any, Lists]] = {}
-        self._plans: dict[tuple[Any, ...], BatchPlan] = {}
-        self._open()
-        for specs in (self._all_example_specs, self._all_context_specs):
+        self._document_id: str | None = None
+        self.kept = KeptLists()
+        # Hyperparameters of TF-Ranking's own class lack our fields.
+        self._reader = RecordReader(
+            hparams.dataset_reader,
+            tuple(getattr(hparams, "reader_args", None) or ()),
+            getattr(hparams, "compression", AUTO),
+        )
+        self._own_splits: dict[str, Split] | None = None
+        self._made: dict[tuple[Any, ...], tuple[tuple[Any, ...], Any]] = {}
+        for specs in (self.specs.all_example, self.specs.all_context):
             if mask_feature_name in specs:
                 raise ConfigError(
                     f"mask_feature_name: expected a name of its own, found "
@@ -119,6 +139,72 @@ class BaseDatasetBuilder(
         return None
 
     @property
+    def specs(self) -> FeatureSpecs:
+        """What records hold."""
+        return FeatureSpecs(
+            self._context_feature_spec,
+            self._example_feature_spec,
+            self._training_only_context_spec,
+            self._training_only_example_spec,
+            self._mask_feature_name,
+            self._query_id,
+        )
+
+    @property
+    def hparams(self) -> Any:
+        """The `DatasetHparams`, ours or TF-Ranking's."""
+        return self._hparams
+
+    @hparams.setter
+    def hparams(self, hparams: Any) -> None:
+        # Subclasses written for TF-Ranking have an attribute of this name.
+        self._hparams = hparams
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """What there is of `train`, `valid` and `test`, by name."""
+        if self._own_splits is not None:
+            return dict(self._own_splits)
+        return splits_of(self._hparams)
+
+    def with_splits(self: Builder, splits: Mapping[str, Split]) -> Builder:
+        """Returns a builder for other splits that shares what this one has read.
+
+        Args:
+          splits: All splits that it shall have, of `train`, `valid` and `test`.
+
+        Raises:
+          ConfigError: There is another split, or files are not read in our way.
+        """
+        for name in splits:
+            if name not in SPLITS:
+                raise ConfigError(unknown_name("split", name, SPLITS))
+        if not self.layouts:
+            raise ConfigError(
+                f"with_splits: {type(self).__name__} reads its files in a way of its "
+                "own, or has features that are not kept; give it the files of each "
+                "split."
+            )
+        other = copy.copy(self)
+        other._own_splits, other._made = dict(splits), {}
+        return other
+
+    def _split(self, name: str) -> Split:
+        if name not in SPLITS:
+            raise ConfigError(unknown_name("split", name, SPLITS))
+        return self.splits.get(name, Split(""))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks; none for one label, or if unknown."""
+        return ()
+
+    @property
+    def makes_own_features(self) -> bool:
+        """Whether a subclass of the user's makes padded batches of what is read."""
+        return True
+
+    @property
     def layouts(self) -> tuple[str, ...]:
         """Layouts that `make_dataset` has; none when it must not be called.
 
@@ -129,16 +215,77 @@ class BaseDatasetBuilder(
             getattr(type(self), name) is not getattr(BaseDatasetBuilder, name)
             for name in ("build_train_dataset", "build_valid_dataset", "_build_dataset")
         )
-        return ("padded",) if self._in_memory and not own else ()
+        return ("padded",) if self.specs.can_keep and not own else ()
+
+    def _reading(self) -> Reading:
+        """How files become lists: here, with labels among the features."""
+        return Reading(
+            specs=self.specs,
+            reader=self._reader,
+            document_id=self._kept_document_id,
+            input_format=getattr(self._hparams, "input_format", AUTO),
+            cache_folder=getattr(self._hparams, "cache_folder", ""),
+            features=lambda: self.features,
+        )
+
+    @property
+    def _kept_document_id(self) -> str | None:
+        """Name of the document id if it is to be read, None if not.
+
+        Raises:
+          ConfigError: It is to be, and has no name.
+        """
+        if not getattr(self._hparams, "keep_document_ids", False):
+            return None
+        if self._document_id is None:
+            raise ConfigError(
+                "keep_document_ids: expected the name of the feature that holds the id "
+                f"of a document, found none in {type(self).__name__}. Give document_id "
+                "to the dataset builder, or name it in features.json."
+            )
+        return self._document_id
+
+    @property
+    def _in_matrices(self) -> Specs:
+        """Specs of what stands in the matrices of lists, or beside them."""
+        return self.specs.all_example
+
+    def _once(
+        self, name: tuple[Any, ...], made_of: tuple[Any, ...], make: Callable[[], Made]
+    ) -> Made:
+        """Returns what `make` made of these very objects, or makes it anew."""
+        known = self._made.get(name)
+        if known is None or any(
+            one is not other for one, other in zip(known[0], made_of, strict=True)
+        ):
+            self._made[name] = known = made_of, make()
+        return known[1]
+
+    def lists(self, split: str, layout: str = "padded") -> Lists:
+        """Returns the lists of `train`, `valid` or `test`, read once and then kept.
+
+        Raises:
+          DataError: Files are missing, empty, corrupt or do not match the specs.
+        """
+        wanted = self._split(split)
+        lists = self.kept.get(wanted.pattern, self._reading())
+        if wanted.keep is None:
+            return lists
+        return self._once(
+            ("lists", split), (lists, wanted.keep), lambda: wanted.choose(lists)
+        )
+
+    def _list_size(self, split: str) -> int | None:
+        hparams = self._hparams
+        return hparams.list_size if split == "train" else hparams.valid_list_size
 
     def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
         """Returns which lists stand in which batch; see `BatchPlan`."""
         # Hyperparameters of TF-Ranking's own class lack our fields.
         hparams, train = self._hparams, split == "train"
-        lengths = self.lists(split, layout).lengths
-        list_size = hparams.list_size if train else hparams.valid_list_size
-        if list_size:
-            lengths = lengths.clip(max=list_size)
+        lists = self.lists(split, layout)
+        list_size = self._list_size(split)
+        lengths = lists.lengths.clip(max=list_size) if list_size else lists.lengths
         shuffle = train and getattr(hparams, "shuffle", True)
         settings = (
             hparams.train_batch_size if train else hparams.valid_batch_size,
@@ -148,122 +295,87 @@ class BaseDatasetBuilder(
             train,
         )
         # One plan for all who ask: it remembers what takes time to find out.
-        key = (split, layout, hparams.list_size, *settings)
-        if key not in self._plans:
-            self._plans[key] = BatchPlan(lengths, *settings)
-        return self._plans[key]
+        name = ("plan", split, list_size, *settings)
+        return self._once(
+            name, (lists.row_splits,), lambda: BatchPlan(lengths, *settings)
+        )
 
     def make_dataset(
-        self,
-        split: str,
-        layout: str = "padded",
-        replicas: int = 1,
-        start_step: int = 0,
-        shard: tuple[int, int] = (0, 1),
-        prepare: Prepare | None = None,
-        sized: bool = False,
-        fixed: bool = False,
+        self, split: str | BatchRequest, layout: str = "padded", **settings: Any
     ) -> tf.data.Dataset:
         """Returns batches in one of `layouts`.
 
         Args:
-          split: `train` (without end) or `valid` (every list once, in order).
-          layout: `padded` for TF-Ranking's tensors, or `packed` (see
-            `packed_gather`) where `layouts` has it.
-          replicas: Number of replicas that share a global batch: elements are local
-            batches, and so many in a row make a global batch.
-          start_step: Global training batches to leave out.
-          shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
-          prepare: Applied to the matrices of packed batches, all documents at once
-            and ahead, unless the data is larger than `PREPARED_BYTES`.
-          sized: Adds what replicas have to know of each other to the features; see
-            `global_batch`.
-          fixed: Fills padded batches with lists without documents, so that all have
-            the same shape; for batches by number of lists.
+          split: `train` or `valid`; or a whole `BatchRequest`, with nothing beside it.
+          layout: See `BatchRequest`.
+          **settings: The other fields of `BatchRequest`.
 
         Returns:
           A dataset of `(features, labels)` or `(features, labels, weights)`.
         """
-        train = split == "train"
-        hparams = self._hparams
-        list_size = hparams.list_size if train else hparams.valid_list_size
+        if isinstance(split, BatchRequest):
+            return self._batches(split)
+        return self._batches(BatchRequest(split=split, layout=layout, **settings))
+
+    def _batches(self, request: BatchRequest) -> tf.data.Dataset:
+        split, layout = request.split, request.layout
+        list_size = self._list_size(split)
         lists = self.lists(split, layout)
-        if prepare and layout == "packed":
-            lists = self._prepare(split, lists, prepare)
-        plan = self.plan(split, layout, replicas)
-        num_lists = plan.most_lists if fixed else None
+        if request.prepare and layout == "packed":
+            lists = self._prepare(split, lists, request.prepare)
+        plan = self.plan(split, layout, request.replicas)
+        num_lists = plan.most_lists if request.fixed else None
         gather = packed_gather(lists, list_size, num_lists)
-        batch = self._assembler(gather, layout, list_size)
-        select = self._selection(split, layout)
-        index = plan.dataset(
-            start_step if train else 0,
-            train,
-            shard,
-            numbered=select is not None,
-            sized=sized,
+        return batches(
+            plan,
+            request,
+            self._assembler(gather, layout, list_size),
+            self._selection(split, layout),
         )
-        # Gathering a packed batch takes a fraction of a step: more threads than the
-        # one that fetches ahead would only disturb those that compute.
-        parallel = None if layout == "packed" else tf.data.AUTOTUNE
-
-        def assemble(index: Any, sizes: Any) -> Any:
-            features, *others = batch(index)
-            if isinstance(features, dict):
-                features = {**features, global_batch.SIZES: sizes}
-            return features, *others
-
-        if select is not None:
-            choose = select
-            if sized:
-                index = index.map(lambda pair, sizes: (choose(*pair), sizes))
-            else:
-                index = index.map(choose)
-        if sized:
-            dataset = index.map(assemble, num_parallel_calls=parallel)
-        elif select is not None:
-            dataset = index.map(
-                lambda *chosen: batch(chosen), num_parallel_calls=parallel
-            )
-        else:
-            dataset = index.map(batch, num_parallel_calls=parallel)
-        dataset = dataset.prefetch(2)
-        # tf.data rewrites a dataset as a graph in which all that it captures is a
-        # constant: a copy of the data, in memory even where the data is on disk.
-        options = tf.data.Options()
-        options.experimental_optimization.apply_default_optimizations = False
-        return dataset.with_options(options)
 
     def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:
             return lists
-        if self._prepared.get(split, (None,))[0] is not prepare:
-            self._prepared[split] = prepare, map_values(lists, prepare)
-        return self._prepared[split][1]
+        return self._once(
+            ("prepared", split), (lists, prepare), lambda: map_values(lists, prepare)
+        )
 
     def _assembler(
         self, gather: Callable[[Any], Any], layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         """Returns the function from list indices to a batch; see `packed_gather`."""
-        block_layout = self._block_layout(layout)
-        matrices, beside = separate(self._all_example_specs)
+        block_layout = self._block_layout()
+        matrices, beside = separate(self._in_matrices)
         defaults = {name: spec.default_value for name, spec in matrices.items()}
-        for name, spec in self._all_context_specs.items():
+        for name, spec in self.specs.all_context.items():
             if not isinstance(spec, tf.io.FixedLenFeature):
                 beside[name] = spec
 
         def batch(index: Any) -> Any:
-            features, _, _ = gather(index)
-            mask = self._mask_feature_name
-            padded = pad(features, block_layout, list_size, defaults, mask, beside)
+            features, labels, weights = gather(index)
+            padded = pad(
+                features,
+                block_layout,
+                list_size,
+                defaults,
+                self._mask_feature_name,
+                beside,
+                None if labels is None else labels.row_lengths(),
+            )
+            padded.update(self._padded_labels(labels, weights, list_size))
             return self._features_and_labels(padded)
 
         return batch
 
-    def _block_layout(self, layout: str) -> BlockLayout:
+    def _padded_labels(
+        self, labels: Any, weights: Any, list_size: int | None
+    ) -> dict[str, Any]:
+        """Returns what stands apart in lists as it stands among padded features."""
+        return {}
+
+    def _block_layout(self) -> BlockLayout:
         """Where features stand in the matrices of `lists`."""
-        packed = layout == "packed"
-        specs = self._example_feature_spec if packed else self._all_example_specs
-        return BlockLayout.from_spec(separate(specs)[0])
+        return BlockLayout.from_spec(separate(self._in_matrices)[0])
 
     def _selection(self, split: str, layout: str) -> Selection | None:
         """Returns what chooses documents; None for the first ones of each list."""
@@ -280,7 +392,7 @@ class BaseDatasetBuilder(
                 name,
                 self._example_feature_spec,
                 {key: feature.columns for key, feature in described.items()},
-                self._block_layout(layout),
+                self._block_layout(),
             )
             scores = as_tensor(lists.values[dtype]), column
         if not shuffle and lists.lengths.max() <= (hparams.list_size or math.inf):
@@ -290,17 +402,17 @@ class BaseDatasetBuilder(
 
     def _streamed(self, split: str) -> tf.data.Dataset:
         """Features that cannot be kept go through TF-Ranking's parser, step by step."""
-        paths = files.expand(self._pattern(split), "data")
+        paths = files.expand(self._split(split).pattern, "data")
         # TensorFlow takes a file that ends inside a header for a whole one.
         self._reader.refuse_damaged(paths, checksums=False)
         dataset = streamed(
             self._hparams,
             split == "train",
             paths,
-            self._format(paths),
+            self._reading().format(paths),
             self._reader,
-            context_feature_spec=self._all_context_specs,
-            example_feature_spec=self._all_example_specs,
+            context_feature_spec=self.specs.all_context,
+            example_feature_spec=self.specs.all_example,
             mask_feature_name=self._mask_feature_name,
         )
         return dataset.map(
@@ -311,7 +423,7 @@ class BaseDatasetBuilder(
         theirs = tfr.keras.pipeline.BaseDatasetBuilder
         own = type(self)._build_dataset is not theirs._build_dataset
         of_keeping = ["cache", "keep_document_ids"]
-        useless = of_keeping if own or not self._in_memory else []
+        useless = of_keeping if own or not self.specs.can_keep else []
         if own:
             useless += _OF_OUR_READING
         for name in useless:
@@ -328,7 +440,7 @@ class BaseDatasetBuilder(
             if split == "train":
                 return theirs.build_train_dataset(self)
             return theirs.build_valid_dataset(self)
-        if self._in_memory:
+        if self.specs.can_keep:
             return self.make_dataset(split, "padded")
         return self._streamed(split)
 

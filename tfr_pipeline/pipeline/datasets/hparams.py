@@ -18,6 +18,16 @@ from tfr_pipeline.data.records import formats
 from tfr_pipeline.errors import ConfigError
 
 
+class PipelineSeed(int):
+    """A seed that a pipeline has put where there was none; the next puts its own."""
+
+
+def told(hparams: Any) -> int | None:
+    """Returns the seed that hyperparameters were given; None for the pipeline's."""
+    seed = getattr(hparams, "seed", 0)
+    return None if isinstance(seed, PipelineSeed) else seed
+
+
 @dataclasses.dataclass
 class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     """Files, batches and lists of a dataset builder.

@@ -1,156 +1,125 @@
-"""The part of a dataset builder that reads files, once, and keeps what is in them."""
+"""Lists that are read out of files once, and kept."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
 from tfr_pipeline import files
-from tfr_pipeline.data.batching.loose import can_keep
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading import loading
+from tfr_pipeline.data.reading import cache, loading
 from tfr_pipeline.data.reading.described import check_columns
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.records import formats
 from tfr_pipeline.data.records.formats import AUTO, PACKED
-from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.errors import DataError
+from tfr_pipeline.features import Features
+from tfr_pipeline.pipeline.datasets.protocol import FeatureSpecs
 
-Specs = dict[str, Any]
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files become lists.
 
-class KeepsLists:
-    """Reads the lists of each split when they are first asked for."""
+    Attributes:
+      specs: What records hold.
+      reader: Opens files.
+      label: Name of the label, or names of the labels of several tasks, that stand
+        apart in `Lists.labels`; None if they stand among the features.
+      weight: Name of the document weight that stands apart, or None.
+      document_id: Name of the document feature with the document id, if it is kept.
+      input_format: See `DatasetHparams`.
+      cache_folder: See `DatasetHparams`; empty for none.
+      features: Returns the description that the files should fit, or None.
+    """
 
-    _context_feature_spec: Specs
-    _example_feature_spec: Specs
-    _training_only_context_spec: Specs
-    _training_only_example_spec: Specs
-    _hparams: Any
-    _query_id: str | None
-    _document_id: str | None = None
+    specs: FeatureSpecs
+    reader: RecordReader
+    label: str | tuple[str, ...] | None = None
+    weight: str | None = None
+    document_id: str | None = None
+    input_format: str = AUTO
+    cache_folder: str = ""
+    features: Callable[[], Features | None] = lambda: None
 
-    def _open(self) -> None:
-        """Prepares for reading; needs the hyperparameters."""
-        self._memory: dict[tuple[str, str], Lists] = {}
-        # Hyperparameters of TF-Ranking's own class lack our fields.
-        self._reader = RecordReader(
-            self._hparams.dataset_reader,
-            tuple(getattr(self._hparams, "reader_args", None) or ()),
-            getattr(self._hparams, "compression", AUTO),
+    def parser(self, data_format: str = "") -> RecordParser:
+        """Returns the parser of records in a format."""
+        apart = self.label is not None
+        return RecordParser(
+            self.specs.all_context,
+            self.specs.example if apart else self.specs.all_example,
+            self.specs.training_only_example if apart else None,
+            query_id=self.specs.query_id,
+            document_id=self.document_id,
+            data_format=data_format,
         )
 
     @property
-    def _all_example_specs(self) -> Specs:
-        return {**self._example_feature_spec, **self._training_only_example_spec}
+    def key(self) -> tuple[Any, ...]:
+        """Equal for those, and only those, that make the same lists of files."""
+        rest = self.reader, self.input_format, self.cache_folder
+        return cache.describe_parsing(self.parser(), self.label, self.weight), *rest
 
-    @property
-    def _all_context_specs(self) -> Specs:
-        return {**self._context_feature_spec, **self._training_only_context_spec}
-
-    @property
-    def _packs(self) -> bool:
-        """Whether all features of documents stand in matrices."""
-        return BlockLayout.can_pack(self._all_example_specs) and all(
-            isinstance(spec, tf.io.FixedLenFeature)
-            for spec in self._all_context_specs.values()
-        )
-
-    @property
-    def _in_memory(self) -> bool:
-        """Whether lists are parsed once and kept."""
-        specs = {**self._all_example_specs, **self._all_context_specs}
-        return bool(self._all_example_specs) and all(map(can_keep, specs.values()))
-
-    def _pattern(self, split: str) -> str:
-        patterns = {
-            "train": self._hparams.train_input_pattern,
-            "valid": self._hparams.valid_input_pattern,
-            "test": getattr(self._hparams, "test_input_pattern", ""),
-        }
-        if split not in patterns:
-            raise ConfigError(unknown_name("split", split, patterns))
-        return patterns[split]
-
-    def lists(self, split: str, layout: str = "padded") -> Lists:
-        """Returns the lists of `train`, `valid` or `test`, read once and then kept.
+    def read(self, pattern: str) -> Lists:
+        """Reads all files of a pattern.
 
         Raises:
           DataError: Files are missing, empty, corrupt or do not match the specs.
         """
-        if (split, layout) not in self._memory:
-            other = self._memory.get((split, "padded"))
-            lists = None
-            # A cache on disk has both, and memory may not.
-            if layout == "packed" and other is not None and not self._cache_folder:
-                lists = self._repacked(other)
-            if lists is None:
-                lists = self._read(self._pattern(split), layout)
-            self._memory[split, layout] = lists
-        return self._memory[split, layout]
-
-    def _repacked(self, lists: Lists) -> Lists | None:
-        """Returns lists of padded batches as those of packed ones, None if it cannot.
-
-        So files are read once where training and evaluation differ in layout.
-        """
-        return None
-
-    def _read(self, pattern: str, layout: str) -> Lists:
-        """Reads files for padded batches: labels stand among the features."""
         paths = files.expand(pattern, "data")
-        data_format = self._format(paths)
-        if data_format == PACKED:
+        data_format = self.format(paths)
+        if data_format == PACKED and not isinstance(self.label, str):
             raise DataError(
-                f"{paths[0]}: packed files hold one label and one weight. Labels of "
-                "another kind need --output_format=elwc."
+                f"{paths[0]}: packed files have one label and one weight. Labels of "
+                "several tasks, or of another kind, need ELWC, --output_format=elwc."
             )
-        parser = RecordParser(
-            self._all_context_specs,
-            self._all_example_specs,
-            query_id=self._query_id,
-            document_id=self._kept_document_id,
-            data_format=data_format,
-        )
         return loading.load(
-            paths, parser, None, reader=self._reader, cache_folder=self._cache_folder
+            paths,
+            self.parser(data_format),
+            self.label,
+            self.weight,
+            self.reader,
+            self.cache_folder,
         )
 
-    @property
-    def _kept_document_id(self) -> str | None:
-        """Name of the document id if it is to be read, None if not.
-
-        Raises:
-          ConfigError: It is to be, and has no name.
-        """
-        if not getattr(self._hparams, "keep_document_ids", False):
-            return None
-        if self._document_id is None:
-            raise ConfigError(
-                "keep_document_ids: expected the name of the feature that holds the id "
-                f"of a document, found none in {type(self).__name__}. Give document_id "
-                "to the dataset builder, or name it in features.json."
-            )
-        return self._document_id
-
-    def _format(self, paths: list[str]) -> str:
+    def format(self, paths: list[str]) -> str:
         """Returns the format of files: what was said, or what their records are.
 
         Raises:
           DataError: They are of another format, or have other columns.
         """
-        wanted = formats.canonical(getattr(self._hparams, "input_format", AUTO))
-        found = loading.sniff_format(paths, self._reader, wanted)
+        wanted = formats.canonical(self.input_format)
+        found = loading.sniff_format(paths, self.reader, wanted)
         features = None
         with contextlib.suppress(DataError):  # specs that no file can describe
-            features = getattr(self, "features", None)
+            features = self.features()
         if features is not None:
             check_columns(paths, features, found)
         return found
 
-    @property
-    def _cache_folder(self) -> str:
-        return getattr(self._hparams, "cache_folder", "")
+
+class KeptLists:
+    """Reads the lists of each pattern once for each way of reading, and keeps them.
+
+    Dataset builders that share one, whatever batches they make, read files once.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[tuple[str, tuple[Any, ...], Lists]] = []
+
+    def get(self, pattern: str, reading: Reading) -> Lists:
+        """Returns all lists of a pattern; they are shared, so must not be changed.
+
+        Raises:
+          DataError: See `Reading.read`.
+        """
+        key = reading.key
+        for known, how, lists in self._known:
+            if known == pattern and how == key:
+                return lists
+        lists = reading.read(pattern)
+        self._known.append((pattern, key, lists))
+        return lists

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfr_pipeline import declared
 from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.model import parts
 
 
 def check_batch_sizes(hparams: Any, replicas: int) -> None:
@@ -147,8 +148,8 @@ def check_tpu_ready(model_builder: Any, losses: Sequence[Any]) -> None:
     Raises:
       ConfigError: One of them is not.
     """
-    parts = [getattr(model_builder, "_scorer", model_builder), *losses]
-    names = [type(part).__name__ for part in parts if not declared.tpu_ready(part)]
+    items = [parts.scorer(model_builder), *losses]
+    names = [type(item).__name__ for item in items if not declared.tpu_ready(item)]
     if names:
         raise ConfigError(
             "TPUStrategy: expected a scorer and losses that XLA can compile, found "

@@ -9,6 +9,7 @@ from typing import Any
 
 from tfr_pipeline import files
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.pipeline.datasets.adapter import is_ours
 from tfr_pipeline.pipeline.run.comparison import differences
 
 # Files are read in part: so many pieces of so many bytes, evenly spread.
@@ -23,19 +24,23 @@ def of_builder(builder: Any) -> dict[str, Any]:
 
     Returns:
       For each split, a dict from the names of its files, in the order in which they
-      are read, to their size and a checksum of parts of them; and `features`, the
-      content of `features.json`. Empty for builders that are not ours.
+      are read, to their size and a checksum of parts of them, and `queries` to one of
+      the queries that it keeps, if not all; and `features`, the content of
+      `features.json`. Empty for builders that are not ours.
     """
     result: dict[str, Any] = {}
-    if not hasattr(builder, "_pattern"):
+    if not is_ours(builder):
         return result
-    for split in (*COMPARED, "test"):
+    for name, split in builder.splits.items():
         try:
-            paths = files.expand(builder._pattern(split), "data")
+            paths = files.expand(split.pattern, "data")
         except DataError:
             continue  # Whoever reads them says so.
-        result[split] = of_files(paths)
-    if getattr(builder, "features", None) is not None:
+        result[name] = of_files(paths)
+        if split.keep is not None:
+            ids = "\n".join(builder.lists(name).query_ids)
+            result[name]["queries"] = f"checksum {zlib.crc32(ids.encode()):08x}"
+    if builder.features is not None:
         result["features"] = builder.features.to_json()
     return result
 

@@ -15,7 +15,10 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import explain, wholeness
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
+from tfr_pipeline.pipeline.datasets.adapter import adapt
+from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
 
 # Enough to see what is wrong with all of them, of data that may have no end.
 _BATCHES_TO_EXPLAIN = 20
@@ -33,7 +36,7 @@ def explain_zero(dataset_builder: Any, layout: str | None) -> str:
     if layout is None:
         batches = dataset_builder.build_train_dataset()
     else:
-        batches = dataset_builder.make_dataset("train", layout)
+        batches = BatchRequest(split="train", layout=layout).ask(dataset_builder)
     found = zero_loss_reasons(batches.take(_BATCHES_TO_EXPLAIN))
     reasons = "; ".join(found) or "the labels and weights of the data look sound"
     return f"the training loss of a whole epoch is 0, so nothing is learnt: {reasons}."
@@ -46,10 +49,9 @@ def explain_data_loss(dataset_builder: Any, error: tf.errors.OpError) -> DataErr
       dataset_builder: Has the names of the files.
       error: What TensorFlow says of it, without naming the file.
     """
-    hparams = getattr(dataset_builder, "_hparams", None)
-    for split in ("train", "valid"):
-        pattern = getattr(hparams, f"{split}_input_pattern", None)
-        paths = []
+    splits = adapt(dataset_builder).splits
+    for split in (splits[name] for name in ("train", "valid") if name in splits):
+        pattern, paths = split.pattern, []
         with contextlib.suppress(DataError):  # files that are not ours to find
             paths = files.expand(pattern) if isinstance(pattern, str) else []
         try:
@@ -88,15 +90,16 @@ def explain_non_finite(
         ids = [str(lists.query_ids[i]) for i in index]
         shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
         message += f" The batch has the queries {shown}{_largest(lists, index)}."
-        preprocessor = getattr(model_builder, "_preprocessor", None)
-        block_layout = BlockLayout.from_spec(dataset_builder._example_feature_spec)
+        block_layout = BlockLayout.from_spec(dataset_builder.specs.example)
         found: dict[str, None] = {}  # in order, without repetition
-        batches = dataset_builder.make_dataset("train", layout, replicas, step)
+        batches = BatchRequest(
+            split="train", layout=layout, replicas=replicas, start_step=step
+        ).ask(dataset_builder)
         for batch in batches.take(replicas):
             reasons = non_finite_reasons(
                 batch,
                 block_layout,
-                getattr(preprocessor, "_preprocess_spec", None),
+                parts.preprocessing(model_builder),
                 functools.partial(_owner, lists, index, block_layout),
             )
             found.update(dict.fromkeys(reasons))

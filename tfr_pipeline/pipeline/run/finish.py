@@ -66,7 +66,7 @@ def finish(
     queries = QueryTable()
     if headline is not None:
         for split in ("valid", "test"):
-            if builder._pattern(split):
+            if split in builder.splits:
                 lists = builder.lists(split, "packed")
                 record = functools.partial(queries.add, split)
                 results[split] = evaluate(headline, lists, record)
@@ -192,7 +192,7 @@ def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
 
 
 def _compare(builder: Any, signatures: dict[str, Any], predictor: Predictor) -> None:
-    split = "valid" if builder._pattern("valid") else "train"
+    split = "valid" if "valid" in builder.splits else "train"
     lists = builder.lists(split, "packed")
     some = lists.slice(0, min(_LISTS_TO_COMPARE, lists.num_lists))
     in_model = predictor.score_tasks(some, signatures[predictor.signature])

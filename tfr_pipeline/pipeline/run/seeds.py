@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.pipeline.datasets.adapter import adapt
+from tfr_pipeline.pipeline.datasets.hparams import PipelineSeed, told
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 
 
@@ -47,6 +49,6 @@ def _recorded(path: str) -> int | None:
 def plant(seed: int, dataset_builder: Any) -> None:
     """Seeds TensorFlow, and a dataset builder that was not told a seed of its own."""
     tf.keras.utils.set_random_seed(seed)
-    hparams = getattr(dataset_builder, "_hparams", None)
-    if hparams is not None and getattr(hparams, "seed", 0) is None:
-        hparams.seed = seed
+    hparams = adapt(dataset_builder).hparams
+    if hparams is not None and told(hparams) is None:
+        hparams.seed = PipelineSeed(seed)

@@ -1,0 +1,112 @@
+"""Dataset builders of other makes, as a pipeline asks them.
+
+TF-Ranking's builders have three methods and keep the rest under private names, which
+are known here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.compat import tfr
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.pipeline.datasets.protocol import (
+    BatchRequest,
+    DatasetBuilder,
+    FeatureSpecs,
+    Split,
+)
+
+SPLITS = ("train", "valid", "test")
+_ASKED = [name for name in vars(DatasetBuilder) if not name.startswith("_")]
+
+
+def splits_of(hparams: Any) -> dict[str, Split]:
+    """Returns the splits that hyperparameters, ours or TF-Ranking's, have files for."""
+    found = {}
+    for name in SPLITS:
+        pattern = getattr(hparams, f"{name}_input_pattern", None)
+        if pattern:
+            found[name] = Split(pattern)
+    return found
+
+
+def is_ours(builder: Any) -> bool:
+    """Whether a dataset builder is one that a pipeline can ask everything."""
+    return all(hasattr(type(builder), name) for name in _ASKED)
+
+
+def adapt(builder: Any) -> DatasetBuilder:
+    """Returns a dataset builder that a pipeline can ask: itself, or one around it."""
+    return builder if is_ours(builder) else _Foreign(builder)
+
+
+class _Foreign:
+    """A builder that makes its datasets in its own way."""
+
+    layouts: tuple[str, ...] = ()
+    features = None
+    makes_own_features = True
+
+    def __init__(self, builder: Any):
+        self._builder = builder
+
+    @property
+    def hparams(self) -> Any:
+        return getattr(self._builder, "_hparams", None)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        return splits_of(self.hparams)
+
+    @property
+    def specs(self) -> FeatureSpecs:
+        def found(name: str) -> dict[str, Any]:
+            return getattr(self._builder, name, None) or {}
+
+        return FeatureSpecs(
+            found("_context_feature_spec"),
+            found("_example_feature_spec"),
+            found("_training_only_context_spec"),
+            found("_training_only_example_spec"),
+            getattr(self._builder, "_mask_feature_name", ""),
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        builder = self._builder
+        if isinstance(builder, tfr.keras.pipeline.MultiLabelDatasetBuilder):
+            return tuple(builder._label_spec)
+        if isinstance(builder, tfr.keras.pipeline.NullDatasetBuilder):
+            specs = getattr(builder._train_dataset, "element_spec", ())
+            labels = specs[1] if isinstance(specs, tuple) and len(specs) > 1 else None
+            return tuple(labels) if isinstance(labels, dict) else ()
+        return ()
+
+    def _refuse(self) -> ConfigError:
+        return ConfigError(
+            f"{type(self._builder).__name__}: expected a dataset builder that has "
+            "batch layouts, found one that makes its datasets in its own way."
+        )
+
+    def lists(self, split: str, layout: str = "padded") -> Any:
+        raise self._refuse()
+
+    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Any:
+        raise self._refuse()
+
+    def make_dataset(
+        self, split: str | BatchRequest, layout: str = "padded", **settings: Any
+    ) -> tf.data.Dataset:
+        raise self._refuse()
+
+    def build_train_dataset(self) -> tf.data.Dataset:
+        return self._builder.build_train_dataset()
+
+    def build_valid_dataset(self) -> tf.data.Dataset:
+        return self._builder.build_valid_dataset()
+
+    def build_signatures(self, model: tf.keras.Model) -> Any:
+        return self._builder.build_signatures(model)
