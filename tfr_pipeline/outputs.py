@@ -20,6 +20,8 @@ _RUN_FILES = (
     "per_query.parquet",
 )
 _RUN_FOLDERS = ("checkpoints", "logs")
+# Of a run directory: the SavedModel that takes the weights of its checkpoints.
+TEMPLATE = os.path.join("checkpoints", "template")
 
 
 def check_output(

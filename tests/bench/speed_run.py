@@ -140,7 +140,7 @@ def train(keras: Any, case: speed_cases.Case, data: Data) -> dict[str, Any]:
         pipeline.train_and_validate(verbose=0)
         done = time.time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        exports = sorted(pathlib.Path(folder).rglob("saved_model.pb"))
+        exports = sorted(pathlib.Path(folder).glob("export/*/saved_model.pb"))
         assert len(exports) == 2, exports
         ndcg = valid_ndcg(str(exports[-1].parent), data)  # the latest model
     lengths = data.arrays("train").lengths

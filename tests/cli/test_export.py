@@ -12,11 +12,12 @@ def export(run, output, *flags):
     return main(["export", f"--run={run}", f"--output={output}", *flags])
 
 
-def test_a_run_that_was_started_from_python_is_refused(tmp_path, capsys):
+def test_a_run_from_python_that_ended_before_its_template_is_refused(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"num_epochs": 3}')
     assert export(tmp_path / "run", tmp_path / "e") == 1
-    assert "was started from Python" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "was started from Python" in error and "checkpoints/template" in error
     assert not (tmp_path / "e").exists()
 
 
@@ -34,6 +35,7 @@ def test_a_best_checkpoint_that_was_removed_is_named(trained, tmp_path, capsys):
 def test_a_config_that_another_version_wrote_is_named(trained, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
+    shutil.rmtree(run / "checkpoints" / "template")
     config = json.loads((run / "config.json").read_text())
     config["pipeline"]["new_setting"] = 1
     (run / "config.json").write_text(json.dumps(config))

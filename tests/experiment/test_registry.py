@@ -194,7 +194,7 @@ def test_a_function_of_labels_and_scores_is_a_loss(data, tmp_path, used):
         ("model__scorer_args", {"hiden": 1}, "hidden_layer_dims.*hiden"),
         ("model__preprocess", "log", "unknown preprocessing 'log'.*'log1p'"),
         ("pipeline__pipeline", "simpl", "unknown pipeline 'simpl'.*'simple'"),
-        ("pipeline__callbacks", ["tensorboard"], "callbacks: expected 'module:call"),
+        ("pipeline__callbacks", ["tensorboard"], "unknown callback 'tensorboard'"),
         ("pipeline__callbacks", "a:b", "callbacks: expected a tuple"),
         ("pipeline__metrics", [{"nam": "mrr"}], "metrics: expected a tuple"),
         ("pipeline__metrics", [{"name": "ndcg_5", "topn": 3}], "takes no arguments"),

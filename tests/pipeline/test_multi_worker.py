@@ -22,6 +22,8 @@ from tests.pipeline.training_helpers import (
     read_history,
     scalars,
 )
+from tfr_pipeline.compat import tf
+from tfr_pipeline.pipeline.run import template
 
 WORKERS = 2
 STEPS = 40  # 4 epochs
@@ -138,14 +140,22 @@ def test_the_shares_of_the_workers_are_logged_and_make_up_the_whole(undisturbed)
     )
 
 
-def test_workers_hold_the_same_weights_and_export_them(undisturbed):
+def test_workers_hold_the_same_weights_and_export_them(undisturbed, tmp_path):
     run, workers, _ = undisturbed
     first, second = (load(workers / f"{index}.npz") for index in range(WORKERS))
     trained = {array.tobytes() for array in first}
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
-    for array in exported(run)["latest_model", str(STEPS)]:
+    latest = exported(run)["latest_model", str(STEPS)]
+    for array in latest:
         assert array.tobytes() in trained
+    # A model of one process, as exports are, was made for the template.
+    path = template.export(str(run), str(tmp_path / "bare"))
+    reader = tf.train.load_checkpoint(f"{path}/variables/variables")
+    names = [k for k in reader.get_variable_to_shape_map() if k.startswith("weights/")]
+    assert {reader.get_tensor(name).tobytes() for name in names} == {
+        array.tobytes() for array in latest
+    }
 
 
 @pytest.mark.slow

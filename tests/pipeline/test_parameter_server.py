@@ -23,6 +23,7 @@ from tests.pipeline.training_helpers import (
 )
 from tfr_pipeline.compat import tf
 from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.pipeline.run import template
 from tfr_pipeline.serving.versions import numbers
 
 # Trains with servers that live in the same process.
@@ -139,6 +140,9 @@ def test_one_worker_trains_as_one_process_does(data, tmp_path):
     config = changed(read_json(served / "config.json"), pipeline__strategy="")
     path = build_pipeline(config).export_checkpoint(str(tmp_path / "later"))
     later = tf.train.load_checkpoint(f"{path}/variables/variables")
+    # And where there is no config either.
+    path = template.export(str(served), str(tmp_path / "bare"))
+    bare = tf.train.load_checkpoint(f"{path}/variables/variables")
     latest = tf.train.load_checkpoint(
         f"{served}/export/latest_model/30/variables/variables"
     )
@@ -146,6 +150,7 @@ def test_one_worker_trains_as_one_process_does(data, tmp_path):
     assert keys
     for key in keys:
         np.testing.assert_array_equal(later.get_tensor(key), latest.get_tensor(key))
+        np.testing.assert_array_equal(bare.get_tensor(key), latest.get_tensor(key))
     metrics = [read_json(run / "metrics.json")["test"] for run in (alone, served)]
     assert metrics[0]["ndcg@10"]["skip"] == pytest.approx(
         metrics[1]["ndcg@10"]["skip"], rel=1e-4

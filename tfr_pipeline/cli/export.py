@@ -6,16 +6,18 @@ import argparse
 import json
 import os
 import sys
+from typing import Any
 
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
+from tfr_pipeline.errors import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
         "Makes a SavedModel of the checkpoints of a run, also of one that has not "
-        "ended; writes OUTPUT/<step>."
+        "ended, was started from Python, or whose data has gone; writes OUTPUT/<step>."
     )
     add = parser.add_argument
     add("--run", required=True, type=arguments.path, help="run directory")
@@ -26,11 +28,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline import outputs
-    from tfr_pipeline.errors import DataError
 
     inputs = [args.run, *outputs.folders_of_run(args.run)]
     outputs.check_output(args.output, inputs, folder=True, what="--output")
-    path = os.path.join(args.run, "config.json")
+    if os.path.isdir(os.path.join(args.run, outputs.TEMPLATE)):
+        load_tensorflow()
+        from tfr_pipeline.pipeline.run.template import export
+
+        print(export(args.run, args.output, best=args.best))
+        return 0
+    config = _config(args.run)
+    # A builder that the config names is of the user's project, as for `train`.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    load_tensorflow()
+    from tfr_pipeline.experiment.build import build_pipeline
+
+    config["model_dir"] = args.run
+    config["pipeline"]["strategy"] = None  # The cluster is not there any more.
+    print(build_pipeline(config).export_checkpoint(args.output, best=args.best))
+    return 0
+
+
+def _config(run: str) -> dict[str, Any]:
+    """Returns the config that a run was started with."""
+    path = os.path.join(run, "config.json")
     if not os.path.exists(path):
         raise DataError(f"{path}: not found; expected a run directory of `train`.")
     if not os.path.isfile(path):
@@ -46,16 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{path}: expected a JSON object, found {config!r:.60}.")
     if "pipeline" not in config:
         raise DataError(
-            f"{path}: this run was started from Python; call export_saved_model of "
-            "its pipeline there."
+            f"{path}: this run was started from Python, and ended before it had "
+            "written checkpoints/template, which exports are made of. Call "
+            "export_checkpoint of its pipeline, or start it again: it goes on."
         )
-    # A builder that the config names is of the user's project, as for `train`.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    load_tensorflow()
-    from tfr_pipeline.experiment.build import build_pipeline
-
-    config["model_dir"] = args.run
-    config["pipeline"]["strategy"] = None  # The cluster is not there any more.
-    print(build_pipeline(config).export_checkpoint(args.output, best=args.best))
-    return 0
+    return config

@@ -190,6 +190,8 @@ def _several(items: Any, kind: str) -> tuple[Any, ...]:
         plain = name.replace("@", "_").rpartition("_")
         built_in = plain[0] if kind == "metric" and plain[2].isdigit() else name
         found = registry.find(kind, built_in, where)
+        if kind == "callback" and registry.is_imported(args.get("function")):
+            args["function"] = registry.find(kind, args["function"], where)
         if not callable(found):
             if args:
                 raise ConfigError(

@@ -87,6 +87,16 @@ def _schedules() -> Iterable[str]:
     return NAMES
 
 
+def _callbacks() -> dict[str, Any]:
+    from tfr_pipeline.pipeline.run import actions
+
+    return {
+        "every_steps": actions.every_steps,
+        "every_epoch": actions.every_epoch,
+        "at_end": actions.at_end,
+    }
+
+
 # The kinds of parts, and what is built in: objects by name, or the names of those that
 # the part of the library makes which they belong to.
 _BUILT_IN: dict[str, Callable[[], Mapping[str, Any] | Iterable[str]]] = {
@@ -99,7 +109,7 @@ _BUILT_IN: dict[str, Callable[[], Mapping[str, Any] | Iterable[str]]] = {
     "metric": _metrics,
     "optimizer": _optimizers,
     "schedule": _schedules,
-    "callback": dict,
+    "callback": _callbacks,
 }
 KINDS = tuple(_BUILT_IN)
 _registered: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -13,25 +14,28 @@ from tfr_pipeline.cluster import cluster_spec, heartbeat
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model import parts
-from tfr_pipeline.model.ranking_model import RankingModel
-from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.pipeline import checks, tasks
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
+from tfr_pipeline.pipeline.compilation import build_model, compile_model
 from tfr_pipeline.pipeline.distribute import limits, strategies
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher, serve
 from tfr_pipeline.pipeline.feed import Feed
-from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.run import (
+    actions,
     data_fingerprint,
+    dry_run,
     evaluator,
     loop,
     peers,
     progress,
     seeds,
 )
-from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
 from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.finish import export
+from tfr_pipeline.pipeline.run.trained import Trained
+from tfr_pipeline.serving import versions
 
 
 class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
@@ -92,7 +96,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._hparams.model_dir, not helps and strategies.is_chief(self._strategy)
         )
         self._checkpoints: Checkpoints | None = None
+        self._keep_template: Callable[[], None] | None = None
         self._dispatcher: Dispatcher | None = None
+        self._trained: Trained | None = None
         self._outputs: tuple[str, ...] = ()
         self._console = Console(False)
 
@@ -154,96 +160,78 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         Overriding code may add to them: put its own before the last one, which saves
         the run.
         """
-        hparams, checkpoints = self._hparams, self._checkpoints
-        if checkpoints is None:
-            raise RuntimeError("build_callbacks: call it through train_and_validate.")
-        state = checkpoints.state
+        if self._checkpoints is None:
+            raise RuntimeError("build_callbacks: call it through train.")
         measured = progress.Progress(
             self._run,
             (self._dispatcher or self._feed).take_sizes,
             progress.gathering(self._strategy),
             self._console,
         )
-        result: list[tf.keras.callbacks.Callback] = [
+        return actions.of_run(
+            self._run,
+            self._checkpoints,
+            self._hparams,
             measured,
-            callbacks_lib.Record(self._run, state, measured),
-            progress.TensorBoard(self._run.join("logs"), measured),
-        ]
-        if checks.selects(hparams):
-            result.append(
-                callbacks_lib.SelectBest(
-                    checkpoints,
-                    self._monitor(),
-                    hparams.best_exporter_metric_higher_better,
-                    hparams.export_best_model,
-                    hparams.early_stopping_patience,
-                    hparams.early_stopping_min_delta,
-                )
-            )
-        plateau = checks.plateau_arguments(hparams)
-        if plateau is not None:
-            result.append(callbacks_lib.ReduceOnPlateau(state, **plateau))
-        result += [make() for make in hparams.callbacks]
-        result.append(
-            callbacks_lib.Backup(
-                checkpoints,
-                hparams.checkpoint_every_steps,
-                self._agree,
-                hparams.checkpoint_every_seconds,
-            )
+            self._monitor() if checks.selects(self._hparams) else None,
+            self._agree,
+            self._keep_template,
         )
-        return result
 
     # Training
 
     def _build(self, layout: str | None) -> tf.keras.Model:
-        builder, precision = self._model_builder, self._hparams.precision
-        policy = tf.keras.mixed_precision.global_policy()
-        tf.keras.mixed_precision.set_global_policy(precision or policy)
-        try:
-            return builder.build_packed() if layout == "packed" else builder.build()
-        finally:
-            tf.keras.mixed_precision.set_global_policy(policy)
+        return build_model(self._model_builder, layout, self._hparams.precision)
 
     def _compile(self, layout: str | None, total_steps: int) -> tf.keras.Model:
+        # TensorFlow variables must be made within the scope of the strategy, which
+        # is why everything is built here and nothing is passed in.
         hparams, model = self._hparams, self._build(layout)
         self._outputs = tasks.name_outputs(model)
         self._check_model(model)
-        # TensorFlow variables must be made within the scope of the strategy, which
-        # is why everything is built here and nothing is passed in.
-        model.compile(
-            optimizer=build_optimizer(
-                hparams.optimizer,
-                hparams.learning_rate,
-                total_steps,
-                hparams.schedule,
-                hparams.optimizer_args,
-            ),
-            loss=self.build_loss(),
-            metrics=self.build_metrics(),
-            loss_weights=hparams.loss_weights,
-            weighted_metrics=(
-                self.build_weighted_metrics() if hparams.use_weighted_metrics else None
-            ),
-            # Workers of parameter servers are sent one step at a time.
-            steps_per_execution=(
-                1
-                if strategies.is_coordinator(tf.distribute.get_strategy())
-                else hparams.steps_per_execution
-            ),
+        compile_model(
+            model,
+            hparams,
+            total_steps,
+            self.build_loss(),
+            self.build_metrics(),
+            self.build_weighted_metrics() if hparams.use_weighted_metrics else None,
+            check_loss=not isinstance(self._strategy, tf.distribute.TPUStrategy),
         )
-        # TensorFlow traces a step twice that makes variables, such as the slots.
-        if isinstance(model.optimizer, tf.keras.optimizers.Optimizer):
-            model.optimizer.build(model.trainable_variables)
-        if isinstance(model, RankingModel):
-            model.training_metrics = hparams.training_metrics
-            model.check_loss = not isinstance(self._strategy, tf.distribute.TPUStrategy)
         return model
+
+    def _told(self) -> dict[str, Any]:
+        return self._config or checks.described(self._hparams, self._dataset_builder)
 
     def train_and_validate(
         self, verbose: int = 0, *, accept_changed_data: bool = False
     ) -> tf.keras.Model:
         """Trains, or goes on training, then exports and evaluates.
+
+        That is `train` and `finish`, with the run directory held over both.
+
+        Args:
+          verbose: See `train`.
+          accept_changed_data: See `train`.
+
+        Returns:
+          The trained model, with the weights of the last epoch.
+
+        Raises:
+          PipelineError: See `train` and `finish`.
+          SystemExit: See `train`.
+        """
+        with self._run.kept_held():
+            model = self.train(verbose, accept_changed_data=accept_changed_data)
+            self.finish()
+        return model
+
+    def train(
+        self, verbose: int = 0, *, accept_changed_data: bool = False
+    ) -> tf.keras.Model:
+        """Trains, or goes on training, without exporting or evaluating.
+
+        Every task of a job calls it. `finish` may follow, here or in another process.
 
         Args:
           verbose: 0 for silence; 1 or 2 for a line an epoch and a stage, with a bar
@@ -258,15 +246,16 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           ConfigError: A setting is wrong, workers were told different things, or the
             run directory is that of a run with other settings or data.
           DataError: Data is missing or malformed.
-          RunError: The loss became NaN, an export failed, the run directory is in use
-            or was removed, or no checkpoint in it can be read.
+          RunError: The loss became NaN, the signatures cannot be exported, the run
+            directory is in use or was removed, or no checkpoint in it can be read.
           SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
             also how workers and parameter servers end.
         """
         hparams = self._hparams
+        self._trained = None
         if self._serves:
             serve(self._resolver)
-        told = self._config or checks.described(hparams, self._dataset_builder)
+        told = self._told()
         data = data_fingerprint.of_builder(self._dataset_builder)
         task = f"{self._resolver.task_type} {self._resolver.task_id}"
         peers.check_same(self._strategy, task, told, data)
@@ -280,54 +269,102 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         if drawn:
             console.say(f"seed {seed}, drawn; give it to repeat the run")
         state = RunState(seed=seed)
+        distributed = strategies.is_distributed(self._strategy)
         twin = None
         if strategies.is_coordinator(self._strategy):
             twin = self._compile(self._layout(), 1)
-        with contextlib.ExitStack() as lock:
-            with strategies.strategy_scope(self._strategy):
-                layout = self._layout()
-                with console.stage("reading data", "data read"):
-                    steps = self._feed.check(layout)
-                with console.stage("building the model", "model built"):
-                    model = self._compile(layout, steps * hparams.num_epochs)
-                lock.enter_context(self._run.held())
-                self._run.compare(told)
-                if twin is not None:
-                    self._dispatcher = Dispatcher(
-                        model, twin, self._strategy, self._resolver
-                    )
-                self._checkpoints = Checkpoints(
-                    model, self._run, state, self._dispatcher
+        with (
+            contextlib.ExitStack() as lock,
+            strategies.strategy_scope(self._strategy),
+        ):
+            layout = self._layout()
+            with console.stage("reading data", "data read"):
+                steps = self._feed.check(layout)
+            with console.stage("building the model", "model built"):
+                model = self._compile(layout, steps * hparams.num_epochs)
+            lock.enter_context(self._run.held())
+            self._run.compare(told)
+            if twin is not None:
+                self._dispatcher = Dispatcher(
+                    model, twin, self._strategy, self._resolver
                 )
-                self._checkpoints.check_same(self._agree)
-                if self._checkpoints.restore():
-                    self._go_on(steps, data, accept_changed_data)
-                self._run.claim(told)
-                self._run.write_environment(
-                    state.seed,
-                    {
-                        "layout": layout,
-                        "replicas": self._feed.replicas,
-                        "data": data,
-                    },
-                )
-                if self._skips:
-                    console.say("metrics skip queries without relevant documents")
-                with self._explaining_interrupts():
-                    loop.train(self, model, layout, steps)
-            if self._run.is_ours:
-                from tfr_pipeline.pipeline.run.finish import finish
-
-                self._run.check()
-                with (
-                    self._explaining_interrupts(),
-                    console.stage("exporting and evaluating", "exported and evaluated"),
-                ):
-                    finish(self, *self._without_strategy(model, layout), self._run)
-                self._run.check()
-            # A worker that left while the chief exports would end the chief.
-            self._agree(0)
+            self._checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
+            self._checkpoints.check_same(self._agree)
+            if self._checkpoints.restore():
+                self._go_on(steps, data, accept_changed_data)
+            self._run.claim(told)
+            self._run.write_environment(
+                state.seed,
+                {"layout": layout, "replicas": self._feed.replicas, "data": data},
+            )
+            if self._skips:
+                console.say("metrics skip queries without relevant documents")
+            trained = Trained(
+                model,
+                self._run,
+                self._checkpoints,
+                self._dataset_builder,
+                self._dispatcher,
+                functools.partial(self._compile, layout, 1) if distributed else None,
+            )
+            self._keep_template = trained.keep_template
+            with self._explaining_interrupts():
+                loop.train(self, model, layout, steps)
+            self._trained = trained
         return self._dispatcher.twin if self._dispatcher else model
+
+    def finish(self, *, accept_changed_data: bool = False) -> dict[str, Any]:
+        """Exports the model, compares and evaluates the exports, writes `metrics.json`.
+
+        After `train` it takes the model of that; without, as of a run that was
+        interrupted, the last checkpoint of the run directory. Every task of a job calls
+        it; those that write nothing wait for the one that does.
+
+        Args:
+          accept_changed_data: Takes other data than the run was trained on, where
+            `train` has not been called.
+
+        Returns:
+          The content of `metrics.json`; an empty dict in tasks that write nothing.
+
+        Raises:
+          ConfigError: The run directory is that of a run with other settings or data.
+          RunError: An export failed, there is no checkpoint, or the run directory is in
+            use or was removed.
+        """
+        if self._serves:
+            serve(self._resolver)
+        content: dict[str, Any] = {}
+        if self._run.is_ours and not self._evaluates:
+            if self._trained is None and latest(self._run.checkpoints) is None:
+                raise RunError(
+                    f"{self._run.checkpoints}: found no checkpoint to finish a run "
+                    "from; train first."
+                )
+            with (
+                self._run.held(),
+                self._explaining_interrupts(),
+                self._console.stage(
+                    "exporting and evaluating", "exported and evaluated"
+                ),
+            ):
+                trained = self._trained or self._restored(accept_changed_data)
+                self._trained = trained
+                content = trained.finish(self._hparams.export_best_model)
+        # A worker that left while the chief exports would end the chief.
+        self._agree(0)
+        return content
+
+    def _restored(self, accept_data: bool) -> Trained:
+        """Takes the last checkpoint of the run for the trained model."""
+        self._run.compare(self._told())
+        layout = self._layout()
+        model, bare = self._compile(layout, 1), self._build(layout)
+        self._checkpoints = Checkpoints(model, self._run, RunState())
+        self._checkpoints.restore_for_export(bare, bare.weights)
+        data = data_fingerprint.of_builder(self._dataset_builder)
+        self._run.check_data(data, accept_data)
+        return Trained(model, self._run, self._checkpoints, self._dataset_builder)
 
     def _go_on(self, steps: int, data: dict[str, Any], accept_data: bool) -> None:
         """Checks that a restored run can go on, and says from where."""
@@ -349,26 +386,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         try:
             yield
         except KeyboardInterrupt:
-            assert self._checkpoints is not None
+            if self._checkpoints is None:
+                raise
             raise KeyboardInterrupt(self._checkpoints.how_to_go_on()) from None
-
-    def _without_strategy(
-        self, model: tf.keras.Model, layout: str | None
-    ) -> tuple[tf.keras.Model, Checkpoints]:
-        """Returns a model that one process can read without asking the others.
-
-        A model whose variables live in several processes is made again, from its
-        twin or the last checkpoint.
-        """
-        assert self._checkpoints is not None
-        if not strategies.is_distributed(self._strategy):
-            return model, self._checkpoints
-        if self._dispatcher is not None:
-            return self._dispatcher.gather(), self._checkpoints
-        local = self._compile(layout, 1)
-        checkpoints = Checkpoints(local, self._run, RunState())
-        checkpoints.restore()
-        return local, checkpoints
 
     def _watch(self, told: dict[str, Any]) -> tf.keras.Model:
         """Evaluates what the others train, until SIGTERM."""
@@ -403,34 +423,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         Raises:
           PipelineError: What `train_and_validate` would raise up to its first step.
         """
-        hparams = self._hparams
         if self._serves:
             serve(self._resolver)
-        seed, drawn = seeds.choose(hparams.seed, self._run, self._agree)
-        seeds.plant(seed, self._dataset_builder)
-        # The chief of parameter servers takes its step alone.
-        alone = strategies.is_coordinator(self._strategy)
-        with strategies.strategy_scope(None if alone else self._strategy):
-            layout = self._layout()
-            steps = self._feed.check(layout)
-            valid_steps = self._feed.steps("valid", layout)
-            model = self._compile(layout, steps * hparams.num_epochs)
-            train, valid = (
-                self._feed.dataset(split, layout, model=model)
-                for split in ("train", "valid")
-            )
-            logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
-        validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
-        if checks.selects(hparams):
-            validation += f", selects by {self._monitor()}"
-        return [
-            f"model: {model.count_params():,} parameters",
-            f"layout: {layout}, {self._feed.replicas} replica(s)",
-            f"training: {hparams.num_epochs} epochs of {steps} steps",
-            f"validation: {validation}",
-            f"seed: {seed}{', drawn' if drawn else ''}",
-            f"loss of the first step: {logs['loss'][0]:.6g}",
-        ]
+        return dry_run.lines(self)
 
     def export_checkpoint(self, output: str, best: bool = False) -> str:
         """Exports from the checkpoints of the run, whether it has ended or not.
@@ -446,15 +441,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           RunError: There is no such checkpoint, or the export failed.
         """
         layout = self._layout()
-        model = self._compile(layout, 1)
+        model, bare = self._compile(layout, 1), self._build(layout)
         checkpoints = Checkpoints(model, self._run, RunState())
-        found = checkpoints.restore_weights(self._build(layout))
-        if not found or (best and not checkpoints.restore_best()):
-            kind = "best" if best else "latest"
-            raise RunError(f"{self._run.checkpoints}: found no {kind} checkpoint.")
-        from tfr_pipeline.serving import versions
-
-        step = checkpoints.state.best_step if best else checkpoints.step
+        step = checkpoints.restore_for_export(bare, bare.weights, best)
         path = os.path.join(output, str(step))
         versions.check(output)
         self.export_saved_model(model, path)
@@ -473,8 +462,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           export_to: Folder of the SavedModel, replaced as a whole.
           checkpoint: Takes the weights of this checkpoint.
         """
-        from tfr_pipeline.pipeline.run.finish import export
-
         if checkpoint:
             model.load_weights(checkpoint)
         export(self._dataset_builder, model, export_to)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,11 +16,14 @@ from tfr_pipeline.serving.signatures import RANK
 
 # TensorFlow Serving leaves this folder of a SavedModel to its owner.
 EXTRA_ASSETS = "assets.extra"
+# In a template alone: where in a checkpoint the weights are; never exported.
+PLACES = "places.json"
 # What an export may replace: a SavedModel, by TensorFlow's or Keras's hand, without
 # anything that somebody added.
 _SAVED_MODEL = (
     *("saved_model.pb", "fingerprint.pb", "keras_metadata.pb"),
-    *("variables/*", "assets/*", f"{EXTRA_ASSETS}/{FILE_NAME}"),
+    *("variables/*", "assets/*"),
+    *(f"{EXTRA_ASSETS}/{FILE_NAME}", f"{EXTRA_ASSETS}/{PLACES}"),
 )
 
 
@@ -77,7 +80,7 @@ def export_saved_model(
 
 
 def export_other_weights(
-    model: tf.keras.Model,
+    weights: Sequence[tf.Variable],
     source: str,
     path: str,
     check: Callable[[str], None] | None = None,
@@ -88,7 +91,7 @@ def export_other_weights(
     work of an export.
 
     Args:
-      model: The model of `source`, with other weights.
+      weights: The weights, in the order of the `variables` of the model of `source`.
       source: Folder that `export_saved_model` wrote of this model.
       path: The folder.
       check: As `export_saved_model`.
@@ -101,7 +104,7 @@ def export_other_weights(
     """
     reader = tf.train.load_checkpoint(_variables(source))
     tensors: dict[str, Any] = dict.fromkeys(reader.get_variable_to_shape_map())
-    for number, variable in enumerate(model.variables):
+    for number, variable in enumerate(weights):
         name = f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE"
         if name not in tensors:
             raise RunError(f"{source}: expected the weight {name}; not found.")
@@ -114,7 +117,7 @@ def export_other_weights(
 
     def write(folder: str) -> None:
         # The fingerprint is that of the other weights.
-        ignore = shutil.ignore_patterns("variables", "fingerprint.pb")
+        ignore = shutil.ignore_patterns("variables", "fingerprint.pb", PLACES)
         shutil.copytree(source, folder, ignore=ignore, dirs_exist_ok=True)
         os.makedirs(os.path.dirname(_variables(folder)))
         tf.raw_ops.SaveV2(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import os
+import shlex
 import shutil
 import uuid
 import warnings
@@ -53,9 +54,15 @@ def find_export(path: str) -> str:
         found = _newest(candidate)
         if found:
             return found
+    advice = ""
+    if os.path.isdir(os.path.join(path, "checkpoints")):
+        advice = (
+            f" A run that has not ended exports its last checkpoint with 'tfr-pipeline "
+            f"export --run={shlex.quote(path)} --output=DIR'."
+        )
     raise DataError(
         f"{path}: expected a SavedModel, a folder of versions or a run directory; "
-        f"found no {MODEL}."
+        f"found no {MODEL}.{advice}"
     )
 
 

@@ -7,7 +7,6 @@ workers and servers need neither data nor a model: they run what they are sent.
 
 from __future__ import annotations
 
-import concurrent.futures
 import ctypes
 import logging
 import signal
@@ -23,6 +22,7 @@ import tensorflow as tf
 from tfr_pipeline import compat
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
+from tfr_pipeline.pipeline.distribute import strategies
 
 # Batches under way for each worker: one that it computes, one that is on its way.
 _UNDER_WAY = 2
@@ -257,7 +257,7 @@ class Validate(tf.keras.callbacks.Callback):
         twin = self._dispatcher.gather()
         if self._dataset is None:
             return
-        found = _outside_scope(
+        found = strategies.outside_scope(
             lambda: twin.evaluate(
                 self._dataset, steps=self._steps, return_dict=True, verbose=0
             )
@@ -267,12 +267,6 @@ class Validate(tf.keras.callbacks.Callback):
 
 def _has_ended(value: Any) -> bool:
     return compat.is_ready(value)
-
-
-def _outside_scope(function: Callable[[], Any]) -> Any:
-    """Calls a function in a thread, which has no strategy."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
 
 
 def _gather_weights(model: tf.keras.Model, twin: tf.keras.Model) -> None:

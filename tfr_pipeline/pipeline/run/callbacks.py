@@ -155,6 +155,8 @@ class Backup(RunCallback):
         to stop, all do, at the same step.
       every_seconds: Also saves within epochs when the last save is so long ago, by the
         clock of the worker that owns the run directory.
+      after_first_save: Called once, after the first save; the workers then wait for
+        each other.
     """
 
     def __init__(
@@ -163,9 +165,10 @@ class Backup(RunCallback):
         every_steps: int | None = None,
         agree: Callable[[int], int] = int,
         every_seconds: float | None = None,
+        after_first_save: Callable[[], None] | None = None,
     ):
         super().__init__()
-        self._agree = agree
+        self._agree, self._after_first_save = agree, after_first_save
         self._checkpoints, self._every = checkpoints, every_steps
         self._seconds = every_seconds if checkpoints.decides else None
         self._saved, self._saved_at = 0, 0.0
@@ -217,6 +220,11 @@ class Backup(RunCallback):
 
     def _save(self) -> None:
         self._checkpoints.save()
+        if self._after_first_save is not None:
+            self._after_first_save()
+            self._after_first_save = None
+            # A worker that is told to stop would leave the one that is at work.
+            self._agree(0)
         self._saved, self._saved_at = self._checkpoints.step, time.monotonic()
 
 

@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -227,13 +228,16 @@ class Checkpoints:
             self._dispatcher.step = int(self._model.optimizer.iterations.numpy())
         return True
 
-    def restore_weights(self, bare: tf.keras.Model, path: str | None = None) -> bool:
+    def restore_weights(
+        self, bare: Any, weights: Sequence[tf.Variable], path: str | None = None
+    ) -> bool:
         """Restores all but the optimizer; returns whether there was a checkpoint.
 
         That of servers, with its variables in parts, fits no optimizer elsewhere.
 
         Args:
           bare: The same model, not compiled: it would bring an optimizer along.
+          weights: Its weights.
           path: The checkpoint; by default the newest that can be read.
         """
         path = path or self._find()
@@ -245,9 +249,31 @@ class Checkpoints:
             status.assert_existing_objects_matched().expect_partial()
         except _READ_ERRORS as error:
             raise _unusable(path, error) from error
-        self._model.set_weights(bare.get_weights())
+        self._model.set_weights([weight.numpy() for weight in weights])
         self._model.optimizer.iterations.assign(_step_of(path))
         return True
+
+    def restore_for_export(
+        self, bare: Any, weights: Sequence[tf.Variable], best: bool = False
+    ) -> int:
+        """Restores the weights of the latest checkpoint or of the best epoch.
+
+        Args:
+          bare: See `restore_weights`.
+          weights: See `restore_weights`.
+          best: Takes those of the best epoch.
+
+        Returns:
+          The step that they are of.
+
+        Raises:
+          RunError: There is no such checkpoint, or it cannot be read.
+        """
+        found = self.restore_weights(bare, weights)
+        if not found or (best and not self.restore_best()):
+            kind = "best" if best else "latest"
+            raise RunError(f"{self._run.checkpoints}: found no {kind} checkpoint.")
+        return self.state.best_step if best else self.step
 
     def save_best(self) -> None:
         """Saves the current weights as the best so far."""

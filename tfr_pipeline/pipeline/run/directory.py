@@ -101,6 +101,7 @@ class RunDirectory:
         self.is_ours = chief
         self._writes_to = path
         self._lock: RunLock | None = None
+        self._kept: contextlib.ExitStack | None = None
         self._written: list[str] = []
         if not chief:
             self._writes_to = tempfile.mkdtemp(prefix="tfr_pipeline_worker_")
@@ -122,15 +123,27 @@ class RunDirectory:
         Raises:
           RunError: Another job is in it.
         """
-        if not self.is_ours:
+        if not self.is_ours or self._lock is not None:
             yield
             return
         _check_kinds(self.path)
-        with held(self.path) as self._lock:
+        with contextlib.ExitStack() as block:
+            stack = self._kept or block
+            self._lock = stack.enter_context(held(self.path))
+            stack.callback(self._forget_lock)
+            yield
+
+    def _forget_lock(self) -> None:
+        self._lock = None
+
+    @contextlib.contextmanager
+    def kept_held(self) -> Iterator[None]:
+        """What `held` takes within this block, it keeps until the end of this one."""
+        with contextlib.ExitStack() as self._kept:
             try:
                 yield
             finally:
-                self._lock = None
+                self._kept = None
 
     def check(self) -> None:
         """Checks that what this process has written is still there.

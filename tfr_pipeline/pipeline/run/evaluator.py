@@ -68,7 +68,7 @@ def watch(
 def _restore(checkpoints: Checkpoints, bare: tf.keras.Model, path: str) -> bool:
     """Restores a checkpoint; returns whether it was still there."""
     try:
-        return checkpoints.restore_weights(bare, path)
+        return checkpoints.restore_weights(bare, bare.weights, path)
     except RunError:
         if os.path.exists(f"{path}.index"):
             raise

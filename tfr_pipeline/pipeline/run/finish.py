@@ -18,10 +18,15 @@ from tfr_pipeline.errors import RunError
 from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.metrics.evaluation import QueryMetrics
 from tfr_pipeline.metrics.query_table import QueryTable
+from tfr_pipeline.pipeline.run import template
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.serving import versions
-from tfr_pipeline.serving.export import export_other_weights, export_saved_model
+from tfr_pipeline.serving.export import (
+    PLACES,
+    export_other_weights,
+    export_saved_model,
+)
 from tfr_pipeline.serving.predictor import (
     Predictor,
     can_score,
@@ -38,27 +43,36 @@ _LISTS_TO_COMPARE = 32
 
 
 def finish(
-    pipeline: Any, model: tf.keras.Model, checkpoints: Checkpoints, run: RunDirectory
-) -> None:
+    exporter: Exporter,
+    builder: Any,
+    model: tf.keras.Model,
+    checkpoints: Checkpoints,
+    run: RunDirectory,
+    export_best: bool,
+) -> dict[str, Any]:
     """Exports the latest and the best model, checks both, evaluates, writes metrics.
 
     Args:
-      pipeline: The `ModelFitPipeline`.
+      exporter: Exports the model.
+      builder: Dataset builder.
       model: The trained model; has the weights of the last step, also afterwards.
       checkpoints: Checkpoints of the run, for this model.
       run: The run directory.
+      export_best: Whether to export the best model.
+
+    Returns:
+      The content of `metrics.json`.
 
     Raises:
       RunError: An export failed, or does not score as the model does.
     """
-    builder, state = pipeline._dataset_builder, checkpoints.state
+    state = checkpoints.state
     start = time.perf_counter()
-    for folder in (run.path, run.join("export", LATEST), run.join("export", BEST)):
-        files.remove_stale(folder)
-    exporter = Exporter(builder, model)
+    for folder in ("", "checkpoints", f"export/{LATEST}", f"export/{BEST}"):
+        files.remove_stale(run.join(folder))
     headline = exporter.publish(run.join("export", LATEST), checkpoints.step)
     last = model.get_weights()
-    if pipeline._hparams.export_best_model and checkpoints.restore_best():
+    if export_best and checkpoints.restore_best():
         headline = exporter.publish(run.join("export", BEST), state.best_step)
         model.set_weights(last)
     exported = time.perf_counter()
@@ -76,22 +90,21 @@ def finish(
     steady = [row for row in history[1:] or history if "documents" in row]
     documents = sum(row["documents"] for row in steady)
     seconds = sum(row["seconds"] for row in steady)
-    run.write_json(
-        "metrics.json",
-        {
-            **results,
-            "documents_per_second": round(documents / seconds, 1) if seconds else None,
-            "seconds": {
-                "training": round(sum(row["seconds"] for row in history), 3),
-                "export": round(exported - start, 3),
-                "evaluation": round(time.perf_counter() - exported, 3),
-            },
-            "step": checkpoints.step,
-            "best_step": state.best_step if state.best_value is not None else None,
-            "best_value": state.best_value,
-            "stopped": state.stopped or None,
+    content = {
+        **results,
+        "documents_per_second": round(documents / seconds, 1) if seconds else None,
+        "seconds": {
+            "training": round(sum(row["seconds"] for row in history), 3),
+            "export": round(exported - start, 3),
+            "evaluation": round(time.perf_counter() - exported, 3),
         },
-    )
+        "step": checkpoints.step,
+        "best_step": state.best_step if state.best_value is not None else None,
+        "best_value": state.best_value,
+        "stopped": state.stopped or None,
+    }
+    run.write_json("metrics.json", content)
+    return content
 
 
 def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
@@ -119,6 +132,20 @@ class Exporter:
         self._first: str | None = None
         self._module: Any = None
         self._scores = False
+
+    def write_template(self, folder: str) -> None:
+        """Writes what all exports to come are made of; see `template`.
+
+        It is traced here, so that this is most of the work of the next export.
+
+        Raises:
+          RunError: As `export_saved_model`.
+        """
+        where = {PLACES: json.dumps(template.places(self._model))}
+        export_saved_model(
+            self._model, self._signatures, folder, {**self._assets, **where}
+        )
+        self._first = folder
 
     def publish(self, folder: str, step: int) -> Predictor | None:
         """Exports a version into a folder, and makes it the one loaded from there.
@@ -160,7 +187,8 @@ class Exporter:
                 self._model, self._signatures, path, self._assets, self._verify
             )
         else:
-            export_other_weights(self._model, self._first, path, self._verify)
+            weights = self._model.variables
+            export_other_weights(weights, self._first, path, self._verify)
         self._first = self._first or path
         return Predictor(path, module=self._module) if self._scores else None
 

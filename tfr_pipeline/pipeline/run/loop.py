@@ -10,8 +10,8 @@ import tensorflow as tf
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
+from tfr_pipeline.pipeline.run import actions, diagnosis
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
-from tfr_pipeline.pipeline.run import diagnosis
 from tfr_pipeline.pipeline.run.progress import Progress
 
 
@@ -83,22 +83,19 @@ def train(
         "valid", layout, model=dispatcher.twin if dispatcher else model
     )
     valid_steps = None if valid is None else feed.steps("valid", layout)
-    callbacks = pipeline.build_callbacks()
-    callbacks.insert(
-        0,
-        callbacks_lib.ExplainZeroLoss(
-            lambda: diagnosis.explain_zero(pipeline._dataset_builder, layout)
-        ),
-    )
+    callbacks, validate = pipeline.build_callbacks(), None
     if dispatcher is not None:
         # Keras begins a finite dataset anew each epoch.
         dispatcher.feed(data.repeat(), done, feed.take_sizes)
         measures = [item for item in callbacks if isinstance(item, Progress)]
-        callbacks.insert(0, Validate(dispatcher, valid, valid_steps, measures))
+        validate = Validate(dispatcher, valid, valid_steps, measures)
         model.train_function, data, valid = dispatcher, dispatcher.no_data(), None
-    elif not getattr(model, "check_loss", False):
-        # First, so that none of the others saves what is broken.
-        callbacks.insert(0, callbacks_lib.StopOnNaN())
+    callbacks = actions.guarded(
+        callbacks,
+        lambda: diagnosis.explain_zero(pipeline._dataset_builder, layout),
+        dispatcher is not None or getattr(model, "check_loss", False),
+        validate,
+    )
 
     def fit(first: int, last: int, steps_per_epoch: int) -> None:
         model.fit(
@@ -121,6 +118,9 @@ def train(
                 data = feed.dataset("train", layout, epoch * steps, model)
         if epoch < epochs and not checkpoints.state.stopped:
             fit(epoch, epochs, steps)
+        for action in callbacks:
+            if isinstance(action, actions.AtEnd):
+                action.run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         if dispatcher is None:
             raise

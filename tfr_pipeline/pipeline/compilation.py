@@ -1,0 +1,78 @@
+"""The model of a run: built as the layout and the precision ask, then compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfr_pipeline.model.ranking_model import RankingModel
+from tfr_pipeline.optimizers.factory import build_optimizer
+from tfr_pipeline.pipeline.distribute import strategies
+from tfr_pipeline.pipeline.hparams import PipelineHparams
+
+
+def build_model(
+    builder: Any, layout: str | None, precision: str | None
+) -> tf.keras.Model:
+    """Returns the model of a model builder, not compiled.
+
+    Args:
+      builder: The model builder.
+      layout: `packed` for the model that takes packed batches.
+      precision: A Keras policy; None leaves the global one.
+    """
+    policy = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(precision or policy)
+    try:
+        return builder.build_packed() if layout == "packed" else builder.build()
+    finally:
+        tf.keras.mixed_precision.set_global_policy(policy)
+
+
+def compile_model(
+    model: tf.keras.Model,
+    hparams: PipelineHparams,
+    total_steps: int,
+    loss: Any,
+    metrics: Any,
+    weighted_metrics: Any,
+    check_loss: bool,
+) -> None:
+    """Compiles a model within the scope of the strategy that the caller is in.
+
+    Args:
+      model: What `build_model` returned in the same scope.
+      hparams: Hyperparameters.
+      total_steps: Steps of all epochs, for the schedule.
+      loss: As Keras takes it.
+      metrics: As Keras takes them.
+      weighted_metrics: As Keras takes them.
+      check_loss: Whether the step itself looks for losses that are not finite, in a
+        model that can.
+    """
+    model.compile(
+        optimizer=build_optimizer(
+            hparams.optimizer,
+            hparams.learning_rate,
+            total_steps,
+            hparams.schedule,
+            hparams.optimizer_args,
+        ),
+        loss=loss,
+        metrics=metrics,
+        loss_weights=hparams.loss_weights,
+        weighted_metrics=weighted_metrics,
+        # Workers of parameter servers are sent one step at a time.
+        steps_per_execution=(
+            1
+            if strategies.is_coordinator(tf.distribute.get_strategy())
+            else hparams.steps_per_execution
+        ),
+    )
+    # TensorFlow traces a step twice that makes variables, such as the slots.
+    if isinstance(model.optimizer, tf.keras.optimizers.Optimizer):
+        model.optimizer.build(model.trainable_variables)
+    if isinstance(model, RankingModel):
+        model.training_metrics = hparams.training_metrics
+        model.check_loss = check_loss

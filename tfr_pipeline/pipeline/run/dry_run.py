@@ -1,0 +1,39 @@
+"""A dry run: everything up to the first step, and nothing written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfr_pipeline.pipeline import checks
+from tfr_pipeline.pipeline.distribute import strategies
+from tfr_pipeline.pipeline.run import seeds
+
+
+def lines(pipeline: Any) -> list[str]:
+    """Takes one step of a `ModelFitPipeline`, and says what a run would do."""
+    hparams, builder = pipeline._hparams, pipeline._dataset_builder
+    seed, drawn = seeds.choose(hparams.seed, pipeline._run, pipeline._agree)
+    seeds.plant(seed, builder)
+    strategy, feed = pipeline._strategy, pipeline._feed
+    # The chief of parameter servers takes its step alone.
+    alone = strategies.is_coordinator(strategy)
+    with strategies.strategy_scope(None if alone else strategy):
+        layout = pipeline._layout()
+        steps = feed.check(layout)
+        valid_steps = feed.steps("valid", layout)
+        model = pipeline._compile(layout, steps * hparams.num_epochs)
+        train, valid = (
+            feed.dataset(split, layout, model=model) for split in ("train", "valid")
+        )
+        logs = model.fit(train, steps_per_epoch=1, epochs=1, verbose=0).history
+    validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
+    if checks.selects(hparams):
+        validation += f", selects by {pipeline._monitor()}"
+    return [
+        f"model: {model.count_params():,} parameters",
+        f"layout: {layout}, {feed.replicas} replica(s)",
+        f"training: {hparams.num_epochs} epochs of {steps} steps",
+        f"validation: {validation}",
+        f"seed: {seed}{', drawn' if drawn else ''}",
+        f"loss of the first step: {logs['loss'][0]:.6g}",
+    ]
