@@ -7,7 +7,9 @@ goes into the config, and comes back out of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfr_pipeline.compat import tf
@@ -33,7 +35,8 @@ def as_json(value: Any) -> Any:
     """Returns what stands for an object in JSON; for `json.dumps(..., default=...)`.
 
     A Keras object becomes its registered name and its config, a function its name, a
-    NumPy value a list or number, and anything else the name of its class.
+    NumPy value or a set a list or number, a path its text, and anything else the name
+    of its class.
 
     Example:
       >>> import json
@@ -46,10 +49,64 @@ def as_json(value: Any) -> Any:
         return {"class_name": name, "config": value.get_config()}
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=repr)
     if hasattr(value, "__name__"):
         name = tf.keras.utils.get_registered_name(value)
         return name if isinstance(name, str) else type(value).__name__
     return type(value).__name__
+
+
+def plain(value: Any, where: str, *, strict: bool = False) -> Any:
+    """Returns settings as JSON gives them back; see `as_json` for objects.
+
+    Args:
+      value: The settings.
+      where: What they are called, such as `config`.
+      strict: Refuses what JSON cannot tell apart from others: numbers that are not
+        finite, and objects of which only the name of their class would be left.
+
+    Raises:
+      ConfigError: A dict has other keys than text, or see `strict`; names the place.
+
+    Example:
+      >>> plain({"dims": (4, 2)}, "config")
+      {'dims': [4, 2]}
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if strict and not math.isfinite(value):
+            raise ConfigError(
+                f"{where}: expected a finite number, found {value}, which config.json "
+                "cannot hold. Leave it out or set it to None."
+            )
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(
+                    f"{where}: expected a dict with text for keys, which config.json "
+                    f"can hold, found the key {key!r}."
+                )
+        return {
+            key: plain(item, f"{where}.{key}", strict=strict)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [
+            plain(item, f"{where}[{i}]", strict=strict) for i, item in enumerate(value)
+        ]
+    found = as_json(value)
+    if strict and found == type(value).__name__:
+        raise ConfigError(
+            f"{where}: expected what config.json can hold: text, numbers, true, false, "
+            f"None, lists and dicts of them, Keras objects, found {value!r}. Name a "
+            "part of your own as 'module:callable'."
+        )
+    return plain(found, where, strict=strict)
 
 
 def functions_of_names(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:

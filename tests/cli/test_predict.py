@@ -254,3 +254,40 @@ def test_an_unknown_format_names_all_that_predict_reads(trained, tmp_path, capsy
     error = capsys.readouterr().err
     assert "did you mean 'elwc'" in error
     assert "packed" in error
+
+
+def test_flags_that_records_make_useless_are_named(trained, inputs, tmp_path, capsys):
+    source, _ = inputs["elwc"]
+    flags = ("--nan=zero", "--group_by_query", "--qid_column=q")
+    assert predict(trained, source, tmp_path / "o", "--input_format=elwc", *flags) == 0
+    error = capsys.readouterr().err
+    for flag in flags:
+        name = flag.split("=")[0]
+        assert f"warning: {name} has no effect with --input_format=elwc" in error
+    assert error.count("warning: ") == len(flags)
+
+
+def test_records_without_documents_are_refused_as_text_without_is(
+    trained, tmp_path, capsys
+):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "empty").write_bytes(b"")
+    for flags in (["--input_format=elwc"], []):
+        assert predict(trained, source / "empty", tmp_path / "o", *flags) == 1
+        assert "expected at least one document, found none" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_evaluation_without_relevant_documents_says_that_it_is_none(
+    trained, tmp_path, capsys
+):
+    (tmp_path / "t.txt").write_text("0 qid:1 1:0.5 2:0.3\n0 qid:1 1:0.1\n0 qid:2 1:1\n")
+    words = [f"--input={tmp_path}/t.txt", f"--output={tmp_path}/d", "--split=valid"]
+    assert main(["convert", *words, "--num_features=8"]) == 0
+    capsys.readouterr()
+    words = [f"--model={trained.run}", f"--data={tmp_path}/d/valid-*", "--baselines"]
+    assert main(["evaluate", *words]) == 0
+    out = capsys.readouterr().out
+    assert "no query has a relevant document" in out
+    assert "values first" not in out  # the best of nothing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import functools
 import gzip
+import lzma
 import pathlib
 import zlib
 
@@ -27,6 +29,7 @@ from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.reading.wholeness import detect, refuse_damaged
 from tfr_pipeline.data.records.tfrecord import frame
+from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
@@ -247,3 +250,29 @@ def test_a_cache_of_compressed_files_is_used(tmp_path, kind):
     path = write(tmp_path / "f", RECORDS, kind)
     for _ in range(2):
         assert_has(read(path, cache=str(tmp_path / "cache")))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\x28\xb5\x2f\xfd" + bytes(range(40)), "zstd -d FILE"),
+        (bz2.compress(bytes(100)), "bunzip2 FILE"),
+        (lzma.compress(bytes(100)), "unxz FILE"),
+    ],
+)
+def test_a_file_that_is_no_tfrecord_is_named_by_what_it_is(tmp_path, start, words):
+    sound = write(tmp_path / "a.tfrecord", RECORDS)
+    path = tmp_path / "b.tfrecord"
+    path.write_bytes(start)
+    expected = rf"{path}: expected TFRecord, plain, gzip or zlib, found .*{words}"
+    with pytest.raises(DataError, match=expected):
+        read(sound, path)
+    with pytest.raises(DataError, match=expected):
+        convert(
+            str(path),
+            str(tmp_path / "out"),
+            input_format="elwc",
+            options=Options(label_column="relevance"),
+        )
+    assert not (tmp_path / "out").exists()

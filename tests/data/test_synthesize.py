@@ -82,3 +82,18 @@ def test_a_model_beats_the_best_feature_which_beats_chance(
 def test_sizes_too_small_are_errors(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="at least 4 queries"):
         synthesize(str(tmp_path), Size(queries=1))
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "words"),
+    [
+        (Size(queries=10**20), 1, "expected at most"),
+        (Size(documents=10**20), 1, "expected at most"),
+        (Size(features=10**20), 1, "expected at most"),
+        (Size(), -1, "--seed: expected a number of at least 0, found -1"),
+    ],
+)
+def test_what_no_machine_can_make_is_refused_at_once(tmp_path, size, seed, words):
+    with pytest.raises(ConfigError, match=words):
+        synthesize(str(tmp_path / "out"), size, seed)
+    assert not (tmp_path / "out").exists()

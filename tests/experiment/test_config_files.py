@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
+import numpy as np
 import pytest
 
 from tests.cli.command_helpers import LETOR
 from tests.pipeline.training_helpers import ROOT, changed, make_config
+from tfr_pipeline import serialization
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.experiment import config_files as config_lib
-from tfr_pipeline.experiment import registry
+from tfr_pipeline.experiment import registry, settings
 from tfr_pipeline.experiment.build import build_pipeline
 
 
@@ -229,6 +232,68 @@ def test_a_key_whose_default_is_none_can_be_set(write, default, text):
     )
     found = config_lib.load(path, [f"--config.a.b={text}"])["a"]["b"]
     assert found == (5 if text == "5" else None)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("pipeline.layout=padded", "padded"),
+        ("pipeline.layout=none", None),
+        ("pipeline.early_stopping_min_delta=1", 1.0),
+        ("pipeline.use_weighted_metrics=true", True),
+        ("pipeline.loss_weights={'a': 2}", {"a": 2}),
+        ("pipeline.callbacks=a:b", ("a:b",)),
+        ("pipeline.pipeline_args.word=x", "x"),
+        ("data.valid_list_size=3", 3),
+        ("data.reader_args=GZIP", ("GZIP",)),
+        ("model.preprocess_args.by=2", 2),
+        # Two types, of which the file has the other one.
+        ("pipeline.loss={'softmax_loss': 0.9}", {"softmax_loss": 0.9}),
+        ("pipeline.schedule=cosine", "cosine"),
+        ("model.preprocess={'1': 'none'}", {"1": "none"}),
+    ],
+)
+def test_a_setting_that_the_file_does_not_have_can_be_set(word, value):
+    found = load(word)
+    for part in word.partition("=")[0].split("."):
+        found = found[part]
+    assert found == value and type(found) is type(value)
+
+
+def test_sections_that_the_file_does_not_have_can_be_set(write):
+    path = write(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n    return ConfigDict({'pipeline': None})\n"
+    )
+    words = ["--config.pipeline.num_epochs=3", "--config.model.scorer_args.x=y"]
+    words += ["--config.seed=4", "--config.model_dir=12"]
+    assert config_lib.load(path, words) == {
+        "pipeline": {"num_epochs": 3},
+        "model": {"scorer_args": {"x": "y"}},
+        "seed": 4,
+        "model_dir": "12",
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("pipeline.layuot=packed", "did you mean 'pipeline.layout'"),
+        ("pipeline.early_stopping_min_delta=x", "expected a number, found 'x'"),
+        ("pipeline.use_weighted_metrics=3", "expected true or false, found '3'"),
+        ("pipeline.variable_partitioner=x", "unknown config key"),
+        ("pipeline.layout.x=y", "layout holds|unknown config key 'pipeline.layout'"),
+        ("data.train_input_pattern=x", "unknown config key"),
+    ],
+)
+def test_a_setting_that_the_file_does_not_have_is_checked(word, words):
+    with pytest.raises(ConfigError, match=words):
+        load(word)
+
+
+def test_the_types_of_all_settings_are_known():
+    for key in settings.all_keys():
+        assert settings.kinds(key), key
 
 
 def test_a_required_key_can_be_set(write):
@@ -462,3 +527,40 @@ def test_the_commands_of_the_documentation_load(monkeypatch):
         words.remove(path)
         config = config_lib.load(path[len("--config=") :], words)
         assert config["data"]["dir"] == "data"
+
+
+# What config.json cannot hold
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("loss_args", {(1, 2): 3}, r"x: expected a dict with text .* \(1, 2\)"),
+        ("optimizer_args", object(), r"x: expected what config.json can hold"),
+        ("optimizer_args", [b"y"], r"x\[0\]: expected what config.json can hold"),
+        ("loss_args", float("nan"), r"x: expected a finite"),
+        ("loss_args", float("inf"), r"x: expected a finite"),
+    ],
+)
+def test_a_value_that_json_cannot_hold_is_named_by_its_key(
+    project, tmp_path, key, value, words
+):
+    config = changed(
+        make_config(project.data, tmp_path), **{f"pipeline__{key}__x": value}
+    )
+    with pytest.raises(ConfigError, match=rf"^config\.pipeline\.{key}\.{words}"):
+        build_pipeline(config)
+
+
+def test_what_stands_for_text_or_a_list_is_recorded_as_such(project, tmp_path):
+    config = make_config(
+        project.data,
+        tmp_path / "run",
+    )
+    config["model_dir"] = tmp_path / "run"
+    config["pipeline"]["optimizer_args"] = {"weight_decay": np.float32(0.5)}
+    told = build_pipeline(config)._config
+    assert told["model_dir"] == str(tmp_path / "run")
+    assert told["pipeline"]["optimizer_args"] == {"weight_decay": 0.5}
+    assert json.loads(json.dumps(told)) == told
+    assert serialization.plain({"x": {3, 1}}, "config") == {"x": [1, 3]}

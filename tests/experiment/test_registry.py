@@ -7,14 +7,17 @@ import pathlib
 import pytest
 
 from tests.pipeline.training_helpers import (
+    ROOT,
     changed,
     make_config,
     read_history,
     read_json,
 )
+from tfr_pipeline.cli.main import main
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.experiment import registry
+from tfr_pipeline.experiment import config_files, registry
 from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.losses import SoftmaxLoss
 
 PARTS = """
 import tensorflow as tf
@@ -240,3 +243,76 @@ def test_two_parts_do_not_share_a_name(kinds):
         registry.register("scorers", "mine")
     with pytest.raises(ConfigError, match="expected a name"):
         registry.register("scorer", "a:b")
+
+
+def test_the_example_of_every_kind_of_part_trains(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    words = [f"--config.data.dir={data}", f"--config.model_dir={tmp_path / 'run'}"]
+    config = config_files.load("configs/own_parts.py", words)
+    pipeline = build_pipeline(config)
+    parts = __import__("builders.parts").parts
+    assert type(pipeline) is parts.PipelineWithMRR
+    assert type(pipeline._model_builder) is parts.LinearModelBuilder
+    functions = pipeline._model_builder._preprocessor._preprocess_spec
+    assert set(functions.values()) == {parts.clipped_log1p}
+    assert type(pipeline._dataset_builder) is parts.CappedGrades
+    assert type(pipeline.build_loss()) is parts.SharpSoftmaxLoss
+    names = [metric.name for metric in pipeline.build_metrics()]
+    assert names == ["metric/ndcg_10", "score_spread", "metric/mrr"]
+    assert [type(make()) for make in pipeline._hparams.callbacks] == [parts.StopAt]
+    words = ["--config=configs/own_parts.py", *words, "--dry_run"]
+    assert main(["train", *words]) == 0
+    assert "loss of the first step" in capsys.readouterr().out
+
+
+OWN_LOSS = "parts_of_mine:Loss"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        f"softmax_loss:0.75,{OWN_LOSS}:0.25",
+        {"softmax_loss": 0.75, OWN_LOSS: 0.25},
+        {"softmax_loss": 0.75, "mine": {"loss": OWN_LOSS, "weight": 0.25}},
+        {"softmax_loss": 0.75, "registered_loss": 0.25},
+        "softmax_loss:0.75,registered_loss:0.25",
+    ],
+)
+def test_a_loss_of_ones_own_is_a_part_of_a_sum(data, tmp_path, used, kinds, loss):
+    used()
+    own_loss = __import__("parts_of_mine").Loss
+    registry.register("loss", "registered_loss")(own_loss)
+    config = make_config(data, tmp_path / "run", loss=loss, loss_reduction="sum")
+    pipeline = build_pipeline(config)
+    found = pipeline.build_loss()
+    assert [type(part) for part in found.losses] == [SoftmaxLoss, own_loss]
+    assert found.weights == [0.75, 0.25]
+    y_true, y_pred = [[1.0, 0.0, 2.0]], [[0.1, 0.5, 0.2]]
+    wanted = SoftmaxLoss(reduction="sum")(y_true, y_pred)  # 0.75 + 0.25 of the same
+    assert float(found(y_true, y_pred)) == pytest.approx(float(wanted))
+    assert pipeline._layout() == "padded"  # what the class of one's own declares
+
+
+def test_a_part_of_a_sum_has_arguments_of_its_own(data, tmp_path, used):
+    mine = {"loss": OWN_LOSS, "weight": 0.5, "scale": 3.0}
+    loss = {"softmax_loss": {"weight": 1, "temperature": 0.5}, "mine": mine}
+    config = make_config(data, tmp_path / "run", num_epochs=1, loss=loss)
+    build_pipeline(config).train_and_validate()
+    assert ("loss", 3.0) in used()
+    assert read_json(tmp_path / "run" / "config.json")["pipeline"]["loss"] == loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("softmax_loss:0.9,parts_of_mine:Lss:0.1", "no attribute 'Lss'"),
+        ("softmax_loss:0.9,mine:0.1", "unknown loss 'mine'"),
+        ({"softmax_loss": 1, "parts_of_mine:squared": 1}, "expected a class of Keras"),
+        ({"softmax_loss": 1, "parts_of_mine:Callback": {"word": ""}}, "expected a cla"),
+        ({"softmax_loss": 1, "a": {"loss": "parts_of_mine:Mae", "b": 1}}, "no attrib"),
+    ],
+)
+def test_a_part_of_a_sum_that_cannot_be_is_named(data, tmp_path, used, loss, message):
+    config = make_config(data, tmp_path / "run", loss=loss)
+    with pytest.raises(ConfigError, match=message):
+        build_pipeline(config).build_loss()

@@ -326,7 +326,16 @@ def train_case(rng, sound, folder, output):
     check(["train", f"--config={config}:dnn", *words, "--dry_run"], folder, output)
 
 
+def synthesize_case(rng, sound, folder, output):
+    words = ["--queries=4", "--documents=4", "--features=8"]
+    names = ("queries", "documents", "features", "seed", "force", "nothing")
+    for name in rng.sample(names, rng.randint(1, 2)):
+        words.append(f"--{name}={rng.choice(VALUES)}")
+    check(["synthesize", *words, f"--output={output}"], folder, output)
+
+
 RUN = {
+    "synthesize": synthesize_case,
     "text": text_case,
     "query_file": query_file_case,
     "csv": table_case("csv"),
@@ -365,6 +374,12 @@ def test_more_spoilt_input_is_named_or_read_as_it_is(first, sound, tmp_path):
     for number, kind in cases(range(first, first + 50)):
         print(f"case {number}: {kind}")  # the last one is that which failed
         one(number, kind, sound, tmp_path / str(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(100))
+def test_synthesize_is_refused_or_done(number, sound, tmp_path):
+    one(number, "synthesize", sound, tmp_path / "case")
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tfr_pipeline.cli import arguments
@@ -13,7 +13,7 @@ from tfr_pipeline.cli.quiet import load_tensorflow
 if TYPE_CHECKING:
     from tfr_pipeline.data.sources.options import Options
 
-_TABLE_FLAGS = (
+TABLE_FLAGS = (
     "label_column",
     "label_columns",
     "qid_column",
@@ -139,6 +139,17 @@ def names(text: str | None, flag: str) -> tuple[str, ...]:
     return tuple(name.strip() for row in rows for name in row if name.strip())
 
 
+def warn_useless(args: argparse.Namespace, flags: Iterable[str]) -> None:
+    """Says on standard error which flags were given and are useless for the format."""
+    for name in flags:
+        if getattr(args, name, None) not in (None, False):
+            print(
+                f"warning: --{name} has no effect with --input_format="
+                f"{args.input_format}",
+                file=sys.stderr,
+            )
+
+
 def reading_options(
     args: argparse.Namespace,
     *,
@@ -160,20 +171,14 @@ def reading_options(
     known = known or {}
     useless = ["query_file", "features"]
     if args.input_format == "libsvm":
-        useless = [*_TABLE_FLAGS, "features"]
+        useless = [*TABLE_FLAGS, "features"]
     elif args.input_format in RECORD_FORMATS:
         useless = ["query_file", "num_features", "label_columns"]
         if getattr(args, "scalar_features", False):
             useless.append("scalar_features")  # features stay as they are
     if args.label_columns and args.label_column:
         raise ConfigError("expected --label_column or --label_columns, found both.")
-    for name in useless:
-        if getattr(args, name, None) is not None:
-            print(
-                f"warning: --{name} has no effect with --input_format="
-                f"{args.input_format}",
-                file=sys.stderr,
-            )
+    warn_useless(args, useless)
 
     def setting(name: str, default: str) -> str:
         given = getattr(args, name)

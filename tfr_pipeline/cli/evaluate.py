@@ -101,7 +101,13 @@ def run(args: argparse.Namespace) -> int:
             print(f"task {task}", file=report)
         print(table(rows), file=report)
         best = rows.get("best feature")
-        if best:
+        if measured["queries"] == measured["queries_without_relevant"]:
+            print(
+                "no query has a relevant document, a label above 0: there is nothing "
+                "to measure ('zero' and 'one' in the file are conventions)",
+                file=report,
+            )
+        elif best:
             print(
                 f"best feature: {best['feature']}, {best['first']} values first",
                 file=report,

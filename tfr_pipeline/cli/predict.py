@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfr_pipeline.cli import arguments
-from tfr_pipeline.cli.convert import add_reading_arguments, reading_options
+from tfr_pipeline.cli.convert import (
+    TABLE_FLAGS,
+    add_reading_arguments,
+    reading_options,
+    warn_useless,
+)
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 _TEXT = ("libsvm", "csv", "tsv", "parquet")
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline import files, outputs
     from tfr_pipeline.cli import ranking
-    from tfr_pipeline.errors import ConfigError, unknown_name
+    from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 
     read = files.expand(args.input, "--input", streams=True)
     if args.query_file:
@@ -92,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
             out.writelines(ranking.lines(lists, scores, args.format))
             queries += lists.num_lists
             documents += lists.num_documents
+        if not documents:
+            raise DataError(
+                f"{args.input}: expected at least one document, found none."
+            )
     print(
         f"{args.output}: {documents:,} documents of {queries:,} queries ranked",
         file=sys.stderr if files.descriptor(args.output) == 1 else sys.stdout,
@@ -107,6 +116,8 @@ def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterato
         from tfr_pipeline.data.reading.parser import RecordParser
         from tfr_pipeline.data.sources.tfrecords import named
 
+        # The features of the model say what is read.
+        warn_useless(args, (*TABLE_FLAGS, "query_file", "group_by_query", "nan"))
         data_format = loading.sniff_format(paths, wanted=args.input_format)
         check_columns(paths, features, data_format)
         parser = RecordParser(

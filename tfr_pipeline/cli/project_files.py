@@ -12,7 +12,7 @@ Made by `tfr-pipeline new`. Everything here is yours to change.
 | folder | what |
 |---|---|
 | `configs/` | one file an experiment: `get_config()` |
-| `builders/` | models of your own, named by `config.model.builder` |
+| `builders/` | models of your own; `parts.py`: every part that a config may name |
 | `launch/` | starts training on several machines |
 | `tests/` | trains the smallest config on made-up data: `python -m pytest` |
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline.experiment import config_files as config_lib
 
-    config = config_lib.load(args.config, args.overrides)
+    config = config_lib.load(args.config, args.overrides, load_tensorflow)
     from tfr_pipeline.pipeline.run.console import Console
 
     with Console(not args.dry_run).stage("loading TensorFlow", "TensorFlow loaded"):

@@ -24,6 +24,8 @@ from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import ConfigError
 
 SPLITS = ("train", "valid", "test")
+# Some 200 GB of text: more is a slip of the keyboard.
+_MOST_NUMBERS = 10**10
 MIN_FEATURES = 8
 # Least relevance of the grades 1 to 4: the 62%, 80%, 91% and 97% quantiles.
 _THRESHOLDS = np.array([0.025, 0.894, 1.877, 3.313])
@@ -62,7 +64,8 @@ def synthesize(
       Documents written, by split.
 
     Raises:
-      ConfigError: A size is too small, or a file is there.
+      ConfigError: A size is too small or too large, the seed negative, or a file is
+        there.
     """
     size = size or Size()
     outputs.check_output(output, folder=True, what="--output")
@@ -71,6 +74,13 @@ def synthesize(
             f"expected at least 4 queries, 4 documents and {MIN_FEATURES} features, "
             f"found {size.queries}, {size.documents} and {size.features}."
         )
+    if size.queries * size.documents * size.features > _MOST_NUMBERS:
+        raise ConfigError(
+            f"expected at most {_MOST_NUMBERS:,} numbers, queries x documents x "
+            f"features, found {size.queries} x {size.documents} x {size.features}."
+        )
+    if seed < 0:
+        raise ConfigError(f"--seed: expected a number of at least 0, found {seed}.")
     paths = {split: os.path.join(output, f"{split}.txt") for split in SPLITS}
     there = [path for path in paths.values() if os.path.lexists(path)]
     if there and not force:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import glob
 import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from tfr_pipeline import files
+from tfr_pipeline import files, serialization
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.experiment import registry
+from tfr_pipeline.experiment import registry, settings
 from tfr_pipeline.features import DEFAULT_MASK, Features
 from tfr_pipeline.losses.keys import parse_losses
 from tfr_pipeline.model.builders import ModelBuilder
@@ -24,42 +24,11 @@ from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import is_function_of_batches
 
-_DATA_KEYS = ("dir", "train", "valid", "test", "features", "builder", "builder_args")
-_MODEL_KEYS = (
-    "builder",
-    "builder_args",
-    "scorer",
-    "scorer_args",
-    "preprocess",
-    "preprocess_args",
-    "name",
-)
-# Which pipeline, and what it is told beside its hyperparameters.
-_PIPELINE_KEYS = ("pipeline", "pipeline_args")
-_TOP_KEYS = ("data", "model", "pipeline", "model_dir", "seed")
+_INSTEAD_OF_DIR = ("train", "valid", "test", "features")
 
 
-def _fields(cls: type, without: tuple[str, ...]) -> list[str]:
-    names = [field.name for field in dataclasses.fields(cls)]
-    return [name for name in names if name not in without]
-
-
-_DATASET_FIELDS = _fields(
-    DatasetHparams,
-    (
-        "train_input_pattern",
-        "valid_input_pattern",
-        "test_input_pattern",
-        "dataset_reader",
-        "seed",
-    ),
-)
-_PIPELINE_FIELDS = _fields(
-    PipelineHparams, ("model_dir", "seed", "cluster_resolver", "variable_partitioner")
-)
-
-
-def _known(section: str, found: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
+def _known(section: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    keys = settings.KEYS[section]
     if not isinstance(found, Mapping):
         raise ConfigError(f"config.{section}: expected a dict, found {found!r}.")
     for key in found:
@@ -68,6 +37,14 @@ def _known(section: str, found: Mapping[str, Any], keys: list[str]) -> dict[str,
             full = f"{section}.{key}" if section else key
             raise ConfigError(unknown_name("config key", full, names))
     return dict(found)
+
+
+def _with_text_for_paths(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _with_text_for_paths(item) for key, item in value.items()}
+    return value
 
 
 def _required(config: Mapping[str, Any], section: str, key: str) -> Any:
@@ -95,15 +72,14 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
       ConfigError: A key is unknown, missing, or has a value that cannot be.
       DataError: The data is not there.
     """
-    config = _known("", config, list(_TOP_KEYS))
+    config = _known("", _with_text_for_paths(config))
+    serialization.plain(config, "config", strict=True)
     if config.get("model_dir"):
         config["model_dir"] = files.local(config["model_dir"], "config.model_dir")
     config["data"] = _at_home(config.get("data", {}))
-    data = _known("data", config.get("data", {}), [*_DATA_KEYS, *_DATASET_FIELDS])
-    model = _known("model", config.get("model", {}), list(_MODEL_KEYS))
-    pipeline = _known(
-        "pipeline", config.get("pipeline", {}), [*_PIPELINE_KEYS, *_PIPELINE_FIELDS]
-    )
+    data = _known("data", config.get("data", {}))
+    model = _known("model", config.get("model", {}))
+    pipeline = _known("pipeline", config.get("pipeline", {}))
     seed = config.get("seed")
     model_dir = _required(config, "", "model_dir")
     _required(pipeline, "pipeline", "loss")
@@ -111,9 +87,9 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
         _required(pipeline, "pipeline", key)
     features, patterns = _data(data)
     _check_model_dir(model_dir, data, patterns)
-    settings: dict[str, Any] = {k: v for k, v in data.items() if k in _DATASET_FIELDS}
-    dataset_hparams = DatasetHparams(**patterns, **settings, seed=seed)
-    name, args = (pipeline.pop(key, None) for key in _PIPELINE_KEYS)
+    batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}
+    dataset_hparams = DatasetHparams(**patterns, **batches, seed=seed)
+    name, args = (pipeline.pop(key, None) for key in settings.OF_PIPELINES)
     return registry.make(
         "pipeline",
         name or ("multi_task" if features.labels else "simple"),
@@ -163,13 +139,24 @@ def _each_task(value: Any, features: Features, function: Any) -> Any:
 
 
 def _loss(loss: Any, where: str) -> Any:
+    is_own = functools.partial(registry.is_own, "loss")
     # `softmax_loss:0.9` is no module; sums of losses are for `losses.get`.
-    if isinstance(loss, str) and not any(sign in loss for sign in ",.:"):
+    if isinstance(loss, str) and (
+        is_own(loss) or not any(sign in loss for sign in ",.:")
+    ):
         return registry.find("loss", loss, where)
-    if registry.is_imported(loss):
-        return registry.find("loss", loss, where)
-    parse_losses(loss, where.removeprefix("config."))
-    return loss
+    parsed = parse_losses(loss, where.removeprefix("config."), is_own)
+    owns = {
+        key: registry.find("loss", arguments.get("loss") or key, where)
+        for key, arguments in parsed.items()
+        if "loss" in arguments or is_own(key)
+    }
+    if not owns:
+        return loss
+    return {
+        key: {**arguments, **({"loss": owns[key]} if key in owns else {})}
+        for key, arguments in parsed.items()
+    }
 
 
 def _several(items: Any, kind: str) -> tuple[Any, ...]:
@@ -224,6 +211,11 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
                 f"with {split}-* in it or by --config.data.{split}=GLOB."
             )
         patterns[f"{split}_input_pattern"] = pattern
+    if folder and all(data.get(key) for key in _INSTEAD_OF_DIR):
+        warnings.warn(
+            f"config.data.dir has no effect beside {', '.join(_INSTEAD_OF_DIR)}.",
+            stacklevel=3,
+        )
     if folder and not os.path.isdir(folder):
         raise DataError(f"config.data.dir: no such folder {folder!r}.")
     described = data.get("features") or folder
@@ -306,6 +298,11 @@ def _preprocessor(model: Mapping[str, Any], features: Features) -> dict[str, Any
             raise ConfigError(unknown_name("feature", feature, described, where))
         functions[feature] = registry.find("preprocessing", name or "none", where)
     args = model.get("preprocess_args") or {}
+    if args and not any(functions.values()):
+        warnings.warn(
+            "config.model.preprocess_args has no effect: no feature is preprocessed.",
+            stacklevel=4,
+        )
     if args:
         # One object for all features, which are then handed to it together.
         unique = {id(function): function for function in functions.values() if function}

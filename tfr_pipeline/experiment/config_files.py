@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.experiment import overrides as overrides_lib
 
 
-def load(path: str, overrides: list[str]) -> dict[str, Any]:
+def load(
+    path: str, overrides: list[str], prepare: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Returns the config of a file as plain dicts, with overrides applied.
 
     Args:
       path: `FILE.py` or `FILE.py:argument`; the file defines `get_config`.
       overrides: Words such as `--config.pipeline.num_epochs=3`; of two for one key the
         last one counts, with a warning.
+      prepare: See `overrides.apply`.
 
     Raises:
       ConfigError: The file is missing or fails, a word is no override, a key is
@@ -61,7 +65,7 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
         )
     if isinstance(config, FrozenConfigDict):
         config = ConfigDict(config)
-    overrides_lib.apply(config, words, file)
+    overrides_lib.apply(config, words, file, prepare)
     try:
         return config.to_dict()
     except RequiredValueError as error:

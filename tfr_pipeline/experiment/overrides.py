@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfr_pipeline.errors import ConfigError, unknown_name
@@ -124,13 +124,46 @@ def _several(text: str, value: Any) -> Any:
     return [read_value(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def apply(config: Any, words: Mapping[str, str], file: str) -> None:
-    """Sets keys of a config.
+class _Settings:
+    """What keys there are beside those of a file, looked up when it is needed."""
+
+    def __init__(self, prepare: Callable[[], None]):
+        self._prepare = prepare
+
+    def _loaded(self) -> Any:
+        self._prepare()  # the hyperparameters need TensorFlow
+        from tfr_pipeline.experiment import settings
+
+        return settings
+
+    def kinds(self, key: str) -> tuple[type, ...]:
+        """See `settings.kinds`; what is inside of a setting has none."""
+        return () if key.count(".") > 1 else self._loaded().kinds(key)
+
+    def in_section(self, prefix: str) -> list[str]:
+        """Returns the keys that begin with `prefix` and go no deeper."""
+        depth = prefix.count(".")
+        return [
+            key
+            for key in self._loaded().all_keys()
+            if key.startswith(prefix) and key.count(".") == depth
+        ]
+
+
+def apply(
+    config: Any,
+    words: Mapping[str, str],
+    file: str,
+    prepare: Callable[[], None] = lambda: None,
+) -> None:
+    """Sets keys of a config, those of its file and all others that there are.
 
     Args:
       config: A `ConfigDict`, changed in place.
       words: Maps keys such as `pipeline.num_epochs` to text.
       file: Where the config comes from, for errors.
+      prepare: Called before TensorFlow is imported, which is for keys that the file
+        does not have, or not with a type.
 
     Raises:
       ConfigError: A key is unknown, or a value has the wrong type.
@@ -138,14 +171,16 @@ def apply(config: Any, words: Mapping[str, str], file: str) -> None:
     from ml_collections import ConfigDict
     from ml_collections.config_dict import RequiredValueError
 
+    settings = _Settings(prepare)
     for key, text in words.items():
+        _add_missing(config, key, settings)
         *parents, last = key.split(".")
         here, prefix, free = config, "", False
         for depth, part in enumerate(parents):
             if free and isinstance(here, ConfigDict) and part not in here:
                 with here.unlocked():
                     here[part] = ConfigDict()
-            _check_key(here, part, prefix, file)
+            _check_key(here, part, prefix, file, settings)
             here = here[part]
             prefix += f"{part}."
             # What takes such arguments knows their names, not the config.
@@ -156,23 +191,73 @@ def apply(config: Any, words: Mapping[str, str], file: str) -> None:
             with here.unlocked():
                 here[last] = read_value(text)
             continue
-        _check_key(here, last, prefix, file)
+        _check_key(here, last, prefix, file, settings)
         try:
             kind = here.get_type(last)
         except RequiredValueError:
             kind = here.get_ref(last).get_type()
-        value = read_as(text, dict if issubclass(kind, ConfigDict) else kind, key)
+        kind = dict if issubclass(kind, ConfigDict) else kind
+        value = _read(text, kind, key, settings)
         with here.ignore_type():
             here[last] = value
 
 
-def _check_key(here: Any, part: str, prefix: str, file: str) -> None:
+def _add_missing(config: Any, key: str, settings: _Settings) -> None:
+    """Gives a config a key that it may have, and the sections above it."""
+    from ml_collections import ConfigDict
+
+    here, name = config, ""
+    *parents, last = key.split(".")
+    for part in parents:
+        name = f"{name}.{part}" if name else part
+        if part not in here or here.get_type(part) is type(None):
+            if dict not in settings.kinds(name):
+                return
+            with here.unlocked(), here.ignore_type():
+                here[part] = ConfigDict()
+        here = here[part]
+        if not isinstance(here, ConfigDict):
+            return
+    if last not in here and settings.kinds(key):
+        with here.unlocked():
+            here[last] = None
+
+
+def _read(text: str, found: type, key: str, settings: _Settings) -> Any:
+    """Reads a value as the file has the key, or else as the key may be.
+
+    Args:
+      text: What was given.
+      found: Type of the key in the file; `NoneType` or `object` if it has none there.
+      key: Name of the key.
+      settings: Knows the types of the key.
+    """
+    untyped = found in (object, type(None))
+    is_dict = isinstance(value := read_value(text), dict)
+    if not untyped and is_dict == (found is dict):
+        return read_as(text, found, key)
+    kinds = settings.kinds(key)
+    if is_dict and dict in kinds:
+        return value
+    others = [kind for kind in kinds if kind is not dict]
+    if (untyped or found is dict) and others:
+        found = others[0]
+    return read_as(text, found, key)
+
+
+def _check_key(
+    here: Any, part: str, prefix: str, file: str, settings: _Settings
+) -> None:
     from ml_collections import ConfigDict
 
     if isinstance(here, ConfigDict) and part in here:
         return
-    known = list(here) if isinstance(here, ConfigDict) else []
-    text = unknown_name("config key", prefix + part, [prefix + k for k in known])
+    known = []
+    if isinstance(here, ConfigDict):
+        known = list(
+            dict.fromkeys([prefix + k for k in here] + settings.in_section(prefix))
+        )
+    text = unknown_name("config key", prefix + part, known)
     if not isinstance(here, ConfigDict):
         text = f"unknown config key {prefix + part!r}: {prefix[:-1]} holds {here!r}."
     raise ConfigError(f"{text} ({file})")

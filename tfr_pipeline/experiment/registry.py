@@ -174,6 +174,11 @@ def names(kind: str) -> list[str]:
     return [*_BUILT_IN[kind](), *_registered[kind]]
 
 
+def is_own(kind: str, name: Any) -> bool:
+    """Whether a name is one that somebody has registered, or `module:callable`."""
+    return name in _registered[kind] or is_imported(name)
+
+
 def find(kind: str, name: Any, where: str) -> Any:
     """Returns what a name stands for.
 

@@ -86,7 +86,9 @@ def get(
     Args:
       loss: A value of `RankingLossKey`; several with weights, such as
         `softmax_loss:0.9,sigmoid_cross_entropy_loss:0.1`; or a dict from keys to
-        weights, or to dicts of `weight` and constructor arguments of that loss.
+        weights, or to dicts of `weight` and constructor arguments of that loss. A loss
+        of your own has any name, and in its dict `loss`, a class or what else makes
+        a Keras loss.
       reduction: `tf.keras.losses.Reduction`: AUTO or SUM_OVER_BATCH_SIZE, SUM, NONE.
       lambda_weight: A lambda weight object such as `NDCGLambdaWeight(topn=10)`, or
         what Keras has serialised it to.
@@ -114,14 +116,15 @@ def get(
     if isinstance(lambda_weight, Mapping):
         lambda_weight = tf.keras.utils.deserialize_keras_object(dict(lambda_weight))
     parsed = parse_losses(loss)
+    owns = [arguments.pop("loss", None) for arguments in parsed.values()]
     shared = {"reduction": reduction, "lambda_weight": lambda_weight, **kwargs}
     for argument in kwargs:
-        known = set().union(*(_parameters(key) for key in parsed))
-        if argument not in known:
+        known = set().union(*map(_parameters, parsed, owns))
+        if argument not in known and not any(map(_takes_all, owns)):
             place = f"loss {', '.join(parsed)}"
             raise ConfigError(unknown_name("argument", argument, known, place))
     if lambda_weight is not None and not any(
-        "lambda_weight" in _parameters(key) for key in parsed
+        "lambda_weight" in _parameters(*pair) for pair in zip(parsed, owns, strict=True)
     ):
         warnings.warn(
             f"{', '.join(parsed)} does not use `lambda_weight`.", stacklevel=2
@@ -130,21 +133,52 @@ def get(
         return _make(loss, {**shared, "name": name})
     weights = [arguments.pop("weight") for arguments in parsed.values()]
     parts = []
-    for key, arguments in parsed.items():
+    for (key, arguments), own in zip(parsed.items(), owns, strict=True):
         for argument in arguments:
-            known = _parameters(key)
-            if argument not in known:
+            known = _parameters(key, own)
+            if argument not in known and not _takes_all(own):
                 raise ConfigError(
                     unknown_name("argument", argument, known, f"loss {key}")
                 )
-        parts.append(_make(key, {**shared, **arguments}))
+        if own is None:
+            parts.append(_make(key, {**shared, **arguments}))
+        else:
+            parts.append(_make_own(key, own, shared, arguments))
     return WeightedSumLoss(parts, weights, reduction, name)
 
 
-def _parameters(key: str) -> set[str]:
-    """Arguments that the loss of a key uses."""
+def _parameters(key: str, own: Any = None) -> set[str]:
+    """Arguments that the loss of a key, or of one's own, uses."""
+    if own is not None:
+        return set(inspect.signature(own).parameters)
     accepted = set(inspect.signature(_CLASSES[key]).parameters)
     return accepted - ({"lambda_weight"} if key in _WITHOUT_LAMBDA_WEIGHT else set())
+
+
+def _takes_all(own: Any) -> bool:
+    """Whether a loss of one's own takes arguments that it does not name."""
+    parameters = inspect.signature(own).parameters.values() if own else ()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _make_own(
+    key: str, own: Any, shared: dict[str, Any], arguments: dict[str, Any]
+) -> Any:
+    """Makes a part of a sum that has no key here."""
+    names = _parameters(key, own)
+    if _takes_all(own):
+        names |= {"reduction"}
+    known = {k: v for k, v in shared.items() if k in names and v is not None}
+    loss = None
+    if not {"y_true", "y_pred"} <= names:
+        loss = own(**{**known, **arguments})
+    if not isinstance(loss, tf.keras.losses.Loss):
+        raise ConfigError(
+            f"loss {key!r}: expected a class of Keras losses, or a function that "
+            f"returns one, as part of a sum, found {own!r}. Make a class of it, a "
+            "subclass of tf.keras.losses.Loss with `call(y_true, y_pred)`."
+        )
+    return loss
 
 
 def _make(key: str, arguments: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfr_pipeline.errors import ConfigError, unknown_name
@@ -55,14 +55,18 @@ class RankingLossKey:
         return [value for name, value in vars(cls).items() if name.isupper()]
 
 
-def parse_losses(loss: Any, where: str = "") -> dict[str, dict[str, Any]]:
+def parse_losses(
+    loss: Any, where: str = "", is_own: Callable[[str], bool] = lambda key: False
+) -> dict[str, dict[str, Any]]:
     """Reads what losses to add up, and with which weights and arguments.
 
     Args:
       loss: A key; keys with weights, `softmax_loss:0.9,sigmoid_cross_entropy_loss:0.1`
         (a key without a weight has the weight 1); or a dict from keys to weights, or to
-        dicts of `weight` (1 if it is not there) and arguments of the constructor.
+        dicts of `weight` (1 if it is not there) and arguments of the constructor. Among
+        those may be `loss`, what makes a loss that has no key here.
       where: Place to name in errors, such as a config key.
+      is_own: Whether something is the name of such a loss.
 
     Returns:
       Dict from keys to dicts with a float `weight` and the other arguments.
@@ -80,7 +84,12 @@ def parse_losses(loss: Any, where: str = "") -> dict[str, dict[str, Any]]:
     if isinstance(loss, str):
         pairs: list[tuple[str, Any]] = []
         for part in loss.split(","):
-            key, colon, weight = part.partition(":")
+            key, colon, weight = part.strip().partition(":")
+            before, _, last = part.strip().rpartition(":")
+            if is_own(part.strip()):  # `module:callable`
+                key, colon = part.strip(), ""
+            elif is_own(before):
+                key, weight = before, last
             pairs.append((key.strip(), weight.strip() if colon else 1.0))
     elif isinstance(loss, Mapping) and loss:
         pairs = list(loss.items())
@@ -92,7 +101,8 @@ def parse_losses(loss: Any, where: str = "") -> dict[str, dict[str, Any]]:
         )
     parsed: dict[str, dict[str, Any]] = {}
     for key, value in pairs:
-        if key not in RankingLossKey.all_keys():
+        own = is_own(key) or (isinstance(value, Mapping) and value.get("loss"))
+        if key not in RankingLossKey.all_keys() and not own:
             known = RankingLossKey.all_keys()
             raise ConfigError(unknown_name("loss", key, known, where))
         if key in parsed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from typing import Any
 
@@ -50,7 +49,7 @@ def described(hparams: PipelineHparams, dataset_builder: Any) -> dict[str, Any]:
 
 def _fields(hparams: Any) -> dict[str, Any]:
     fields = {f.name: getattr(hparams, f.name) for f in dataclasses.fields(hparams)}
-    return json.loads(json.dumps(fields, default=serialization.as_json))
+    return serialization.plain(fields, type(hparams).__name__)
 
 
 def selects(hparams: PipelineHparams) -> bool:
@@ -70,7 +69,7 @@ def plateau_arguments(hparams: PipelineHparams) -> dict[str, Any] | None:
 
 
 def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
-    """Checks names and settings, and warns of those without effect.
+    """Checks names and settings.
 
     Args:
       hparams: Hyperparameters.
@@ -81,17 +80,6 @@ def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
     """
     if selects(hparams):
         monitor(hparams, metrics, len(metrics) > 1)
-    elif hparams.best_exporter_metric != "loss":
-        warnings.warn(
-            f"best_exporter_metric={hparams.best_exporter_metric!r} has no effect "
-            "without export_best_model or early_stopping_patience.",
-            stacklevel=3,
-        )
-    if hparams.early_stopping_min_delta and not hparams.early_stopping_patience:
-        warnings.warn(
-            "early_stopping_min_delta has no effect without early_stopping_patience.",
-            stacklevel=3,
-        )
     name, args = split_schedule(hparams.schedule)
     scheduled = name not in ("constant", PLATEAU) or (
         name == "constant" and args.get("warmup_steps")

@@ -79,6 +79,12 @@ class Feed:
                 "valid" in builder.splits,
             )
         if not data:
+            if self._hparams.layout:
+                warnings.warn(
+                    f"layout={self._hparams.layout!r} has no effect: the dataset "
+                    "builder makes its batches in its own way.",
+                    stacklevel=3,
+                )
             return None
         model = getattr(self._model_builder, "layouts", ("padded",))
         both = [layout for layout in model if layout in data]

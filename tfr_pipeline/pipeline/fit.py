@@ -14,7 +14,7 @@ from tfr_pipeline.cluster import cluster_spec, heartbeat
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model import parts
-from tfr_pipeline.pipeline import checks, tasks
+from tfr_pipeline.pipeline import checks, tasks, without_effect
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.compilation import build_model, compile_model
 from tfr_pipeline.pipeline.distribute import limits, strategies
@@ -35,6 +35,7 @@ from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 from tfr_pipeline.pipeline.run.finish import export
 from tfr_pipeline.pipeline.run.trained import Trained
+from tfr_pipeline.serialization import plain
 from tfr_pipeline.serving import versions
 
 
@@ -72,7 +73,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._model_builder = model_builder
         self._dataset_builder = dataset_builder
         self._hparams = checks.with_our_fields(hparams)
-        self._config = config
+        self._config = None if config is None else plain(config, "config")
         name, resolver = self._hparams.strategy, self._hparams.cluster_resolver
         cluster_spec.check(name, resolver)
         self._resolver = resolver or strategies.resolver_of_environment()
@@ -152,6 +153,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         items = [self.build_loss(), metrics]
         if self._hparams.use_weighted_metrics:
             items.append(self.build_weighted_metrics())
+        measured = tf.nest.flatten(items[1:])
+        without_effect.warn(self._hparams, self._dataset_builder, measured)
         return self._feed.choose_layout(tf.nest.flatten(items))
 
     def build_callbacks(self) -> list[tf.keras.callbacks.Callback]:

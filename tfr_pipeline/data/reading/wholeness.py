@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from tfr_pipeline.data.records.tfrecord import masked_crc32c
+from tfr_pipeline.data.stored import refuse_other_records
 from tfr_pipeline.errors import DataError
 
 HEADER, FOOTER = 12, 4  # length and its checksum; checksum of the record
@@ -30,11 +31,16 @@ def detect(path: str) -> str:
     """Returns how a TFRecord file is compressed: an empty text, `GZIP` or `ZLIB`.
 
     The beginning of a plain file has a checksum, so it is never taken for another.
+
+    Raises:
+      DataError: It is compressed in another way, or the pointer of Git LFS.
     """
     with open(path, "rb") as file:
-        head = file.read(HEADER)
+        start = file.read(32)
+    head = start[:HEADER]
     if len(head) == HEADER and masked_crc32c([head[:8]])[0] == head[8:]:
         return ""
+    refuse_other_records(path, start)
     if head.startswith(_GZIP):
         return "GZIP"
     # RFC 1950: the method is 8, and both bytes are a multiple of 31.

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from tfr_pipeline.data.stored import refuse_stored
 from tfr_pipeline.errors import DataError
 
 _OPENERS: dict[str, tuple[re.Pattern[bytes], Callable[..., Any]]] = {
@@ -18,30 +19,6 @@ _OPENERS: dict[str, tuple[re.Pattern[bytes], Callable[..., Any]]] = {
     "bz2": (re.compile(rb"BZh[1-9]1AY&SY"), bz2.open),
     "xz": (re.compile(rb"\xfd7zXZ\x00"), lzma.open),
 }
-
-
-# What a file is that is no text, and what to do about it.
-_REFUSED = {
-    b"version https://git-lfs": "the pointer of a file in Git LFS. Run: git lfs pull",
-    b"\x28\xb5\x2f\xfd": "zstd. Decompress it first: zstd -d FILE",
-    b"PK\x03\x04": "a zip archive (or an Excel file). Extract it first, or export CSV",
-    b"\x04\x22\x4d\x18": "lz4. Decompress it first: lz4 -d FILE",
-}
-
-
-def refuse_stored(path: str) -> bytes:
-    """Returns the first bytes of a file after a look at what it is.
-
-    Raises:
-      DataError: It is the pointer of a file that is elsewhere, or compressed by what
-        the standard library cannot read.
-    """
-    with open(path, "rb") as stored:
-        magic = stored.read(32)
-    for start, what in _REFUSED.items():
-        if magic.startswith(start):
-            raise DataError(f"{path}: expected text or gzip, bz2 or xz, found {what}.")
-    return magic
 
 
 @contextlib.contextmanager
@@ -55,7 +32,7 @@ def open_binary(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """
     kind = ""
     try:
-        magic = refuse_stored(path)
+        magic = refuse_stored(path, "text or gzip, bz2 or xz")
         with open(path, "rb") as stored:
             for name, (start, opener) in _OPENERS.items():
                 if start.match(magic):

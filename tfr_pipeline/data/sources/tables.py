@@ -12,10 +12,11 @@ import numpy as np
 
 from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.sources import opening, table_files, table_groups
+from tfr_pipeline.data.sources import table_files, table_groups
 from tfr_pipeline.data.sources.libsvm import Parsed
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.table_files import FILE, LINE, Columns
+from tfr_pipeline.data.stored import refuse_stored
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Feature
 
@@ -41,7 +42,7 @@ def columns(path: str, input_format: str, options: Options) -> Columns:
     pa = table_files.arrow()
     with table_files.readable(path):
         if input_format == "parquet":
-            opening.refuse_stored(path)
+            refuse_stored(path, "Parquet")
             schema = pa.parquet.read_schema(path)
         else:
             schema = table_files.csv_schema(path, input_format)

@@ -56,6 +56,7 @@ __all__ = [
 
 # Hyperparameters that TF-Ranking's own way to build datasets does not know.
 _OF_OUR_READING = (
+    "shuffle",
     "input_format",
     "reader_args",
     "compression",
@@ -422,13 +423,14 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
     def _build(self, split: str) -> tf.data.Dataset:
         theirs = tfr.keras.pipeline.BaseDatasetBuilder
         own = type(self)._build_dataset is not theirs._build_dataset
-        of_keeping = ["cache", "keep_document_ids"]
-        useless = of_keeping if own or not self.specs.can_keep else []
+        kept = self.specs.can_keep and not own
+        useless = [] if kept else ["cache", "documents_per_batch", "keep_document_ids"]
         if own:
             useless += _OF_OUR_READING
         for name in useless:
-            value = getattr(self._hparams, name, None)
-            if value and value != getattr(DatasetHparams, name):
+            default = getattr(DatasetHparams, name)
+            value = getattr(self._hparams, name, default)
+            if value != default and value is not None:
                 why = (
                     "the dataset builder reads its files in its own way."
                     if own

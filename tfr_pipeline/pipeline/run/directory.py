@@ -24,7 +24,7 @@ from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.pipeline.run.lock import RunLock, held
-from tfr_pipeline.serialization import as_json
+from tfr_pipeline.serialization import plain
 
 _PACKAGES = (
     "tensorflow",
@@ -283,7 +283,7 @@ class RunDirectory:
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(config, default=as_json))
+    return plain(config, "config")
 
 
 def read_json(path: str) -> dict[str, Any]:
