@@ -487,15 +487,14 @@ def test_stacked_towers_are_towers_side_by_side():
 
 
 def test_a_builder_of_three_steps_without_build_is_told_its_base_class():
-    class Mine(builders.AbstractModelBuilder):
-        def create_inputs(self):
-            return {}, {}, None
-
-        def preprocess(self, context_inputs, example_inputs, mask):
-            return context_inputs, example_inputs
-
-        def score(self, context_features, example_features, mask):
-            return mask
-
     with pytest.raises(ConfigError, match=r"Mine: .*subclass ModelBuilderWithMask"):
-        Mine()
+
+        class Mine(builders.AbstractModelBuilder):
+            def create_inputs(self):
+                return {}, {}, None
+
+            def preprocess(self, context_inputs, example_inputs, mask):
+                return context_inputs, example_inputs
+
+            def score(self, context_features, example_features, mask):
+                return mask

@@ -27,19 +27,25 @@ class AbstractModelBuilder(tfr.keras.model.AbstractModelBuilder):
     """Interface: builds a `tf.keras.Model`, within the scope of the strategy.
 
     Raises:
-      ConfigError: A subclass has the three methods of `ModelBuilderWithMask` and no
-        `build`.
+      ConfigError: A class that is derived from it has the three methods of
+        `ModelBuilderWithMask` and no `build`.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> AbstractModelBuilder:
-        """Makes a builder; see `object`."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Checks a class as it is defined: nobody could make an object of it."""
+        super().__init_subclass__(**kwargs)
         steps = ("create_inputs", "preprocess", "score")
-        if "build" in cls.__abstractmethods__ and all(hasattr(cls, s) for s in steps):
+        missing = [
+            name
+            for name in ("build", *steps)
+            if not hasattr(cls, name)
+            or getattr(getattr(cls, name), "__isabstractmethod__", False)
+        ]
+        if missing == ["build"]:
             raise ConfigError(
                 f"{cls.__name__}: expected a method `build`, found {', '.join(steps)}; "
                 "subclass ModelBuilderWithMask, which builds a model of these three."
             )
-        return super().__new__(cls)
 
     @abc.abstractmethod
     def build(self) -> tf.keras.Model:

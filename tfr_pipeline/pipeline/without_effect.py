@@ -14,6 +14,7 @@ from typing import Any
 
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.checks import selects
+from tfr_pipeline.pipeline.datasets.adapter import adapt
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.distribute.strategies import PS_STRATEGY, TPU_STRATEGY
 from tfr_pipeline.pipeline.hparams import PipelineHparams
@@ -120,9 +121,8 @@ def warn(hparams: PipelineHparams, dataset_builder: Any, metrics: list[Any]) -> 
       dataset_builder: Its dataset builder.
       metrics: All that it measures.
     """
-    data = getattr(dataset_builder, "_hparams", None)
-    described = True
+    builder, described = adapt(dataset_builder), True
     with contextlib.suppress(DataError):  # specs that no file can describe
-        described = getattr(dataset_builder, "features", None) is not None
-    for message in messages(Told(hparams, data, bool(metrics), described)):
+        described = builder.features is not None
+    for message in messages(Told(hparams, builder.hparams, bool(metrics), described)):
         warnings.warn(message, stacklevel=3)
