@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -76,14 +77,23 @@ def train(texts, model_dir, *flags):
 
 
 def test_texts_are_learnt_and_scored_by_the_export(texts, tmp_path):
-    vocabulary = texts / "vocabulary.txt"
+    vocabulary = tmp_path / "vocabulary.txt"
+    shutil.copy(texts / "vocabulary.txt", vocabulary)
     train(texts, tmp_path, f"--config.model.builder_args.vocabulary={vocabulary}")
+    vocabulary.unlink()
     assert read_history(tmp_path)[-1]["val_metric/ndcg_1"] == 1.0
     (version,) = pathlib.Path(tmp_path, "export", "latest_model").glob("[0-9]*")
     predict = tf.saved_model.load(str(version)).signatures["tensorflow/serving/predict"]
     ranked = text_list(np.random.default_rng(9), 3)
     (scores,) = predict(tf.constant([ranking_data.elwc(ranked)])).values()
     assert set(np.argsort(scores[0])[-2:]) == {0, 3}
+    # The run itself has the vocabulary.
+    bare = tmp_path / "bare"
+    shutil.copytree(tmp_path / "checkpoints", bare / "checkpoints")
+    assert main(["export", f"--run={bare}", f"--output={bare}/out"]) == 0
+    again = tf.saved_model.load(f"{bare}/out").signatures["tensorflow/serving/predict"]
+    (found,) = again(tf.constant([ranking_data.elwc(ranked)])).values()
+    np.testing.assert_array_equal(found, scores)
 
 
 def test_without_vocabulary_tokens_are_hashed(texts, tmp_path, capsys):

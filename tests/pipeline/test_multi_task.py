@@ -37,6 +37,7 @@ from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.multi_label import MultiLabelDatasetBuilder
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
+from tfr_pipeline.pipeline.run import template
 from tfr_pipeline.pipeline.simple import SimplePipeline
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.versions import numbers
@@ -109,6 +110,18 @@ def run(*arguments, **keywords):
 def fit(*arguments, **keywords):
     """Trains without a run directory; returns the model and the rows of the history."""
     return training_helpers.fit(MultiTaskPipeline(*parts(*arguments, **keywords)))
+
+
+def test_checkpoints_of_several_tasks_are_exported_without_code_and_data(
+    finished, tmp_path
+):
+    run = pathlib.Path(finished[0]["model_dir"])
+    lists = build_pipeline(finished[0])._dataset_builder.lists("valid", "packed")
+    found = Predictor(template.export(str(run), str(tmp_path))).score_tasks(lists)
+    latest = Predictor(str(run / "export" / "latest_model")).score_tasks(lists)
+    assert found.keys() == latest.keys() and len(found) > 1
+    for task, scores in found.items():
+        np.testing.assert_array_equal(scores, latest[task])
 
 
 def test_the_best_epoch_is_that_of_one_task(finished):
