@@ -101,6 +101,11 @@ def _run(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
+    for word in rest:
+        # Python's parser takes this for no value at all.
+        if word.endswith("=--") and not word.startswith("--config."):
+            print(f"error: {word!r}: expected a value, found '--'", file=sys.stderr)
+            return 2
     takes_config = getattr(module, "TAKES_CONFIG", False)
     args, extra = parser.parse_known_args(rest)
     if takes_config:
