@@ -183,7 +183,7 @@ print("folder", tempfile.mkdtemp())
 def test_a_command_that_does_not_exist_is_not_tried_again(command):
     code, out = finished(launch(*command))
     assert code == 2
-    assert "restart" not in out
+    assert "restart 1" not in out
     assert "No such file" in out or "not found" in out
 
 
