@@ -68,11 +68,14 @@ def test_converted_lists_are_those_of_the_input(tmp_path, data_format, output_fo
     assert found.query_ids.tolist() == [f"q{i}" for i in range(len(LENGTHS))]
     assert found.lengths.tolist() == LENGTHS
     documents = [d for ranked in lists for d in ranked.documents]
-    names = {"float32": ["bm25", "embedding", "grid", "relevance", "weight"]}
+    names = {"float32": ["bm25", "embedding", "grid"]}
     names["int64"] = ["age", "clicks"]
     for dtype, group in names.items():
         wanted = [np.concatenate([np.ravel(d[n]) for n in group]) for d in documents]
         np.testing.assert_array_equal(found.values[dtype], wanted)
+    for column, name in ((found.labels, "relevance"), (found.weights, "weight")):
+        wanted = [np.ravel(document[name])[0] for document in documents]
+        np.testing.assert_array_equal(column, wanted)
     for name in CONTEXT_SPEC:
         wanted = [ranked.context[name] for ranked in lists]
         np.testing.assert_array_equal(found.context[name], wanted)

@@ -211,7 +211,8 @@ def test_a_feature_that_is_no_number_is_named(tmp_path, value):
     lists = random_lists(1, [2, 0, 2])
     lists[2].documents[1]["embedding"][2] = value
     path = write_elwc(tmp_path / "f", lists)
-    words = rf"f: feature 'embedding' column 2 is {value} in query 'q2' \(1 such"
+    place = r"in query 'q2', document 'd2_1' \(1 such"
+    words = rf"f: feature 'embedding' column 2 is {value} {place}"
     with pytest.raises(DataError, match=words):
         read([path])
 

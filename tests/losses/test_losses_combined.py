@@ -128,7 +128,7 @@ def test_keras_trains_and_reports_a_sum(strategy):
         ("softmax_loss:1,softmax_loss:2", {}, "comes twice"),
         ("softmax_loss,", {}, "unknown loss ''"),
         ({}, {}, "expected the name of a loss"),
-        (3, {}, "expected the name of a loss"),
+        (3, {}, "should be the name of a loss"),
         ({"softmax_loss": {"temprature": 1.0}}, {}, "did you mean 'temperature'"),
         (TEXT, {"sample_size": 3}, "unknown argument 'sample_size'"),
         (TEXT, {"reduction": "none"}, "no reduction NONE"),

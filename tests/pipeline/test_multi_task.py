@@ -153,7 +153,7 @@ def test_the_export_scores_by_task_as_the_model_in_memory(finished):
         )
         np.testing.assert_array_equal(found[task], predictor.score(lists, task=task))
     assert np.abs(found["click"] - found["relevance"]).max() > 1e-3
-    with pytest.raises(ConfigError, match="several scores .*; expected one of relev"):
+    with pytest.raises(ConfigError, match=r"several scores .*; expected one of relev"):
         predictor.score(lists)
     with pytest.raises(ConfigError, match="did you mean 'click'"):
         predictor.score(lists, task="clik")

@@ -136,7 +136,9 @@ def test_data_without_a_query_feature_is_refused(predictor):
 def test_a_score_that_is_no_number_names_its_query(predictor):
     lists = as_lists(LISTS)
     lists.values["float32"][3, 0] = np.nan  # the one document of q1
-    with pytest.raises(RunError, match="score of a document of query 'q1', document 'd3' is nan"):
+    with pytest.raises(
+        RunError, match="score of a document of query 'q1', document 'd3' is nan"
+    ):
         predictor.score(lists)
 
 
