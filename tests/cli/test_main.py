@@ -124,7 +124,7 @@ def test_an_interrupt_exits_with_130_and_says_so(tmp_path):
             "tfr_pipeline",
             "synthesize",
             f"--output={tmp_path}",
-            "--queries=10000000",
+            "--queries=1000000",
         ],
         env=environment(),
         stderr=subprocess.PIPE,

@@ -25,6 +25,8 @@ class SimpleDatasetBuilder(
         None. A document weighs its own weight times that of its list.
 
     Example:
+      >>> from tfr_pipeline.compat import tf
+      >>> from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
       >>> feature = tf.io.FixedLenFeature((1,), tf.float32, 0.0)
       >>> label = ("label", tf.io.FixedLenFeature((1,), tf.float32, -1.0))
       >>> builder = SimpleDatasetBuilder(
