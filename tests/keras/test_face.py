@@ -252,7 +252,7 @@ def path(tmp_path_factory):
 def exports_after_training(pipeline, export):
     """Trains; returns whether there are finite weights in the export."""
     pipeline.train_and_validate(verbose=0)
-    (found,) = export.glob("**/[0-9]*/saved_model.pb")
+    (found,) = export.glob("**/latest_model/saved_model.pb")
     loaded = tf.saved_model.load(str(found.parent))
     assert loaded.signatures["tensorflow/serving/predict"]
     reader = tf.train.load_checkpoint(str(found.parent / "variables" / "variables"))
