@@ -59,3 +59,19 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("needs the data sets in ../shared/data, which is not here")
     return folder
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """Counts how often files are parsed."""
+    from tfr_pipeline.data.reading import loading
+
+    calls = []
+    original = loading.iterate
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loading, "iterate", counted)
+    return calls

@@ -21,7 +21,6 @@ import pytest
 
 from tests.pipeline.training_helpers import ROOT, environment, make_data
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.reading import loading
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import Features
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
@@ -53,20 +52,6 @@ def assert_same(found, expected):
     assert found.values.keys() == expected.values.keys()
     for dtype, block in expected.values.items():
         np.testing.assert_array_equal(found.values[dtype], block)
-
-
-@pytest.fixture
-def parses(monkeypatch):
-    """Counts how often files are parsed."""
-    calls = []
-    original = loading.iterate
-
-    def counted(*args, **kwargs):
-        calls.append(args)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(loading, "iterate", counted)
-    return calls
 
 
 def test_a_second_run_maps_what_the_first_one_parsed(data, tmp_path, parses):

@@ -17,7 +17,6 @@ from tests.ranking_data import (
     write_elwc,
 )
 from tfr_pipeline.compat import tf, tfr
-from tfr_pipeline.data.reading import loading
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.pipeline import checks, tasks
 from tfr_pipeline.pipeline.datasets.adapter import adapt
@@ -42,20 +41,6 @@ def path(tmp_path_factory):
     write_elwc(path, lists)
     write(f"{path}.packed", [packed(ranked, EXAMPLE_SPEC) for ranked in lists])
     return str(path)
-
-
-@pytest.fixture
-def parses(monkeypatch):
-    """Counts how often files are parsed."""
-    calls = []
-    original = loading.iterate
-
-    def counted(*args, **kwargs):
-        calls.append(args)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(loading, "iterate", counted)
-    return calls
 
 
 def builder(path, kind=SimpleDatasetBuilder, label=LABEL_SPEC, context=None, **hparams):
