@@ -48,15 +48,18 @@ def select_keras() -> None:
     loaded = sys.modules.get("tensorflow")
     if loaded is not None and _LEGACY_KERAS not in os.environ:
         version = getattr(loaded, "__version__", "0.0")
-        if tuple(int(part) for part in version.split(".")[:2]) >= (2, 16):
-            if _uses_keras(loaded):
-                raise ImportError(
-                    f"TensorFlow {version} was imported and its tf.keras used before "
-                    "tfr_pipeline, so tf.keras is Keras 3 already. Import tfr_pipeline "
-                    f"first, or set {_LEGACY_KERAS}=1 before Python starts."
-                )
-            os.environ[_LEGACY_KERAS] = "1"
-            _point_to_keras_2(loaded)
+        if tuple(int(part) for part in version.split(".")[:2]) < (2, 16):
+            # Its own Keras is Keras 2. The variable would now make a mixture: half of
+            # TensorFlow's names were bound when it was imported.
+            return
+        if _uses_keras(loaded):
+            raise ImportError(
+                f"TensorFlow {version} was imported and its tf.keras used before "
+                "tfr_pipeline, so tf.keras is Keras 3 already. Import tfr_pipeline "
+                f"first, or set {_LEGACY_KERAS}=1 before Python starts."
+            )
+        os.environ[_LEGACY_KERAS] = "1"
+        _point_to_keras_2(loaded)
     os.environ[_LEGACY_KERAS] = "1"
 
 
