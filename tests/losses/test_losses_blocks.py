@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -240,28 +241,25 @@ def test_lambda_loss_is_the_double_loop_over_pairs(topn, smooth):
     assert_close(value_and_gradient(loss, labels, logits, weights, packed), expected)
 
 
+def blocks_of(name):
+    """Values and gradients of the losses that go through pairs in blocks."""
+    weight = LAMBDA_WEIGHTS[name]()
+    loss = losses.get("pairwise_logistic_loss", lambda_weight=weight)
+    both = (loss, losses.get("approx_ndcg_loss"))
+    return [x for each in both for x in value_and_gradient(each, *batch(6), packed)]
+
+
+in_one_block = functools.cache(blocks_of)
+
+
 @pytest.mark.parametrize("name", ["none", "ndcg", "ndcg_v2", "ndcg_at_10_smooth"])
 @pytest.mark.parametrize(("pairs", "rows"), [(1, 1), (64, 3), (500, 1)])
 def test_small_blocks_give_the_numbers_of_one_block(name, pairs, rows, monkeypatch):
-    labels, logits, weights = batch(6)
-    results = []
-    for small in (False, True):
-        if small:
-            monkeypatch.setattr(pair_blocks, "BLOCK_PAIRS", pairs)
-            monkeypatch.setattr(pair_blocks, "BLOCK_ROWS", rows)
-            monkeypatch.setattr(block_form, "TABLE_CELLS", 0)
-        loss = losses.get(
-            "pairwise_logistic_loss", lambda_weight=LAMBDA_WEIGHTS[name]()
-        )
-        smooth = losses.get("approx_ndcg_loss")
-        results.append(
-            [
-                part
-                for each in (loss, smooth)
-                for part in value_and_gradient(each, labels, logits, weights, packed)
-            ]
-        )
-    assert_close(results[1], results[0])
+    expected = in_one_block(name)
+    monkeypatch.setattr(pair_blocks, "BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(pair_blocks, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(block_form, "TABLE_CELLS", 0)
+    assert_close(blocks_of(name), expected)
 
 
 def test_softmax_in_segments_equals_softmax_in_a_table(monkeypatch):

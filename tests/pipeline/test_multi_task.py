@@ -300,6 +300,7 @@ def plain_builder(features):
     return parts("", "", features=features, dataset=object())[0]
 
 
+@pytest.mark.slow  # as test_global_batch, with a loss a task
 def test_two_replicas_train_as_one(data, tmp_path):
     config = make_config(
         data,

@@ -160,8 +160,8 @@ def leave_halves(checkpoints):
         (checkpoints / name).touch()
 
 
-# Within an epoch, and at its end.
-@pytest.mark.parametrize("step", [14, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_stopping has it within one process
+@pytest.mark.parametrize("step", [14, 20])  # within an epoch, and at its end
 def test_sigterm_saves_the_step_and_exits_with_143(data, tmp_path, undisturbed, step):
     config = run_config(data, tmp_path / "run")
     process = train(config, tmp_path / "weights.npz", pause=0.2)

@@ -262,6 +262,7 @@ def test_batches_for_tpus_have_one_shape_and_every_list_once(config):
     assert filled == 12 * 4 - 40
 
 
+@pytest.mark.slow
 def test_lists_that_fill_batches_for_tpus_count_for_nothing(config):
     found = run_on_devices(2, TRAIN, json.dumps(config)).splitlines()[-3:]
     (weights, logs), *others = map(json.loads, found)

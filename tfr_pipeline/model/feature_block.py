@@ -61,6 +61,9 @@ class FeatureBlock(Mapping[str, Any]):
             return columns
         return tf.reshape(columns, [-1, *slot.shape])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._where  # that of `Mapping` would cut out the columns
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
