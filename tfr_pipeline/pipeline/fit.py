@@ -33,7 +33,7 @@ from tfr_pipeline.pipeline.run import (
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
 from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
-from tfr_pipeline.pipeline.run.finish import export
+from tfr_pipeline.pipeline.run.finish import check_places, export
 from tfr_pipeline.pipeline.run.trained import Trained
 from tfr_pipeline.serialization import plain
 from tfr_pipeline.serving import versions
@@ -215,8 +215,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           ConfigError: A setting is wrong, workers were told different things, or the
             run directory is that of a run with other settings or data.
           DataError: Data is missing or malformed.
-          RunError: The loss became NaN, the signatures cannot be exported, the run
-            directory is in use or was removed, or no checkpoint in it can be read.
+          RunError: The loss became NaN, the signatures cannot be exported, a model of
+            others stands where the exports go, the run directory is in use or was
+            removed, or no checkpoint in it can be read.
           SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
             also how workers and parameter servers end.
         """
@@ -228,6 +229,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         peers.check_same(role.strategy, str(role), told, data)
         if role.evaluates:
             return evaluator.watch(self, told)
+        check_places(self._run, hparams.export_best_model)
         seed, drawn = seeds.choose(hparams.seed, self._run, role.agree)
         seeds.plant(seed, self._dataset_builder)
         self._console = console = Console(bool(verbose) and self._run.is_ours)

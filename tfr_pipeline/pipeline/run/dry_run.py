@@ -7,12 +7,14 @@ from typing import Any
 
 from tfr_pipeline.pipeline import checks
 from tfr_pipeline.pipeline.run import seeds
+from tfr_pipeline.pipeline.run.finish import check_places
 
 
 def lines(pipeline: Any) -> list[str]:
     """Takes one step of a `ModelFitPipeline`, and says what a run would do."""
     hparams, builder = pipeline._hparams, pipeline._dataset_builder
     feed, role = pipeline._feed, pipeline._role
+    check_places(pipeline._run, hparams.export_best_model)
     seed, drawn = seeds.choose(hparams.seed, pipeline._run, role.agree)
     seeds.plant(seed, builder)
     # The chief of parameter servers takes its step alone.

@@ -42,6 +42,21 @@ _TOLERANCE = 1e-4
 _LISTS_TO_COMPARE = 32
 
 
+def check_places(run: RunDirectory, export_best: bool) -> None:
+    """Checks, before training, that what comes out of it can be exported.
+
+    Args:
+      run: The run directory.
+      export_best: Whether the best model will be exported.
+
+    Raises:
+      RunError: A model of others stands in the place.
+    """
+    for name in (LATEST, BEST) if export_best else (LATEST,):
+        # The chief's folder, so that all workers end.
+        versions.check(os.path.join(run.path, "export", name))
+
+
 def finish(
     exporter: Exporter,
     builder: Any,
