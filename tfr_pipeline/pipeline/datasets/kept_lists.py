@@ -118,6 +118,8 @@ class KeptLists:
     """Reads the lists of each pattern once for each way of reading, and keeps them.
 
     Dataset builders that share one, whatever batches they make, read files once.
+    Nothing is dropped before all of them are gone: the next fold wants what the last
+    one read, and whoever is done with files makes a builder anew for the next ones.
     """
 
     def __init__(self) -> None:
