@@ -24,7 +24,7 @@ for text in sys.argv[1:]:
     pipeline = build_pipeline(config)
     tf.keras.utils.set_random_seed(config["seed"])
     feed = pipeline._feed
-    with strategies.strategy_scope(pipeline._strategy):
+    with strategies.strategy_scope(pipeline._role.strategy):
         layout = pipeline._layout()
         steps = feed.check(layout)
         model = pipeline._compile(layout, steps)

@@ -20,6 +20,7 @@ from tests.pipeline.training_helpers import (
     make_config,
     read_history,
     read_json,
+    scalars,
 )
 from tfr_pipeline.compat import tf
 from tfr_pipeline.experiment.build import build_pipeline
@@ -231,13 +232,12 @@ def test_a_job_of_processes_trains_stops_and_goes_on(data, tmp_path):
     latest = tmp_path / "run" / "export" / "latest_model"
     assert numbers(str(latest)) == [str(done + 10)]
     # Each worker's share of an epoch: whichever batches it got, all together.
-    shares = re.findall(
-        rf"epoch {done // 10 + 1}/.* worker (\d): (\d+) lists, (\d+) documents",
-        (tmp_path / "again" / "chief-0.log").read_text(),
-    )
-    assert [worker for worker, *_ in shares] == ["0", "1"]
-    for column, name in ((1, "lists"), (2, "documents")):
-        assert sum(int(share[column]) for share in shares) == history[-1][name]
+    shares = [
+        scalars(tmp_path / "run" / "logs" / f"worker-{index}") for index in (0, 1)
+    ]
+    for name in ("lists", "documents"):
+        last = [share[f"epoch_{name}"][-1] for share in shares]
+        assert sum(last) == history[-1][name]
     assert 0 <= history[-1]["input_wait"] <= 1
     events = list((tmp_path / "run" / "logs" / "evaluator").iterdir())
     assert all(path.name.startswith("events") for path in events)

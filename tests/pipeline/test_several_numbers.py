@@ -7,10 +7,15 @@ import csv
 import numpy as np
 import pytest
 
+from builders.multi_task import SharedBottomScorer
+from tests.pipeline import multi_task_data
+from tests.pipeline.test_multi_task import TASKS, parts
 from tests.pipeline.training_helpers import changed, make_config, read_json
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.compat import tf
 from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.metrics.evaluation import evaluate_lists
+from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.signatures import PREDICT, RANK
 
@@ -59,3 +64,40 @@ def test_two_numbers_a_document_train_export_restore_evaluate_and_predict(
     again = Predictor(str(tmp_path / "export"))
     for task, column in again.score_tasks(builder.lists("test", "packed")).items():
         np.testing.assert_allclose(column, scores[task], rtol=1e-5)
+
+
+class TwoClicks(SharedBottomScorer):
+    """Gives a document one number for the first task, two for the second."""
+
+    def _score_flattened(self, context_features, example_features):
+        scores = super()._score_flattened(context_features, example_features)
+        return {**scores, "click": tf.keras.layers.Dense(2)(scores["click"])}
+
+
+def test_a_task_of_several_that_has_two_numbers_is_evaluated_by_each(tmp_path):
+    data, run = multi_task_data.make_data(tmp_path / "data"), tmp_path / "run"
+    arguments = parts(
+        data,
+        run,
+        TwoClicks(TASKS, [8, 4], activation="tanh"),
+        num_epochs=1,
+        loss={"relevance": "softmax_loss", "click": "mixture_em_loss"},
+        metrics={"relevance": ("ndcg_5",)},
+    )
+    pipeline = MultiTaskPipeline(*arguments)
+    pipeline.train_and_validate()
+    measured = read_json(run / "metrics.json")["valid"]
+    assert set(measured) == {"relevance", "click[0]", "click[1]"}
+    predictor = Predictor(str(run))
+    lists = pipeline._dataset_builder.lists("valid", "packed")
+    scores = predictor.score_tasks(lists)
+    for task, column in {"relevance": 0, "click[0]": 1, "click[1]": 1}.items():
+        wanted = evaluate_lists(lists.labels[:, column], scores[task], lists.row_splits)
+        assert measured[task] == wanted
+
+    found = tmp_path / "found.json"
+    words = [f"--model={run}", f"--data={data}/valid-*", f"--output={found}"]
+    assert main(["evaluate", *words, "--baselines"]) == 0
+    content = read_json(found)
+    assert content.pop("baselines").keys() == measured.keys()
+    assert content == measured

@@ -58,7 +58,7 @@ RankingModel._train = record
 pipeline = build_pipeline(config)
 tf.keras.utils.set_random_seed(config["seed"])
 feed = pipeline._feed
-with strategies.strategy_scope(pipeline._strategy):
+with strategies.strategy_scope(pipeline._role.strategy):
     layout = pipeline._layout()
     steps = feed.check(layout)
     model = pipeline._compile(layout, steps)
@@ -71,7 +71,7 @@ with strategies.strategy_scope(pipeline._strategy):
         verbose=0,
     ).history
 weights = [weight.tolist() for weight in model.get_weights()]
-pipeline._agree(0)
+pipeline._role.agree(0)
 print(json.dumps([steps, seen, history, weights]))
 """
 

@@ -72,6 +72,29 @@ def test_finish_of_nothing_and_of_another_run_is_refused(finished, tmp_path):
     assert tree(config["model_dir"]) == before
 
 
+@pytest.mark.parametrize("name", ["latest_model", "best_model_by_metric"])
+def test_a_model_of_others_where_an_export_goes_is_refused_before_training(
+    data, tmp_path, name
+):
+    place = tmp_path / "run" / "export" / name
+    place.mkdir(parents=True)
+    (place / "saved_model.pb").write_text("mine")
+    config = make_config(data, tmp_path / "run", export_best_model=True)
+    for start in ("train", "dry_run"):
+        with pytest.raises(RunError, match=rf"{name}.*did not put there"):
+            getattr(build_pipeline(config), start)()
+    assert list(tree(tmp_path / "run").values()) == [b"mine"]
+
+
+def test_a_place_for_the_best_model_is_of_no_concern_where_none_is_exported(
+    data, tmp_path
+):
+    place = tmp_path / "run" / "export" / "best_model_by_metric"
+    place.mkdir(parents=True)
+    (place / "saved_model.pb").write_text("mine")
+    assert build_pipeline(make_config(data, tmp_path / "run")).dry_run()
+
+
 MINE = """
 from tfr_pipeline.pipeline.simple import SimplePipeline
 

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
     from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
-    from tfr_pipeline.pipeline.run.finish import evaluate
+    from tfr_pipeline.pipeline.run.finish import evaluate, labels_by_task
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)
@@ -85,12 +85,7 @@ def run(args: argparse.Namespace) -> int:
     queries = QueryTable()
     record = functools.partial(queries.add, _split(paths)) if args.per_query else None
     result = evaluate(predictor, lists, record)
-    assert lists.labels is not None
-    labels = {"": lists.labels}
-    if predictor.features.labels:
-        labels = dict(zip(predictor.features.labels, lists.labels.T, strict=True))
-    elif predictor.several:
-        labels = dict.fromkeys(predictor.tasks, lists.labels)
+    labels = labels_by_task(predictor, lists)
     baselines = {}
     for task, measured in result.items() if "" not in labels else [("", result)]:
         rows = {"model": measured}

@@ -17,6 +17,23 @@ from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.tasks import monitors
 
 
+def kind(name: str, value: Any, wanted: type) -> None:
+    """Checks the class of an argument.
+
+    Args:
+      name: Name of the argument.
+      value: Its value.
+      wanted: What it has to be.
+
+    Raises:
+      ConfigError: It is something else.
+    """
+    if not isinstance(value, wanted):
+        raise ConfigError(
+            f"{name}: expected a subclass of {wanted.__name__}, found {value!r}."
+        )
+
+
 def with_our_fields(hparams: Any) -> PipelineHparams:
     """Takes TF-Ranking's hyperparameters, which lack our fields."""
     if isinstance(hparams, PipelineHparams):
@@ -55,6 +72,16 @@ def _fields(hparams: Any) -> dict[str, Any]:
 def selects(hparams: PipelineHparams) -> bool:
     """Whether anything depends on which epoch is the best."""
     return bool(hparams.export_best_model or hparams.early_stopping_patience)
+
+
+def skips(metrics: dict[str, list[Any]]) -> bool:
+    """Whether metrics leave queries without relevant documents out.
+
+    Args:
+      metrics: See `check`.
+    """
+    items = [item for group in metrics.values() for item in group]
+    return any(getattr(item, "without_relevant", "") == "skip" for item in items)
 
 
 def plateau_arguments(hparams: PipelineHparams) -> dict[str, Any] | None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.cluster import cluster_spec, heartbeat
+from tfr_pipeline.cluster import heartbeat
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.errors import RunError
 from tfr_pipeline.model import parts
 from tfr_pipeline.pipeline import checks, tasks, without_effect
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.compilation import build_model, compile_model
-from tfr_pipeline.pipeline.distribute import limits, strategies
-from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher, serve
+from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
+from tfr_pipeline.pipeline.distribute.role import Role
 from tfr_pipeline.pipeline.feed import Feed
 from tfr_pipeline.pipeline.run import (
     actions,
@@ -33,7 +33,7 @@ from tfr_pipeline.pipeline.run import (
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
 from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
-from tfr_pipeline.pipeline.run.finish import export
+from tfr_pipeline.pipeline.run.finish import check_places, export
 from tfr_pipeline.pipeline.run.trained import Trained
 from tfr_pipeline.serialization import plain
 from tfr_pipeline.serving import versions
@@ -74,28 +74,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._dataset_builder = dataset_builder
         self._hparams = checks.with_our_fields(hparams)
         self._config = None if config is None else plain(config, "config")
-        name, resolver = self._hparams.strategy, self._hparams.cluster_resolver
-        cluster_spec.check(name, resolver)
-        self._resolver = resolver or strategies.resolver_of_environment()
-        task = self._resolver.task_type
-        self._evaluates = task == strategies.EVALUATOR
-        self._serves = name == strategies.PS_STRATEGY and task in strategies.SERVERS
-        if name == strategies.TPU_STRATEGY:
-            limits.check_tpu_host(self._hparams.tpu)
-        # Only one task of a job with parameter servers knows the strategy.
-        helps = self._evaluates or self._serves
-        self._strategy = strategies.get_strategy(
-            None if helps else name,
-            resolver,
-            # None stands for the default here, or nothing would ever be split.
-            self._hparams.variable_partitioner or strategies.DEFAULT_PARTITIONER,
-            self._hparams.tpu,
-        )
-        self._agree = strategies.agreement(self._strategy)
-        self._feed = Feed(model_builder, dataset_builder, self._hparams, self._strategy)
-        self._run = RunDirectory(
-            self._hparams.model_dir, not helps and strategies.is_chief(self._strategy)
-        )
+        self._role = role = Role(self._hparams)
+        self._feed = Feed(model_builder, dataset_builder, self._hparams, role.strategy)
+        self._run = RunDirectory(self._hparams.model_dir, role.is_chief)
         self._checkpoints: Checkpoints | None = None
         self._keep_template: Callable[[], None] | None = None
         self._dispatcher: Dispatcher | None = None
@@ -104,18 +85,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._console = Console(False)
 
     def _validate_parameters(self, model_builder: Any, dataset_builder: Any) -> None:
-        for name, value, kind in (
-            ("model_builder", model_builder, tfr.keras.model.AbstractModelBuilder),
-            (
-                "dataset_builder",
-                dataset_builder,
-                tfr.keras.pipeline.AbstractDatasetBuilder,
-            ),
-        ):
-            if not isinstance(value, kind):
-                raise ConfigError(
-                    f"{name}: expected a subclass of {kind.__name__}, found {value!r}."
-                )
+        models, data = tfr.keras.model, tfr.keras.pipeline
+        checks.kind("model_builder", model_builder, models.AbstractModelBuilder)
+        checks.kind("dataset_builder", dataset_builder, data.AbstractDatasetBuilder)
 
     @property
     def is_chief(self) -> bool:
@@ -124,12 +96,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
     def _metrics(self) -> dict[str, list[Any]]:
         return tasks.by_task(self.build_metrics(), tasks.of_data(self._dataset_builder))
-
-    @property
-    def _skips(self) -> bool:
-        """Whether metrics leave queries without relevant documents out."""
-        metrics = [item for group in self._metrics().values() for item in group]
-        return any(getattr(m, "without_relevant", "") == "skip" for m in metrics)
 
     def _monitor(self) -> str:
         return checks.monitor(
@@ -168,7 +134,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         measured = progress.Progress(
             self._run,
             (self._dispatcher or self._feed).take_sizes,
-            progress.gathering(self._strategy),
+            progress.gathering(self._role.strategy),
             self._console,
         )
         return actions.of_run(
@@ -177,7 +143,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._hparams,
             measured,
             self._monitor() if checks.selects(self._hparams) else None,
-            self._agree,
+            self._role.agree,
             self._keep_template,
         )
 
@@ -199,7 +165,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self.build_loss(),
             self.build_metrics(),
             self.build_weighted_metrics() if hparams.use_weighted_metrics else None,
-            check_loss=not isinstance(self._strategy, tf.distribute.TPUStrategy),
+            check_loss=not isinstance(self._role.strategy, tf.distribute.TPUStrategy),
         )
         return model
 
@@ -249,37 +215,29 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           ConfigError: A setting is wrong, workers were told different things, or the
             run directory is that of a run with other settings or data.
           DataError: Data is missing or malformed.
-          RunError: The loss became NaN, the signatures cannot be exported, the run
-            directory is in use or was removed, or no checkpoint in it can be read.
+          RunError: The loss became NaN, the signatures cannot be exported, a model of
+            others stands where the exports go, the run directory is in use or was
+            removed, or no checkpoint in it can be read.
           SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
             also how workers and parameter servers end.
         """
-        hparams = self._hparams
+        hparams, role = self._hparams, self._role
         self._trained = None
-        if self._serves:
-            serve(self._resolver)
+        role.serve_others()
         told = self._told()
         data = data_fingerprint.of_builder(self._dataset_builder)
-        task = f"{self._resolver.task_type} {self._resolver.task_id}"
-        peers.check_same(self._strategy, task, told, data)
-        if self._evaluates:
-            return self._watch(told)
-        seed, drawn = seeds.choose(hparams.seed, self._run, self._agree)
+        peers.check_same(role.strategy, str(role), told, data)
+        if role.evaluates:
+            return evaluator.watch(self, told)
+        check_places(self._run, hparams.export_best_model)
+        seed, drawn = seeds.choose(hparams.seed, self._run, role.agree)
         seeds.plant(seed, self._dataset_builder)
-        if drawn:
-            told = {**told, "seed": seed}
         self._console = console = Console(bool(verbose) and self._run.is_ours)
         if drawn:
+            told = {**told, "seed": seed}
             console.say(f"seed {seed}, drawn; give it to repeat the run")
-        state = RunState(seed=seed)
-        distributed = strategies.is_distributed(self._strategy)
-        twin = None
-        if strategies.is_coordinator(self._strategy):
-            twin = self._compile(self._layout(), 1)
-        with (
-            contextlib.ExitStack() as lock,
-            strategies.strategy_scope(self._strategy),
-        ):
+        twin = self._compile(self._layout(), 1) if role.coordinates else None
+        with contextlib.ExitStack() as lock, role.scope():
             layout = self._layout()
             with console.stage("reading data", "data read"):
                 steps = self._feed.check(layout)
@@ -288,30 +246,34 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             lock.enter_context(self._run.held())
             self._run.compare(told)
             if twin is not None:
-                self._dispatcher = Dispatcher(
-                    model, twin, self._strategy, self._resolver
-                )
-            self._checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
-            self._checkpoints.check_same(self._agree)
-            if self._checkpoints.restore():
-                self._go_on(steps, data, accept_changed_data)
+                self._dispatcher = Dispatcher(model, twin, role.strategy, role.resolver)
+            state = RunState(seed=seed)
+            checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
+            self._checkpoints = checkpoints
+            checkpoints.check_same(role.agree)
+            if checkpoints.restore():
+                self._run.check_data(data, accept_changed_data)
+                standing = loop.go_on(checkpoints, steps, hparams)
+                console.say(f"{self._run.path}: {standing}")
             self._run.claim(told)
             self._run.write_environment(
                 state.seed,
                 {"layout": layout, "replicas": self._feed.replicas, "data": data},
             )
-            if self._skips:
+            if checks.skips(self._metrics()):
                 console.say("metrics skip queries without relevant documents")
             trained = Trained(
                 model,
                 self._run,
-                self._checkpoints,
+                checkpoints,
                 self._dataset_builder,
                 self._dispatcher,
-                functools.partial(self._compile, layout, 1) if distributed else None,
+                functools.partial(self._compile, layout, 1)
+                if role.shares_variables
+                else None,
             )
             self._keep_template = trained.keep_template
-            with self._explaining_interrupts():
+            with loop.explaining_interrupts(self._run.checkpoints):
                 loop.train(self, model, layout, steps)
             self._trained = trained
         return self._dispatcher.twin if self._dispatcher else model
@@ -335,10 +297,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           RunError: An export failed, there is no checkpoint, or the run directory is in
             use or was removed.
         """
-        if self._serves:
-            serve(self._resolver)
+        self._role.serve_others()
         content: dict[str, Any] = {}
-        if self._run.is_ours and not self._evaluates:
+        if self._run.is_ours:
             if self._trained is None and latest(self._run.checkpoints) is None:
                 raise RunError(
                     f"{self._run.checkpoints}: found no checkpoint to finish a run "
@@ -346,7 +307,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 )
             with (
                 self._run.held(),
-                self._explaining_interrupts(),
+                loop.explaining_interrupts(self._run.checkpoints),
                 self._console.stage(
                     "exporting and evaluating", "exported and evaluated"
                 ),
@@ -355,65 +316,26 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
                 self._trained = trained
                 content = trained.finish(self._hparams.export_best_model)
         # A worker that left while the chief exports would end the chief.
-        self._agree(0)
+        self._role.agree(0)
         return content
 
     def _restored(self, accept_data: bool) -> Trained:
         """Takes the last checkpoint of the run for the trained model."""
         self._run.compare(self._told())
-        layout = self._layout()
-        model, bare = self._compile(layout, 1), self._build(layout)
-        self._checkpoints = Checkpoints(model, self._run, RunState())
-        self._checkpoints.restore_for_export(bare, bare.weights)
+        model, checkpoints, _ = self._of_checkpoint()
         data = data_fingerprint.of_builder(self._dataset_builder)
         self._run.check_data(data, accept_data)
-        return Trained(model, self._run, self._checkpoints, self._dataset_builder)
+        return Trained(model, self._run, checkpoints, self._dataset_builder)
 
-    def _go_on(self, steps: int, data: dict[str, Any], accept_data: bool) -> None:
-        """Checks that a restored run can go on, and says from where."""
-        checkpoints, epochs = self._checkpoints, self._hparams.num_epochs
-        assert checkpoints is not None
-        self._run.check_data(data, accept_data)
-        loop.check_progress(checkpoints.step, steps, epochs)
-        stopped = checkpoints.state.stopped
-        ends = stopped or checkpoints.step >= steps * epochs
-        if self._hparams.export_best_model and not ends:
-            checkpoints.check_best()
-        standing = loop.standing(checkpoints.step, steps, epochs, stopped)
-        self._console.say(f"{self._run.path}: {standing}")
-        checkpoints.clean()
-
-    @contextlib.contextmanager
-    def _explaining_interrupts(self) -> Iterator[None]:
-        """Says at Ctrl-C how to go on."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if self._checkpoints is None:
-                raise
-            raise KeyboardInterrupt(self._checkpoints.how_to_go_on()) from None
-
-    def _watch(self, told: dict[str, Any]) -> tf.keras.Model:
-        """Evaluates what the others train, until SIGTERM."""
+    def _of_checkpoint(
+        self, best: bool = False
+    ) -> tuple[tf.keras.Model, Checkpoints, int]:
+        """Returns the model with weights of the run, and the step they are of."""
         layout = self._layout()
-        valid = self._feed.dataset("valid", layout)
-        if valid is None:
-            raise ConfigError(
-                "valid_input_pattern: expected files, found none, but the job has an "
-                "evaluator. Start it without."
-            )
-        model = self._compile(layout, 1)
-        evaluator.watch(
-            model,
-            self._build(layout),
-            Checkpoints(model, self._run, RunState()),
-            self._run.checkpoints,
-            lambda: self._run.compare(told),
-            valid,
-            self._feed.steps("valid", layout),
-            os.path.join(self._run.path, "logs", "evaluator"),
-        )
-        return model
+        model, bare = self._compile(layout, 1), self._build(layout)
+        checkpoints = Checkpoints(model, self._run, RunState())
+        step = checkpoints.restore_for_export(bare, bare.weights, best)
+        return model, checkpoints, step
 
     def dry_run(self) -> list[str]:
         """Checks settings and data, builds the model and takes one step.
@@ -426,8 +348,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         Raises:
           PipelineError: What `train_and_validate` would raise up to its first step.
         """
-        if self._serves:
-            serve(self._resolver)
+        self._role.serve_others()
         return dry_run.lines(self)
 
     def export_checkpoint(self, output: str, best: bool = False) -> str:
@@ -443,10 +364,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         Raises:
           RunError: There is no such checkpoint, or the export failed.
         """
-        layout = self._layout()
-        model, bare = self._compile(layout, 1), self._build(layout)
-        checkpoints = Checkpoints(model, self._run, RunState())
-        step = checkpoints.restore_for_export(bare, bare.weights, best)
+        model, _, step = self._of_checkpoint(best)
         path = os.path.join(output, str(step))
         versions.check(output)
         self.export_saved_model(model, path)

@@ -208,6 +208,12 @@ class Predictor:
             raise ConfigError(unknown_name("task", task, self.tasks, self.path))
         return task
 
+    def tasks_of(self, output: str) -> tuple[str, ...]:
+        """Returns those of `tasks` that an output of the model has the numbers of."""
+        return tuple(
+            task for task, (found, _) in self._numbers.items() if found == output
+        )
+
     def score_tasks(
         self, lists: Lists, function: Callable[..., dict[str, Any]] | None = None
     ) -> dict[str, np.ndarray]:

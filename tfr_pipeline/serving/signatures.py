@@ -15,7 +15,8 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching.gather import pad
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout, Slot
+from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
+from tfr_pipeline.serving import ranking
 
 RANK = "rank"
 # Inputs of `rank` beside the features; `task` only for a model with several outputs.
@@ -258,8 +259,10 @@ class Signatures(tfr.keras.saved_model.Signatures):
             columns = inputs[len(context_names) :]
             named = dict(zip(example_names, columns, strict=False))
             ids, *task = columns[len(example_names) :]
-            checks = _check_splits(row_splits)
-            checks += _check_shapes(row_splits, context, named, ids, slots, called)
+            checks = ranking.check_splits(row_splits)
+            checks += ranking.check_shapes(
+                row_splits, context, named, ids, slots, called
+            )
             with tf.control_dependencies(checks):
                 row_splits = tf.identity(row_splits)
                 values = {
@@ -272,7 +275,8 @@ class Signatures(tfr.keras.saved_model.Signatures):
             value = self._choose(scores, *task)
             if list(scores) == [tf.saved_model.PREDICT_OUTPUTS]:  # without a name
                 scores = {"scores": value}
-            return {**scores, **_ranked(value, row_splits, ids)}
+            ranks, ids = ranking.ranked(value, row_splits, ids)
+            return {**scores, RANKS: ranks, IDS: ids}
 
         # One parameter an input, so that TensorFlow takes names and the default.
         parameter = inspect.Parameter
@@ -335,81 +339,3 @@ def _numbers(scores: Any) -> int | None:
     """Returns how many numbers a document has in scores `[batch, list, ...]`."""
     rank = scores.shape.rank
     return 1 if rank is None or rank < 3 else scores.shape[-1]
-
-
-def _check_splits(row_splits: Any) -> list[Any]:
-    """Returns what raises where `row_splits` are not those of lists."""
-    first = tf.concat([row_splits[:1], [-1]], axis=0)[0]  # -1 if there is none
-    equal = tf.debugging.assert_equal(
-        first, tf.constant(0, tf.int64), "row_splits: expected 0 as its first number"
-    )
-    rising = tf.debugging.assert_less_equal(
-        row_splits[:-1],
-        row_splits[1:],
-        "row_splits: expected numbers that never fall: where each list begins, and "
-        "the number of documents",
-    )
-    return [equal, rising]
-
-
-def _check_shapes(
-    row_splits: Any,
-    context: Mapping[str, Any],
-    documents: Mapping[str, Any],
-    ids: Any,
-    slots: Iterable[Slot],
-    called: Mapping[str, str],
-) -> list[Any]:
-    """Returns what raises where inputs of `rank` have not the shapes of `Signatures`.
-
-    Args:
-      row_splits: int64 `[batch + 1]`.
-      context: Query features by name.
-      documents: Document features by name.
-      ids: string `[documents]` or `[0]`.
-      slots: Where each document feature stands.
-      called: Maps features to their names as inputs.
-    """
-    # The largest is the last, which none would have.
-    count, number = tf.reduce_max(row_splits), tf.size(row_splits, tf.int64) - 1
-    many = "the last of row_splits is how many"
-    checks = [
-        tf.debugging.assert_equal(
-            tf.where(tf.size(ids) > 0, tf.size(ids, tf.int64), count),
-            count,
-            f"ids: expected none, or one for each document; {many}",
-        )
-    ]
-    # The join of the columns finds scalars that differ in number; one is enough.
-    scalars = [slot for slot in slots if slot.shape == (1,)][:1]
-    vectors = [slot for slot in slots if slot.shape != (1,)]
-    for slot in (*scalars, *vectors):
-        shape = tf.stack([count, *slot.shape])
-        text = ", ".join(["documents", *map(str, slot.shape)])
-        message = f"{called[slot.name]}: expected the shape [{text}]; {many}"
-        found = tf.shape(documents[slot.name], tf.int64)
-        checks.append(tf.debugging.assert_equal(found, shape, message))
-    for name, value in context.items():
-        shape = tf.stack([number, *value.shape[1:]])
-        text = ", ".join(["lists", *map(str, value.shape[1:])])
-        message = (
-            f"{called[name]}: expected the shape [{text}]; row_splits has one number "
-            "more than there are lists"
-        )
-        found = tf.shape(value, tf.int64)
-        checks.append(tf.debugging.assert_equal(found, shape, message))
-    return checks
-
-
-def _ranked(value: Any, row_splits: Any, ids: Any) -> dict[str, Any]:
-    """Returns ranks by scores, from 1, and ids; equal scores keep their order."""
-    row_ids = tf.ragged.row_splits_to_segment_ids(row_splits)
-    by_score = tf.argsort(value, direction="DESCENDING", stable=True)
-    order = tf.gather(by_score, tf.argsort(tf.gather(row_ids, by_score), stable=True))
-    position = tf.range(tf.size(value, tf.int64), dtype=tf.int64)
-    within = position - tf.gather(row_splits, tf.gather(row_ids, order)) + 1
-    ranks = tf.scatter_nd(
-        tf.cast(order[:, tf.newaxis], tf.int64), within, tf.shape(value, tf.int64)
-    )
-    ids = tf.cond(tf.size(ids) > 0, lambda: ids, lambda: tf.strings.as_string(position))
-    return {RANKS: ranks, IDS: ids}

@@ -82,6 +82,8 @@ def iterate(
     label: str | tuple[str, ...] | None,
     weight: str | None = None,
     reader: Reader = _PLAIN,
+    *,
+    grouped: bool = True,
 ) -> Iterator[Lists]:
     """Yields the lists of the files in order, some at a time.
 
@@ -92,35 +94,23 @@ def iterate(
         there is none to be had.
       weight: Name of the document weight, or None.
       reader: Makes a dataset of serialized records from file names.
+      grouped: Whether examples in a row that have the same query id are one list;
+        otherwise every example is one.
 
     Raises:
       DataError: A file is corrupt or does not match the specs; the message names the
         file, the record and the feature.
     """
-    parts = iterate_records(paths, parser, label, weight, reader)
-    if parser.data_format == EXAMPLE and parser.query_id:
-        parts = pointwise.group(parts, parser.query_id, paths)
-    return parts
-
-
-def iterate_records(
-    paths: list[str],
-    parser: RecordParser,
-    label: str | tuple[str, ...] | None,
-    weight: str | None = None,
-    reader: Reader = _PLAIN,
-) -> Iterator[Lists]:
-    """Does what `iterate` does, but groups nothing: a list a record."""
     examples = parser.data_format == EXAMPLE
     size = _EXAMPLES_PER_PARSE if examples else _RECORDS_PER_PARSE
     dataset = reader(paths).batch(size).prefetch(2)
     parse = batch_parser(parser)
-    first = bytes_read = 0
 
     def parse_and_count(serialized: Any) -> tuple[dict[str, Any], int]:
         return parse(serialized), framed_size(serialized)
 
-    try:
+    def parts() -> Iterator[Lists]:
+        first = bytes_read = 0
         for batch, framed in _in_threads(parse_and_count, dataset):
             part = _to_lists(batch, first, label, weight)
             first += part.num_lists
@@ -128,6 +118,12 @@ def iterate_records(
             yield part
         if isinstance(reader, RecordReader):
             reader.check_whole(paths, bytes_read, first)
+
+    try:
+        if examples and grouped and parser.query_id:
+            yield from pointwise.group(parts(), parser.query_id, paths)
+        else:
+            yield from parts()
     except (
         tf.errors.DataLossError,
         tf.errors.InvalidArgumentError,

@@ -137,7 +137,7 @@ class RecordSource:
         label = names or features.label[0]
         arguments = self._paths, parser, label, weight, RecordReader()
         if self._format == EXAMPLE and self._options.group_by_query:
-            parts = self._together(loading.iterate_records(*arguments))
+            parts = self._together(loading.iterate(*arguments, grouped=False))
         else:
             parts = loading.iterate(*arguments)
         for lists in named(map(_without_empty, parts), self._paths):

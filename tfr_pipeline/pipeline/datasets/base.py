@@ -9,34 +9,30 @@ from __future__ import annotations
 
 import abc
 import copy
-import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from tfr_pipeline import files
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data.batching.gather import packed_gather, pad
-from tfr_pipeline.data.batching.loose import KEPT, separate
+from tfr_pipeline.data.batching.gather import packed_gather
 from tfr_pipeline.data.batching.plan import BatchPlan
-from tfr_pipeline.data.batching.selection import FIRST, SAMPLE, Selection, score_column
-from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading.record_reader import RecordReader
-from tfr_pipeline.data.records.formats import AUTO
 from tfr_pipeline.data.store import map_values
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.features import Features
-from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.pipeline.datasets.abstract import (
     AbstractDatasetBuilder,
     NullDatasetBuilder,
 )
 from tfr_pipeline.pipeline.datasets.adapter import SPLITS, splits_of
-from tfr_pipeline.pipeline.datasets.batches import batches
-from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.batches import batches, padder, selection
+from tfr_pipeline.pipeline.datasets.hparams import (
+    DatasetHparams,
+    setting,
+    warn_of_unused,
+)
 from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists, Reading
 from tfr_pipeline.pipeline.datasets.protocol import (
     BatchRequest,
@@ -54,15 +50,6 @@ __all__ = [
     "Specs",
 ]
 
-# Hyperparameters that TF-Ranking's own way to build datasets does not know.
-_OF_OUR_READING = (
-    "shuffle",
-    "input_format",
-    "reader_args",
-    "compression",
-    "truncation",
-    "shuffle_examples",
-)
 # Prepared features stand in memory beside the raw ones.
 PREPARED_BYTES = 1 << 31
 Builder = TypeVar("Builder", bound="BaseDatasetBuilder")
@@ -114,11 +101,10 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self._query_id = query_id
         self._document_id: str | None = None
         self.kept = KeptLists()
-        # Hyperparameters of TF-Ranking's own class lack our fields.
         self._reader = RecordReader(
             hparams.dataset_reader,
-            tuple(getattr(hparams, "reader_args", None) or ()),
-            getattr(hparams, "compression", AUTO),
+            tuple(setting(hparams, "reader_args") or ()),
+            setting(hparams, "compression"),
         )
         self._own_splits: dict[str, Split] | None = None
         self._made: dict[tuple[Any, ...], tuple[tuple[Any, ...], Any]] = {}
@@ -224,7 +210,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             specs=self.specs,
             reader=self._reader,
             document_id=self._kept_document_id,
-            input_format=getattr(self._hparams, "input_format", AUTO),
+            input_format=setting(self._hparams, "input_format"),
             cache_folder=getattr(self._hparams, "cache_folder", ""),
             features=lambda: self.features,
         )
@@ -236,7 +222,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         Raises:
           ConfigError: It is to be, and has no name.
         """
-        if not getattr(self._hparams, "keep_document_ids", False):
+        if not setting(self._hparams, "keep_document_ids"):
             return None
         if self._document_id is None:
             raise ConfigError(
@@ -245,11 +231,6 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
                 "to the dataset builder, or name it in features.json."
             )
         return self._document_id
-
-    @property
-    def _in_matrices(self) -> Specs:
-        """Specs of what stands in the matrices of lists, or beside them."""
-        return self.specs.all_example
 
     def _once(
         self, name: tuple[Any, ...], made_of: tuple[Any, ...], make: Callable[[], Made]
@@ -282,17 +263,16 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
     def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
         """Returns which lists stand in which batch; see `BatchPlan`."""
-        # Hyperparameters of TF-Ranking's own class lack our fields.
         hparams, train = self._hparams, split == "train"
         lists = self.lists(split, layout)
         list_size = self._list_size(split)
         lengths = lists.lengths.clip(max=list_size) if list_size else lists.lengths
-        shuffle = train and getattr(hparams, "shuffle", True)
+        shuffle = train and setting(hparams, "shuffle")
         settings = (
             hparams.train_batch_size if train else hparams.valid_batch_size,
-            getattr(hparams, "documents_per_batch", None) if train else None,
+            setting(hparams, "documents_per_batch") if train else None,
             replicas,
-            (getattr(hparams, "seed", 0) or 0) if shuffle else None,
+            (setting(hparams, "seed") or 0) if shuffle else None,
             train,
         )
         # One plan for all who ask: it remembers what takes time to find out.
@@ -322,17 +302,16 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         split, layout = request.split, request.layout
         list_size = self._list_size(split)
         lists = self.lists(split, layout)
+        select = None
+        if split == "train":
+            select = selection(self._hparams, self._reading(), lists)
         if request.prepare and layout == "packed":
             lists = self._prepare(split, lists, request.prepare)
         plan = self.plan(split, layout, request.replicas)
         num_lists = plan.most_lists if request.fixed else None
         gather = packed_gather(lists, list_size, num_lists)
-        return batches(
-            plan,
-            request,
-            self._assembler(gather, layout, list_size),
-            self._selection(split, layout),
-        )
+        batch = self._assembler(gather, layout, list_size)
+        return batches(plan, request, batch, select)
 
     def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:
@@ -345,26 +324,12 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self, gather: Callable[[Any], Any], layout: str, list_size: int | None
     ) -> Callable[[Any], Any]:
         """Returns the function from list indices to a batch; see `packed_gather`."""
-        block_layout = self._block_layout()
-        matrices, beside = separate(self._in_matrices)
-        defaults = {name: spec.default_value for name, spec in matrices.items()}
-        for name, spec in self.specs.all_context.items():
-            if not isinstance(spec, tf.io.FixedLenFeature):
-                beside[name] = spec
+        padded = padder(self._reading(), list_size)
 
         def batch(index: Any) -> Any:
             features, labels, weights = gather(index)
-            padded = pad(
-                features,
-                block_layout,
-                list_size,
-                defaults,
-                self._mask_feature_name,
-                beside,
-                None if labels is None else labels.row_lengths(),
-            )
-            padded.update(self._padded_labels(labels, weights, list_size))
-            return self._features_and_labels(padded)
+            of_labels = self._padded_labels(labels, weights, list_size)
+            return self._features_and_labels({**padded(features, labels), **of_labels})
 
         return batch
 
@@ -374,48 +339,10 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         """Returns what stands apart in lists as it stands among padded features."""
         return {}
 
-    def _block_layout(self) -> BlockLayout:
-        """Where features stand in the matrices of `lists`."""
-        return BlockLayout.from_spec(separate(self._in_matrices)[0])
-
-    def _selection(self, split: str, layout: str) -> Selection | None:
-        """Returns what chooses documents; None for the first ones of each list."""
-        hparams = self._hparams
-        name = getattr(hparams, "truncation", FIRST)
-        shuffle = getattr(hparams, "shuffle_examples", False)
-        if split != "train" or (name == FIRST and not shuffle):
-            return None
-        # Of the features as they are, whatever a model makes of them.
-        lists, scores = self.lists(split, layout), None
-        if name not in (FIRST, SAMPLE):
-            described = self.features.example if self.features else {}
-            dtype, column = score_column(
-                name,
-                self._example_feature_spec,
-                {key: feature.columns for key, feature in described.items()},
-                self._block_layout(),
-            )
-            scores = as_tensor(lists.values[dtype]), column
-        if not shuffle and lists.lengths.max() <= (hparams.list_size or math.inf):
-            return None
-        seed = getattr(hparams, "seed", 0) or 0
-        return Selection(lists, hparams.list_size, scores, shuffle, seed)
-
     def _streamed(self, split: str) -> tf.data.Dataset:
         """Features that cannot be kept go through TF-Ranking's parser, step by step."""
-        paths = files.expand(self._split(split).pattern, "data")
-        # TensorFlow takes a file that ends inside a header for a whole one.
-        self._reader.refuse_damaged(paths, checksums=False)
-        dataset = streamed(
-            self._hparams,
-            split == "train",
-            paths,
-            self._reading().format(paths),
-            self._reader,
-            context_feature_spec=self.specs.all_context,
-            example_feature_spec=self.specs.all_example,
-            mask_feature_name=self._mask_feature_name,
-        )
+        pattern = self._split(split).pattern
+        dataset = streamed(self._hparams, split == "train", pattern, self._reading())
         return dataset.map(
             self._features_and_labels, num_parallel_calls=tf.data.AUTOTUNE
         )
@@ -423,28 +350,14 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
     def _build(self, split: str) -> tf.data.Dataset:
         theirs = tfr.keras.pipeline.BaseDatasetBuilder
         own = type(self)._build_dataset is not theirs._build_dataset
-        kept = self.specs.can_keep and not own
-        useless = [] if kept else ["cache", "documents_per_batch", "keep_document_ids"]
-        if own:
-            useless += _OF_OUR_READING
-        for name in useless:
-            default = getattr(DatasetHparams, name)
-            value = getattr(self._hparams, name, default)
-            if value != default and value is not None:
-                why = (
-                    "the dataset builder reads its files in its own way."
-                    if own
-                    else f"only features with the specs {', '.join(KEPT)} are kept."
-                )
-                warnings.warn(f"{name}={value!r} has no effect: {why}", stacklevel=3)
+        can_keep = self.specs.can_keep
+        warn_of_unused(self._hparams, can_keep and not own, own)
         if own:
             # A subclass has TF-Ranking's step of building in its own way.
             if split == "train":
                 return theirs.build_train_dataset(self)
             return theirs.build_valid_dataset(self)
-        if self.specs.can_keep:
-            return self.make_dataset(split, "padded")
-        return self._streamed(split)
+        return self.make_dataset(split, "padded") if can_keep else self._streamed(split)
 
     def build_train_dataset(self) -> tf.data.Dataset:
         """Returns padded training batches without end."""

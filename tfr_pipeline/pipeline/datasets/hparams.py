@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching import selection
+from tfr_pipeline.data.batching.loose import KEPT
 from tfr_pipeline.data.reading import record_reader
 from tfr_pipeline.data.records import formats
 from tfr_pipeline.errors import ConfigError
@@ -133,3 +134,47 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         """Absolute path of the cache folder; empty for a cache in memory."""
         path = os.fspath(self.cache or "")
         return "" if path in ("", "memory") else os.path.abspath(path)
+
+
+# What TF-Ranking's own way to build datasets does not know.
+_OF_OUR_READING = (
+    "shuffle",
+    "input_format",
+    "reader_args",
+    "compression",
+    "truncation",
+    "shuffle_examples",
+)
+# What takes lists that are kept.
+_OF_KEPT_LISTS = ("cache", "documents_per_batch", "keep_document_ids")
+
+
+def setting(hparams: Any, name: str) -> Any:
+    """Returns a hyperparameter; its default if `hparams` are TF-Ranking's, without it.
+
+    Example:
+      >>> theirs = tfr.keras.pipeline.DatasetHparams("train-*", "valid-*", 32, 32)
+      >>> setting(theirs, "shuffle"), setting(theirs, "train_batch_size")
+      (True, 32)
+    """
+    return getattr(hparams, name, getattr(DatasetHparams, name, None))
+
+
+def warn_of_unused(hparams: Any, keeps: bool, own: bool) -> None:
+    """Warns of hyperparameters that do nothing in a dataset builder.
+
+    Args:
+      hparams: Ours or TF-Ranking's.
+      keeps: Whether it keeps the lists that it reads.
+      own: Whether it is a subclass that reads its files in its own way.
+    """
+    why = (
+        "the dataset builder reads its files in its own way."
+        if own
+        else f"only features with the specs {', '.join(KEPT)} are kept."
+    )
+    useless = () if keeps else _OF_KEPT_LISTS
+    for name in useless + (_OF_OUR_READING if own else ()):
+        value = setting(hparams, name)
+        if value not in (None, getattr(DatasetHparams, name)):
+            warnings.warn(f"{name}={value!r} has no effect: {why}", stacklevel=4)

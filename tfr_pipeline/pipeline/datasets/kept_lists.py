@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline import files
+from tfr_pipeline.data.batching.loose import separate
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import cache, loading
 from tfr_pipeline.data.reading.described import check_columns
@@ -17,7 +18,8 @@ from tfr_pipeline.data.records import formats
 from tfr_pipeline.data.records.formats import AUTO, PACKED
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Features
-from tfr_pipeline.pipeline.datasets.protocol import FeatureSpecs
+from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.pipeline.datasets.protocol import FeatureSpecs, Specs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,12 +52,23 @@ class Reading:
         apart = self.label is not None
         return RecordParser(
             self.specs.all_context,
-            self.specs.example if apart else self.specs.all_example,
+            self.in_lists,
             self.specs.training_only_example if apart else None,
             query_id=self.specs.query_id,
             document_id=self.document_id,
             data_format=data_format,
         )
+
+    @property
+    def in_lists(self) -> Specs:
+        """Specs of what stands in the matrices of lists, or beside them."""
+        apart = self.label is not None
+        return self.specs.example if apart else self.specs.all_example
+
+    @property
+    def layout(self) -> BlockLayout:
+        """Where features stand in the matrices of lists."""
+        return BlockLayout.from_spec(separate(self.in_lists)[0])
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -105,6 +118,8 @@ class KeptLists:
     """Reads the lists of each pattern once for each way of reading, and keeps them.
 
     Dataset builders that share one, whatever batches they make, read files once.
+    Nothing is dropped before all of them are gone: the next fold wants what the last
+    one read, and whoever is done with files makes a builder anew for the next ones.
     """
 
     def __init__(self) -> None:

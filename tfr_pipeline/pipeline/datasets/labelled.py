@@ -184,10 +184,6 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
             weight=self._sample_weight_spec and self._sample_weight_spec[0],
         )
 
-    @property
-    def _in_matrices(self) -> Specs:
-        return self._example_feature_spec if self._apart else super()._in_matrices
-
     def lists(self, split: str, layout: str = "padded") -> Lists:
         """See `BaseDatasetBuilder`.
 

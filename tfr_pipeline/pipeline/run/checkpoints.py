@@ -96,7 +96,7 @@ class Checkpoints:
           RunError: Another worker found a later one.
         """
         path = self._find()
-        step = _step_of(path) if path else 0
+        step = step_of(path) if path else 0
         latest = agree(step)
         if latest != step:
             raise RunError(
@@ -250,7 +250,7 @@ class Checkpoints:
         except _READ_ERRORS as error:
             raise _unusable(path, error) from error
         self._model.set_weights([weight.numpy() for weight in weights])
-        self._model.optimizer.iterations.assign(_step_of(path))
+        self._model.optimizer.iterations.assign(step_of(path))
         return True
 
     def restore_for_export(
@@ -298,13 +298,6 @@ class Checkpoints:
                 stacklevel=2,
             )
             self.state.best_value, self.state.best_step = None, 0
-
-    def how_to_go_on(self) -> str:
-        """Says what an interrupted run has saved."""
-        path = latest(self._run.checkpoints)
-        if path is None:
-            return "nothing was saved; the same command begins again"
-        return f"{path} is saved; the same command goes on from step {_step_of(path)}"
 
     def restore_best(self) -> bool:
         """Loads the weights of the best epoch; returns whether there are any."""
@@ -380,7 +373,8 @@ def _problem(path: str) -> str | None:
     return None
 
 
-def _step_of(path: str) -> int:
+def step_of(path: str) -> int:
+    """Returns the step of the checkpoint with a path."""
     return int(path.rpartition("-")[2])
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from tfr_pipeline.pipeline import checks
-from tfr_pipeline.pipeline.distribute import strategies
 from tfr_pipeline.pipeline.run import seeds
+from tfr_pipeline.pipeline.run.finish import check_places
 
 
 def lines(pipeline: Any) -> list[str]:
     """Takes one step of a `ModelFitPipeline`, and says what a run would do."""
     hparams, builder = pipeline._hparams, pipeline._dataset_builder
-    seed, drawn = seeds.choose(hparams.seed, pipeline._run, pipeline._agree)
+    feed, role = pipeline._feed, pipeline._role
+    check_places(pipeline._run, hparams.export_best_model)
+    seed, drawn = seeds.choose(hparams.seed, pipeline._run, role.agree)
     seeds.plant(seed, builder)
-    strategy, feed = pipeline._strategy, pipeline._feed
     # The chief of parameter servers takes its step alone.
-    alone = strategies.is_coordinator(strategy)
-    with strategies.strategy_scope(None if alone else strategy):
+    with contextlib.nullcontext() if role.coordinates else role.scope():
         layout = pipeline._layout()
         steps = feed.check(layout)
         valid_steps = feed.steps("valid", layout)

@@ -5,41 +5,42 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import RunError
+from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
+from tfr_pipeline.pipeline.run.directory import RunState
 
 _POLL_SECONDS = 1.0
 
 
-def watch(
-    model: tf.keras.Model,
-    bare: tf.keras.Model,
-    checkpoints: Checkpoints,
-    folder: str,
-    compare: Callable[[], None],
-    dataset: Any,
-    steps: int | None,
-    log_dir: str,
-) -> None:
+def watch(pipeline: Any, told: dict[str, Any]) -> tf.keras.Model:
     """Evaluates each new checkpoint, until SIGTERM and then the newest one.
 
     Each gives a line of output, and scalars for TensorBoard.
 
     Args:
-      model: A compiled model.
-      bare: The same, not compiled.
-      checkpoints: Checkpoints of the run, for this model.
-      folder: Where they appear.
-      compare: Checks that they are of the run that this task was told of.
-      dataset: Validation data.
-      steps: Batches of it; None for all.
-      log_dir: Folder of the events for TensorBoard.
+      pipeline: A `ModelFitPipeline`.
+      told: What this task was told; the run has to be that.
+
+    Returns:
+      The model.
+
+    Raises:
+      ConfigError: There is no validation data, or the run is another one.
     """
+    layout, feed, run = pipeline._layout(), pipeline._feed, pipeline._run
+    dataset = feed.dataset("valid", layout)
+    if dataset is None:
+        raise ConfigError(
+            "valid_input_pattern: expected files, found none, but the job has an "
+            "evaluator. Start it without."
+        )
+    steps = feed.steps("valid", layout)
+    model, bare = pipeline._compile(layout, 1), pipeline._build(layout)
+    checkpoints = Checkpoints(model, run, RunState())
     stop = threading.Event()
     previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     done = None
@@ -47,10 +48,11 @@ def watch(
         writer = None
         while True:
             ends = stop.is_set()
-            path = latest(folder)
+            path = latest(run.checkpoints)
             if path and writer is None:
-                compare()
-                writer = tf.summary.create_file_writer(log_dir)
+                run.compare(told)
+                logs = os.path.join(run.path, "logs", "evaluator")
+                writer = tf.summary.create_file_writer(logs)
             if path and path != done and _restore(checkpoints, bare, path):
                 found = model.evaluate(
                     dataset, steps=steps, return_dict=True, verbose=0
@@ -58,7 +60,7 @@ def watch(
                 _report(writer, checkpoints.step, found)
                 done = path
             elif ends:
-                return
+                return model
             else:
                 stop.wait(_POLL_SECONDS)
     finally:

@@ -42,6 +42,21 @@ _TOLERANCE = 1e-4
 _LISTS_TO_COMPARE = 32
 
 
+def check_places(run: RunDirectory, export_best: bool) -> None:
+    """Checks, before training, that what comes out of it can be exported.
+
+    Args:
+      run: The run directory.
+      export_best: Whether the best model will be exported.
+
+    Raises:
+      RunError: A model of others stands in the place.
+    """
+    for name in (LATEST, BEST) if export_best else (LATEST,):
+        # The chief's folder, so that all workers end.
+        versions.check(os.path.join(run.path, "export", name))
+
+
 def finish(
     exporter: Exporter,
     builder: Any,
@@ -237,6 +252,29 @@ def _compare(builder: Any, signatures: dict[str, Any], predictor: Predictor) -> 
             )
 
 
+def labels_by_task(predictor: Predictor, lists: Lists) -> dict[str, np.ndarray]:
+    """Returns what each score of a model is measured by.
+
+    Args:
+      predictor: The model.
+      lists: The lists, with labels.
+
+    Returns:
+      Labels, float32 `[documents]`, by the name of the score; by an empty text where
+      there is one. Without those of tasks of which these lists have no label.
+    """
+    labels = lists.labels
+    assert labels is not None
+    if labels.ndim == 1:
+        return dict.fromkeys(predictor.tasks if predictor.several else [""], labels)
+    return {
+        task: column
+        for label, column in zip(predictor.features.labels, labels.T, strict=True)
+        for task in predictor.tasks_of(label)
+        if (column >= 0).any()
+    }
+
+
 def evaluate(
     predictor: Predictor,
     lists: Lists,
@@ -251,11 +289,9 @@ def evaluate(
         and what was measured of each query; such as `QueryTable.add` of a split.
 
     Returns:
-      The result of `evaluate_lists`; a dict of them by task where the data has labels
-      of several, without those of which these lists have none. Where a document has
-      several numbers for one label, a dict by their names.
+      The result of `evaluate_lists`; a dict of them by `labels_by_task` where that has
+      names.
     """
-    assert lists.labels is not None
 
     def measured(task: str, labels: Any, scores: Any) -> dict[str, Any]:
         metrics = QueryMetrics.of(labels, scores, lists.row_splits)
@@ -263,17 +299,9 @@ def evaluate(
             record(task, lists.query_ids, metrics)
         return metrics.means()
 
-    if lists.labels.ndim == 1 and predictor.several:
-        return {
-            name: measured(name, lists.labels, scores)
-            for name, scores in predictor.score_tasks(lists).items()
-        }
-    if lists.labels.ndim == 1:
+    by_task = labels_by_task(predictor, lists)
+    if "" in by_task:
         scores = predictor.score(lists, task=predictor.tasks[0])
-        return measured("", lists.labels, scores)
-    by_task = predictor.score_tasks(lists)
-    return {
-        task: measured(task, labels, by_task[task])
-        for task, labels in zip(predictor.features.labels, lists.labels.T, strict=True)
-        if task in by_task and (labels >= 0).any()
-    }
+        return measured("", by_task[""], scores)
+    found = predictor.score_tasks(lists)
+    return {task: measured(task, by_task[task], found[task]) for task in by_task}

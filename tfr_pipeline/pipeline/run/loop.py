@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import tensorflow as tf
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
+from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run import actions, diagnosis
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest, step_of
 from tfr_pipeline.pipeline.run.progress import Progress
 
 
@@ -53,6 +57,44 @@ def standing(done: int, steps: int, epochs: int, stopped: str) -> str:
             "with a larger num_epochs it goes on"
         )
     return f"going on from step {done} of {total}" if done else ""
+
+
+def go_on(checkpoints: Checkpoints, steps: int, hparams: PipelineHparams) -> str:
+    """Checks that a restored run can go on, cleans up, and says from where it does.
+
+    Args:
+      checkpoints: Checkpoints of the run, restored.
+      steps: Steps of an epoch.
+      hparams: Hyperparameters.
+
+    Raises:
+      ConfigError: See `check_progress`.
+    """
+    done, epochs = checkpoints.step, hparams.num_epochs
+    check_progress(done, steps, epochs)
+    stopped = checkpoints.state.stopped
+    if hparams.export_best_model and not stopped and done < steps * epochs:
+        checkpoints.check_best()
+    checkpoints.clean()
+    return standing(done, steps, epochs, stopped)
+
+
+@contextlib.contextmanager
+def explaining_interrupts(folder: str) -> Iterator[None]:
+    """Says at Ctrl-C what has been saved, and how to go on.
+
+    Args:
+      folder: Where the checkpoints of the run are.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        path = latest(folder)
+        raise KeyboardInterrupt(
+            f"{path} is saved; the same command goes on from step {step_of(path)}"
+            if path
+            else "nothing was saved; the same command begins again"
+        ) from None
 
 
 def train(
