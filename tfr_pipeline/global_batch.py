@@ -143,3 +143,17 @@ def count_real(weights: Any) -> Any:
         return weights
     real = tf.sequence_mask(batch.real, tf.shape(weights)[0])[:, tf.newaxis]
     return tf.where(real, weights, 0.0)
+
+
+def zero_without_lists(value: Any) -> Any:
+    """Returns a mean over the lists of this replica, or 0 if it has none.
+
+    The mean over no list is NaN, and NaN times the weight 0 is NaN.
+
+    Args:
+      value: A tensor.
+    """
+    batch = getattr(_known, "batch", None)
+    if batch is None:
+        return value
+    return tf.where(batch.share > 0.0, value, tf.zeros_like(value))

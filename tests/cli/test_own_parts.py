@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.cli.command_helpers import command
@@ -42,6 +43,7 @@ def test_own_parts_train_on_one_and_two_workers_and_are_exported_and_rank(tmp_pa
 
     words = ["train", "--config=configs/own_parts.py", "--config.data.dir=data"]
     words += ["--config.data.train_batch_size=4", "--config.pipeline.num_epochs=3"]
+    words += ["--config.pipeline.learning_rate=0.05"]
     assert "loss of the first step" in run(
         *words, "--config.model_dir=dry", "--dry_run"
     )
@@ -64,17 +66,19 @@ def test_own_parts_train_on_one_and_two_workers_and_are_exported_and_rank(tmp_pa
     scores = {}
     for name in ("run", "run2"):
         served, test = f"--model=served-{name}", f"{name}-test.json"
-        run("export", f"--run={name}", f"--output=served-{name}")
-        run("evaluate", served, "--data=data/test-*", f"--output={test}")
+        # What `metrics.json` is about is the best epoch.
+        run("export", f"--run={name}", "--best", f"--output=served-{name}")
+        words = [served, "--data=data/test-*", f"--output={test}", "--baselines"]
+        run("evaluate", *words)
         of_run = read_json(project / name / "metrics.json")["test"]["ndcg@10"]["skip"]
-        measured = read_json(project / test)["metrics"]["ndcg@10"]["skip"]
-        assert measured == pytest.approx(of_run, abs=1e-6)
-        assert of_run > 0.75
+        found = read_json(project / test)
+        assert found["ndcg@10"]["skip"] == pytest.approx(of_run, abs=1e-6)
+        assert of_run > found["baselines"]["random"]["ndcg@10"]["skip"] + 0.1
         run("predict", served, "--input=text/test.txt", f"--output={name}.tsv")
         lines = (project / f"{name}.tsv").read_text().splitlines()
         rows = [line.split("\t") for line in lines]
         scores[name] = {(qid, docid): float(score) for qid, docid, _, score in rows}
-    # The same documents, and the same scores: two workers share the batches of one.
+    # Two workers share the batches of one; Adam makes more of how sums are rounded.
     assert scores["run"].keys() == scores["run2"].keys()
-    for document, score in scores["run"].items():
-        assert scores["run2"][document] == pytest.approx(score, abs=1e-2), document
+    pairs = np.array([(score, scores["run2"][k]) for k, score in scores["run"].items()])
+    assert np.corrcoef(pairs.T)[0, 1] > 0.999

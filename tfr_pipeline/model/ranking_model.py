@@ -234,6 +234,11 @@ class RankingModel(tf.keras.Model):
         # The view behind the preparation is not made for this.
         self.preparation = self.prepared_call = None
 
+    @property
+    def losses(self) -> list[Any]:
+        """See `tf.keras.Model`; those of a replica without lists are 0."""
+        return [global_batch.zero_without_lists(loss) for loss in super().losses]
+
     def _penalty(self, dtype: Any) -> Any:
         """Returns what regularisation of weights adds to the loss of a replica."""
         losses = compat.weight_losses(self)
