@@ -264,6 +264,8 @@ def _explained(
 
 def _fits(cells: list[bytes], kind: pa.DataType) -> bool:
     """Whether pyarrow reads all cells as this type."""
+    if not cells:  # which are no text to it, rather than a text without rows
+        return True
     pa = arrow()
     text = b"\n".join([b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells])
     block = Block(text, "", 1, ("cells",), ",")
