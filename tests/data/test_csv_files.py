@@ -141,6 +141,17 @@ def test_a_byte_order_mark_windows_line_ends_and_trailing_delimiters_are_read(
     assert "c.csv:3" in lines_of_error(path)
 
 
+@pytest.mark.parametrize("label", ["-1", "", "nan", "3"])
+def test_labels_are_not_needed_where_nothing_is_learnt(
+    tmp_path: pathlib.Path, label: str
+) -> None:
+    path = written(tmp_path, f"qid,label,x\n1,{label},0.5\n2,{label},2\n")
+    options = {"require_label": False, "feature_columns": ("x",)}
+    assert read(path, **options).values["float32"].tolist() == [[0.5], [2]]
+    if label != "3":
+        assert "expected a grade of 0 or more" in lines_of_error(path)
+
+
 def test_true_and_false_are_numbers(tmp_path: pathlib.Path) -> None:
     path = written(tmp_path, "qid,label,x,new\n1,true,0.5,True\n1,false,2,False\n")
     lists = read(path, context_columns=("new",))
