@@ -199,6 +199,16 @@ def test_text_that_is_not_utf_8_is_one_error_with_its_line(
     assert "UTF-16" in message
 
 
+@pytest.mark.parametrize("row", ["café,1", "café,1,2,3"])
+def test_rows_of_another_length_may_be_no_utf_8(
+    tmp_path: pathlib.Path, row: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f"qid,label,x\na,1,1\n{row}\nb,1,0.5\n"
+    message = lines_of_error(written(tmp_path, text.encode("latin-1")))
+    assert "a.csv:3: expected 3 cells" in message
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
 @pytest.mark.parametrize("input_format", ["csv", "parquet"])
 def test_row_numbers_of_pandas_are_no_feature_and_the_chosen_columns_are_said(
