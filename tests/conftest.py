@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -59,6 +60,14 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("needs the data sets in ../shared/data, which is not here")
     return folder
+
+
+@pytest.fixture
+def hangups():
+    """Lets SIGHUP through, here and in children, also under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

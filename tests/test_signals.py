@@ -12,6 +12,7 @@ from tfr_pipeline.files import replacing
 from tfr_pipeline.signals import unwinding
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_process_leaves_no_temporary(tmp_path, number):
     with pytest.raises(SystemExit) as end:
@@ -23,6 +24,7 @@ def test_a_stopped_process_leaves_no_temporary(tmp_path, number):
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_hangup_goes_to_whoever_takes_sigterm():
     seen = []
     with unwinding():

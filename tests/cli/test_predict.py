@@ -182,6 +182,26 @@ def test_lines_are_read_back_or_an_id_is_refused(style, ends, ids, scores):
     assert [np.float32(row[3]) for row in rows] == [scores[i] for i in order]
 
 
+def test_the_lists_of_documents_are_found_once_for_all(monkeypatch):
+    found = []
+    original = Lists.row_ids.fget
+
+    def counted(lists):
+        found.append(lists)
+        return original(lists)
+
+    monkeypatch.setattr(Lists, "row_ids", property(counted))
+    lists = Lists(
+        values={},
+        row_splits=np.arange(0, 101, 10),
+        labels=None,
+        query_ids=np.arange(10).astype(str).astype(object),
+        document_ids=np.arange(100).astype(str).astype(object),
+    )
+    assert len(list(ranking.lines(lists, np.zeros(100, np.float32), "tsv"))) == 100
+    assert len(found) == 1
+
+
 @pytest.fixture(scope="module")
 def request_script():
     """The script of docs/serving.md."""

@@ -306,6 +306,7 @@ def test_errors_of_workers_are_errors_of_the_command(
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_stopped_conversion_leaves_no_output_and_no_process(
     number: signal.Signals, tmp_path: pathlib.Path

@@ -141,6 +141,17 @@ def test_a_byte_order_mark_windows_line_ends_and_trailing_delimiters_are_read(
     assert "c.csv:3" in lines_of_error(path)
 
 
+@pytest.mark.parametrize("label", ["-1", "", "nan", "3"])
+def test_labels_are_not_needed_where_nothing_is_learnt(
+    tmp_path: pathlib.Path, label: str
+) -> None:
+    path = written(tmp_path, f"qid,label,x\n1,{label},0.5\n2,{label},2\n")
+    options = {"require_label": False, "feature_columns": ("x",)}
+    assert read(path, **options).values["float32"].tolist() == [[0.5], [2]]
+    if label != "3":
+        assert "expected a grade of 0 or more" in lines_of_error(path)
+
+
 def test_true_and_false_are_numbers(tmp_path: pathlib.Path) -> None:
     path = written(tmp_path, "qid,label,x,new\n1,true,0.5,True\n1,false,2,False\n")
     lists = read(path, context_columns=("new",))
@@ -151,13 +162,24 @@ def test_true_and_false_are_numbers(tmp_path: pathlib.Path) -> None:
     assert lists.values["float32"].tolist() == [[0.5, 1], [2, 0]]
 
 
-def test_the_error_names_the_column_that_is_wrong(tmp_path: pathlib.Path) -> None:
-    path = written(tmp_path, "qid,label,x,y,z\n1,1,NA,2,3\n1,0,null,2,1_0\n")
-    message = lines_of_error(path, feature_columns=("z", "y", "x"))
-    assert "a.csv:3: column 'z': expected a number, found '1_0'" in message
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("before", ["", "1,1,NA,2,3\n"])
+def test_the_error_names_the_column_that_is_wrong(
+    tmp_path: pathlib.Path, before: str, start: str
+) -> None:
+    for column, row in (
+        ("z", "1,0,null,2,1_0"),
+        ("y", "1,0,1,2_0,3"),
+        ("label", "1,oops,1,2,3"),
+    ):
+        text = f"{start}qid,label,x,y,z\n{before}{row}\n1,0,1,2,3\n"
+        message = lines_of_error(
+            written(tmp_path, text), feature_columns=("z", "y", "x")
+        )
+        assert f"a.csv:{3 if before else 2}: column {column!r}: expected" in message
 
 
-@pytest.mark.parametrize("role", ["query", "header", "text"])
+@pytest.mark.parametrize("role", ["query", "header", "text", "first"])
 def test_text_that_is_not_utf_8_is_one_error_with_its_line(
     tmp_path: pathlib.Path, role: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,14 +187,26 @@ def test_text_that_is_not_utf_8_is_one_error_with_its_line(
         "query": "qid,label,x\na,1,1\ncafé,1,1\ncafè,1,1\n",
         "header": "qid,label,prix é\na,1,1\n",
         "text": "qid,label,x,t\na,1,1,t\na,0,1,é\n",
+        "first": "qid,label,x\ncafé,1,1\ncafè,1,1\n",
     }[role]
     options = {"context_columns": ("t",)} if role == "text" else {}
     message = lines_of_error(written(tmp_path, text.encode("latin-1")), **options)
     assert "UTF-8" in message
-    assert "a.csv:3" in message if role != "header" else "a.csv: " in message
+    place = {"header": "a.csv: ", "first": "a.csv:2: column 'qid'"}
+    assert place.get(role, "a.csv:3") in message
     assert "Traceback" not in capfd.readouterr().err
     message = lines_of_error(written(tmp_path, text.encode("utf-16")))
     assert "UTF-16" in message
+
+
+@pytest.mark.parametrize("row", ["café,1", "café,1,2,3"])
+def test_rows_of_another_length_may_be_no_utf_8(
+    tmp_path: pathlib.Path, row: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f"qid,label,x\na,1,1\n{row}\nb,1,0.5\n"
+    message = lines_of_error(written(tmp_path, text.encode("latin-1")))
+    assert "a.csv:3: expected 3 cells" in message
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])

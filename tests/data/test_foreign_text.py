@@ -123,6 +123,24 @@ def test_null_is_a_value_that_is_not_there(tmp_path: pathlib.Path) -> None:
     np.testing.assert_array_equal(kept, [[0.5, np.nan, 2], [np.nan, 0, 0]])
 
 
+@pytest.mark.parametrize(
+    ("input_format", "text"),
+    [
+        ("libsvm", "1 qid:1 1:nan\n"),
+        ("csv", "qid,label,x\n1,1,nan\n"),
+        ("csv", "qid,label,x\n1,1,\n"),
+    ],
+)
+def test_what_training_refuses_is_not_recommended(
+    tmp_path: pathlib.Path, input_format: str, text: str
+) -> None:
+    path = write(tmp_path / "a", text)
+    options = Options(feature_columns=("x",) if input_format == "csv" else ())
+    with pytest.raises(DataError, match="--nan=zero") as caught:
+        list(read_lists(path, input_format, options=options))
+    assert "keep" not in str(caught.value)
+
+
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("label", ["", "-1 ", "-2.5 ", "nan ", "NULL ", "3 "])
 def test_labels_are_not_needed_where_nothing_is_learnt(

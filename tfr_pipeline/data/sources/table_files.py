@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,11 +83,7 @@ def readable(path: str) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {reason}") from error
 
 
-def _parse(
-    block: Block,
-    convert: Any = None,
-    bad_row: Callable[[Any], str] | None = None,
-) -> pa.Table:
+def _parse(block: Block, convert: Any = None) -> pa.Table:
     pa = arrow()
     return pa.csv.read_csv(
         pa.BufferReader(block.text),
@@ -97,7 +93,6 @@ def _parse(
         pa.csv.ParseOptions(
             delimiter=block.delimiter,
             newlines_in_values=True,
-            invalid_row_handler=bad_row,
         ),
         convert,
     )
@@ -107,11 +102,31 @@ def csv_schema(path: str, input_format: str) -> pa.Schema:
     """Returns the columns of a CSV or TSV file; types by its first block."""
     pa = arrow()
     block = next(csv_files.blocks(path, input_format))
+    with readable(path):
+        try:
+            return _schema(block)
+        except pa.ArrowException:
+            # Reading the rows reports those of another length, with their lines. A
+            # handler of pyarrow's would get them as text, which they need not be.
+            return _schema(dataclasses.replace(block, text=_whole_rows(block)))
+
+
+def _schema(block: Block) -> pa.Schema:
+    pa = arrow()
     if not block.text.strip():
         return pa.schema([(name, pa.null()) for name in block.names])
-    # Reading the rows reports the bad ones, with their lines.
-    with readable(path):
-        return _parse(block, bad_row=lambda row: "skip").schema
+    return _parse(block).schema
+
+
+def _whole_rows(block: Block) -> bytes:
+    """Returns the rows that have as many cells as the header."""
+    starts = block.starts()[0].tolist()
+    rows = [
+        block.text[start:end]
+        for start, end in zip(starts, [*starts[1:], None], strict=True)
+    ]
+    size = len(block.names)
+    return b"".join(r for r in rows if len(csv_files.split(r, block.delimiter)) == size)
 
 
 def batches(
@@ -264,6 +279,8 @@ def _explained(
 
 def _fits(cells: list[bytes], kind: pa.DataType) -> bool:
     """Whether pyarrow reads all cells as this type."""
+    if not cells:  # which are no text to it, rather than a text without rows
+        return True
     pa = arrow()
     text = b"\n".join([b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells])
     block = Block(text, "", 1, ("cells",), ",")
