@@ -201,12 +201,12 @@ def _within_lines(text: bytes, delimiter: str) -> bool:
         return True
     raw = np.frombuffer(text, np.uint8)
     quotes = np.flatnonzero(raw == ord('"'))
-    line = np.searchsorted(np.flatnonzero(raw == ord("\n")), quotes)
-    if (np.bincount(line) % 2).any():
+    before = np.searchsorted(quotes, np.flatnonzero(raw == ord("\n")))
+    if len(quotes) % 2 or (before % 2).any():
         return False
     # Even numbers before, so the place in the line is as odd as that in the text.
-    before = np.where(quotes[::2] > 0, raw[quotes[::2] - 1], ord("\n"))
-    return bool(np.isin(before, [ord(c) for c in '\r\n"' + delimiter]).all())
+    left = np.where(quotes[::2] > 0, raw[quotes[::2] - 1], ord("\n"))
+    return bool(np.isin(left, [ord(c) for c in '\r\n"' + delimiter]).all())
 
 
 def _several_lines(text: bytes, delimiter: str) -> list[tuple[int, int, int, bool]]:
