@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 
@@ -239,6 +240,26 @@ def remove_stale(folder: str) -> None:
         if re.search(r"\.[0-9a-f]{8}\.tmp(\.old)?$", path):
             a_folder = os.path.isdir(path) and not os.path.islink(path)
             shutil.rmtree(path) if a_folder else os.remove(path)
+
+
+def read_json(path: str) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      DataError: The file is missing, cannot be read or is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found.") from error
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror or error}."
+        ) from error
+    # Not UTF-8, no JSON, a number of thousands of digits, a list in a list and so on.
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}.") from error
 
 
 def write_text(path: str, text: str) -> None:

@@ -156,6 +156,8 @@ def test_a_right_tf_config_passes(text) -> None:
     [
         ("{", "not JSON"),
         ("[]", "a JSON list"),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 5000, "not JSON"),
         (json.dumps({"cluster": WORKERS}), "task is None"),
         (tf_config({"worker": []}), "cluster.worker is []"),
         (tf_config({"worker": "h:1"}), "cluster.worker is 'h:1'"),
