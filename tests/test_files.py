@@ -28,11 +28,10 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     assert tree(tmp_path) == {"a": None, "a/file.txt": "new"}
 
 
-@pytest.mark.parametrize("existing", [True, False])
-def test_a_failed_write_leaves_files_as_they_were(tmp_path, existing):
-    target = tmp_path / "file.txt"
-    if existing:
-        target.write_text("old")
+@pytest.mark.parametrize("name", ["old.txt", "new.txt", "new/deep/file.txt"])
+def test_a_failed_write_leaves_files_and_folders_as_they_were(tmp_path, name):
+    (tmp_path / "old.txt").write_text("old")
+    target = tmp_path / name
     before = tree(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         with replacing(str(target)) as temporary:

@@ -159,7 +159,8 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
 
     Works for files and for folders. An existing file is replaced, and so is a folder
     that is empty or holds nothing but what this package writes there; if the block
-    raises, all stays as it was and the temporary is removed. Links are followed. A
+    raises, all stays as it was: the temporary is removed, and so are the folders that
+    were made for it. Links are followed. A
     device, a pipe or `-`, which is standard output, is no file that could be replaced:
     the whole content is written to it at the end.
 
@@ -193,8 +194,8 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
     path = os.path.realpath(path)
     _check_ours(path, path, ours)
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    made = _make_folders(folder)
     try:
         yield temporary
         if os.path.isdir(temporary) and os.path.isdir(path):
@@ -210,12 +211,26 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
+        made.clear()
     finally:
         if os.path.isdir(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for place in made:
+                os.rmdir(place)
+
+
+def _make_folders(folder: str) -> list[str]:
+    """Makes a folder and those above it; returns those that were not there."""
+    made, above = [], folder
+    while not os.path.lexists(above):
+        made.append(above)
+        above = os.path.dirname(above)
+    os.makedirs(folder, exist_ok=True)
+    return made
 
 
 def _check_ours(folder: str, name: str, ours: Sequence[str]) -> None:
