@@ -7,6 +7,7 @@ import csv
 import io
 import lzma
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,16 @@ def test_text_that_is_not_utf_8_is_one_error_with_its_line(
     assert "Traceback" not in capfd.readouterr().err
     message = lines_of_error(written(tmp_path, text.encode("utf-16")))
     assert "UTF-16" in message
+
+
+def test_a_row_of_other_bytes_with_too_few_cells_is_one_error_with_its_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[Any] = []  # pyarrow has tracebacks printed of what it ignores
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    path = written(tmp_path, b"qid,label,x,t\na,1,1,t\nb,\xce,1\n")
+    assert "a.csv:3: expected 4 cells" in lines_of_error(path)
+    assert not ignored
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])

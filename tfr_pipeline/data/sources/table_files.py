@@ -92,7 +92,10 @@ def _parse(
     return pa.csv.read_csv(
         pa.BufferReader(block.text),
         pa.csv.ReadOptions(
-            column_names=block.names, block_size=max(1 << 10, len(block.text))
+            column_names=block.names,
+            block_size=max(1 << 10, len(block.text)),
+            # A handler gets the row as text; the one of any bytes is Latin-1.
+            encoding="latin-1" if bad_row else "utf8",
         ),
         pa.csv.ParseOptions(
             delimiter=block.delimiter,
