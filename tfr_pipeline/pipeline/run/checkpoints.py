@@ -15,14 +15,13 @@ from tfr_pipeline import files
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.serving.export import READ_ERRORS
 
 # What TensorFlow writes under the names of checkpoints, with its temporary files.
 _OURS = re.compile(r"(ckpt|best)-\d+[._]|checkpoint\.tmp")
 # TensorFlow's own name for the file that names the latest checkpoint.
 _LATEST = "checkpoint"
 _KEPT = 2
-# What TensorFlow raises for checkpoints that are cut, spoilt or another model's.
-_READ_ERRORS = (tf.errors.OpError, AssertionError, ValueError, IndexError)
 
 
 class _SavedState(tf.train.experimental.PythonState):
@@ -222,7 +221,7 @@ class Checkpoints:
         try:
             status = self._checkpoint.read(path, options=self._options)
             status.assert_existing_objects_matched()
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _unusable(path, error) from error
         if self._dispatcher is not None:
             self._dispatcher.step = int(self._model.optimizer.iterations.numpy())
@@ -247,7 +246,7 @@ class Checkpoints:
             whole = tf.train.Checkpoint(model=bare, state=_SavedState(self.state))
             status = whole.read(path)
             status.assert_existing_objects_matched().expect_partial()
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _unusable(path, error) from error
         self._model.set_weights([weight.numpy() for weight in weights])
         self._model.optimizer.iterations.assign(_step_of(path))
@@ -317,7 +316,7 @@ class Checkpoints:
             raise RunError(
                 f"{path}: the checkpoint of the best epoch is gone; export the latest."
             ) from error
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise RunError(
                 f"{path}: the checkpoint of the best epoch cannot be read "
                 f"({str(error)[:200]}); export the latest."
