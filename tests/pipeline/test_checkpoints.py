@@ -141,6 +141,17 @@ def test_best_weights_that_cannot_be_read_are_named(run):
         checkpoints.restore_best()
 
 
+def test_best_weights_that_are_gone_end_a_run_that_has_ended_and_no_other(run):
+    (run / "checkpoints" / "best-30.index").unlink()
+    _, checkpoints = open_run(run)
+    checkpoints.restore()
+    with pytest.raises(RunError, match=r"best-30.*No epoch is to come.*export --run="):
+        checkpoints.check_best(ended=True)
+    with pytest.warns(UserWarning, match=r"best-30.*of those to come"):
+        checkpoints.check_best(ended=False)
+    assert checkpoints.state.best_value is None
+
+
 @pytest.mark.parametrize("lost", ["", "config.json", "checkpoints"])
 def test_a_run_whose_files_are_removed_ends_at_the_next_save(tmp_path, lost):
     folder = tmp_path / "run"

@@ -365,6 +365,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         model, bare = self._compile(layout, 1), self._build(layout)
         self._checkpoints = Checkpoints(model, self._run, RunState())
         self._checkpoints.restore_for_export(bare, bare.weights)
+        if self._hparams.export_best_model:
+            self._checkpoints.check_best(ended=True)
         data = data_fingerprint.of_builder(self._dataset_builder)
         self._run.check_data(data, accept_data)
         return Trained(model, self._run, self._checkpoints, self._dataset_builder)
@@ -377,8 +379,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         loop.check_progress(checkpoints.step, steps, epochs)
         stopped = checkpoints.state.stopped
         ends = stopped or checkpoints.step >= steps * epochs
-        if self._hparams.export_best_model and not ends:
-            checkpoints.check_best()
+        if self._hparams.export_best_model:
+            checkpoints.check_best(ended=bool(ends))
         standing = loop.standing(checkpoints.step, steps, epochs, stopped)
         self._console.say(f"{self._run.path}: {standing}")
         checkpoints.clean()

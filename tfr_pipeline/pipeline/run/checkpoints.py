@@ -279,16 +279,28 @@ class Checkpoints:
         self._run.check()
         self._weights().write(self._best_prefix(self.step))
 
-    def check_best(self) -> None:
+    def check_best(self, ended: bool) -> None:
         """Forgets the best epoch, with a warning, where its weights are gone.
 
-        For a run that has epochs to come: else it would fail at its end.
+        Else the run would fail at its end, when other exports have been replaced.
+
+        Args:
+          ended: Whether the run has no epochs to come, of which one would be the best.
+
+        Raises:
+          RunError: The weights are gone, and no epoch is to come.
         """
         if self.state.best_value is None:
             return
         # The same for all workers, who save together.
         path = os.path.join(self._run.checkpoints, f"best-{self.state.best_step}")
         problem = _problem(path)
+        if problem and ended:
+            raise RunError(
+                f"{path}: {problem}. No epoch is to come that could be exported as "
+                "the best. Bring the file back; 'tfr-pipeline export "
+                f"--run={self._run.path} --output=DIR' exports the latest."
+            )
         if problem:
             warnings.warn(
                 f"{path}: {problem}. The best epoch so far "

@@ -220,7 +220,15 @@ class RunDirectory:
             )
             return
         # Earlier versions did not note it.
-        found = data_fingerprint.difference(read_json(path).get("data") or data, data)
+        noted = read_json(path).get("data", data)
+        if not isinstance(noted, dict) or not all(
+            isinstance(part, dict) for part in noted.values()
+        ):
+            raise ConfigError(
+                f"{path}: expected 'data' to be an object of objects, found "
+                f"{noted!r:.80}. {_ADVICE}"
+            )
+        found = data_fingerprint.difference(noted, data)
         if found and accept:
             warnings.warn(f"the run goes on with other data: {found}.", stacklevel=3)
         elif found:
