@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -131,6 +132,32 @@ def test_the_best_weights_of_the_checkpoint_before_are_still_there(run):
     assert checkpoints.state.best_step == 20
     assert checkpoints.restore_best()
     assert all((weight == 20).all() for weight in model.get_weights())
+
+
+@pytest.mark.parametrize("name", ["ckpt-30.index", "best-30.index", DATA, "checkpoint"])
+def test_a_folder_in_place_of_a_checkpoint_gives_way_to_it(run, name):
+    (run / "checkpoints" / name).unlink()
+    (run / "checkpoints" / name).mkdir()
+    model, checkpoints = open_run(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert checkpoints.restore()
+    save(model, checkpoints, 30, best=True)
+    _, again = open_run(run)
+    assert again.restore() and again.step == 30
+    assert again.restore_best()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(run, monkeypatch):
+    model, checkpoints = open_run(run)
+    assert checkpoints.restore()
+    before = tree(run)
+    with monkeypatch.context() as patch:
+        limit = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        patch.setattr(tf.train.Checkpoint, "write", mock.Mock(side_effect=limit))
+        with pytest.raises(RunError, match=r"ckpt-40: .*No space left.*goes on"):
+            save(model, checkpoints, 40)
+    assert tree(run) == before
 
 
 def test_best_weights_that_cannot_be_read_are_named(run):

@@ -108,14 +108,14 @@ class Checkpoints:
         """Saves the state of the run at the current step.
 
         Raises:
-          RunError: The run directory is not what it was.
+          RunError: The run directory is not what it was, or cannot be written to.
         """
         if self._dispatcher is not None:
             self._dispatcher.settle()
         self._run.check()
         name = f"ckpt-{self.step}"
         folder = self._run.join("checkpoints")
-        self._checkpoint.write(os.path.join(folder, name), self._options)
+        self._write(self._checkpoint, os.path.join(folder, name), self._options)
         kept = self._kept("ckpt")
         lines = [f'model_checkpoint_path: "{name}"']
         lines += [f'all_model_checkpoint_paths: "{other}"' for other in reversed(kept)]
@@ -130,6 +130,27 @@ class Checkpoints:
         )
         self._fell_back = False
         self.clean()
+
+    def _write(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        path: str,
+        options: tf.train.CheckpointOptions | None = None,
+    ) -> None:
+        """Writes a checkpoint where nothing is, or what cannot be read."""
+        folder, name = os.path.split(path)
+        try:
+            for other in _names(folder):
+                place, ours = os.path.join(folder, other), other.startswith(f"{name}.")
+                # Files alone are replaced.
+                if (ours or other == _LATEST) and os.path.isdir(place):
+                    shutil.rmtree(place)
+            checkpoint.write(path, options)
+        except (OSError, tf.errors.OpError) as error:
+            raise RunError(
+                f"{path}: the checkpoint cannot be written: {str(error)[:300]}. Once "
+                "that is mended, the same command goes on from the one before."
+            ) from error
 
     def _kept(self, kind: str) -> list[str]:
         """Names of the last checkpoints up to this step, the newest first."""
@@ -277,7 +298,7 @@ class Checkpoints:
     def save_best(self) -> None:
         """Saves the current weights as the best so far."""
         self._run.check()
-        self._weights().write(self._best_prefix(self.step))
+        self._write(self._weights(), self._best_prefix(self.step))
 
     def check_best(self, ended: bool) -> None:
         """Forgets the best epoch, with a warning, where its weights are gone.
