@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from tfr_pipeline.errors import ConfigError, DataError, RunError
-from tfr_pipeline.files import expand, replacing, write_text
+from tfr_pipeline.files import expand, read_json, replacing, write_text
 
 
 def tree(folder: pathlib.Path) -> dict[str, str | None]:
@@ -28,11 +28,10 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
     assert tree(tmp_path) == {"a": None, "a/file.txt": "new"}
 
 
-@pytest.mark.parametrize("existing", [True, False])
-def test_a_failed_write_leaves_files_as_they_were(tmp_path, existing):
-    target = tmp_path / "file.txt"
-    if existing:
-        target.write_text("old")
+@pytest.mark.parametrize("name", ["old.txt", "new.txt", "new/deep/file.txt"])
+def test_a_failed_write_leaves_files_and_folders_as_they_were(tmp_path, name):
+    (tmp_path / "old.txt").write_text("old")
+    target = tmp_path / name
     before = tree(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         with replacing(str(target)) as temporary:
@@ -253,3 +252,16 @@ def test_commas_separate_names_and_may_be_part_of_one(
     monkeypatch.setenv("HOME", str(tmp_path))
     found = [os.path.relpath(path) for path in expand(pattern)]
     assert found == wanted
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[" * 100_000, b"9" * 5000, None]
+)
+def test_what_is_no_json_is_named(tmp_path, content):
+    path = tmp_path / "a.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{path}: (not valid JSON|cannot be read): "):
+        read_json(str(path))

@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from tfr_pipeline import files
 from tfr_pipeline.errors import DataError
 
 FILE_NAME = "features.json"
@@ -355,11 +356,9 @@ class Features:
 
     def save(self, path: str) -> None:
         """Writes the description to a file or into a folder as `features.json`."""
-        from tfr_pipeline.files import write_text
-
         if os.path.isdir(path):
             path = os.path.join(path, FILE_NAME)
-        write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
+        files.write_text(path, json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str) -> Features:
@@ -370,17 +369,9 @@ class Features:
         """
         if os.path.isdir(path):
             path = os.path.join(path, FILE_NAME)
-        try:
-            with open(path, encoding="utf-8") as file:
-                return cls.from_json(json.load(file), path)
-        except FileNotFoundError as error:
+        if not os.path.lexists(path):
             raise DataError(
                 f"{path}: not found. Expected the description that "
                 "`tfr-pipeline convert` writes beside its data."
-            ) from error
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read: {error.strerror or error}."
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DataError(f"{path}: not valid JSON: {error}.") from error
+            )
+        return cls.from_json(files.read_json(path), path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 
@@ -158,7 +159,8 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
 
     Works for files and for folders. An existing file is replaced, and so is a folder
     that is empty or holds nothing but what this package writes there; if the block
-    raises, all stays as it was and the temporary is removed. Links are followed. A
+    raises, all stays as it was: the temporary is removed, and so are the folders that
+    were made for it. Links are followed. A
     device, a pipe or `-`, which is standard output, is no file that could be replaced:
     the whole content is written to it at the end.
 
@@ -192,8 +194,8 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
     path = os.path.realpath(path)
     _check_ours(path, path, ours)
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    made = _make_folders(folder)
     try:
         yield temporary
         if os.path.isdir(temporary) and os.path.isdir(path):
@@ -209,12 +211,26 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
+        made.clear()
     finally:
         if os.path.isdir(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for place in made:
+                os.rmdir(place)
+
+
+def _make_folders(folder: str) -> list[str]:
+    """Makes a folder and those above it; returns those that were not there."""
+    made, above = [], folder
+    while not os.path.lexists(above):
+        made.append(above)
+        above = os.path.dirname(above)
+    os.makedirs(folder, exist_ok=True)
+    return made
 
 
 def _check_ours(folder: str, name: str, ours: Sequence[str]) -> None:
@@ -239,6 +255,26 @@ def remove_stale(folder: str) -> None:
         if re.search(r"\.[0-9a-f]{8}\.tmp(\.old)?$", path):
             a_folder = os.path.isdir(path) and not os.path.islink(path)
             shutil.rmtree(path) if a_folder else os.remove(path)
+
+
+def read_json(path: str) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+      DataError: The file is missing, cannot be read or is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not found.") from error
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror or error}."
+        ) from error
+    # Not UTF-8, no JSON, a number of thousands of digits, a list in a list and so on.
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}.") from error
 
 
 def write_text(path: str, text: str) -> None:

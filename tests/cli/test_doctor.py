@@ -156,6 +156,8 @@ def test_a_right_tf_config_passes(text) -> None:
     [
         ("{", "not JSON"),
         ("[]", "a JSON list"),
+        ("[" * 100_000, "not JSON"),
+        ("9" * 5000, "not JSON"),
         (json.dumps({"cluster": WORKERS}), "task is None"),
         (tf_config({"worker": []}), "cluster.worker is []"),
         (tf_config({"worker": "h:1"}), "cluster.worker is 'h:1'"),
@@ -230,10 +232,21 @@ def test_shards_without_records_fail(data) -> None:
 
 
 def test_missing_or_broken_statistics_are_a_warning(data) -> None:
-    (data / "train.stats.json").unlink()
-    (data / "valid.stats.json").write_text("[]")
-    levels = [doctor.check_split(str(data), s).level for s in ("train", "valid")]
-    assert levels == [WARN, WARN]
+    path = data / "train.stats.json"
+    path.unlink()
+    assert doctor.check_split(str(data), "train").level == WARN
+    for content in ("[]", "{", '{"queries": null, "documents": 7}', "[" * 100_000):
+        path.write_text(content)
+        assert doctor.check_split(str(data), "train").level == WARN
+    path.unlink()
+    path.mkdir()
+    assert doctor.check_split(str(data), "train").level == WARN
+
+
+def test_a_finding_is_one_line_whatever_was_found() -> None:
+    found = [*doctor_cluster.check_ports("1\n2"), *failures('{"cluster": {"a\\n": 1}}')]
+    assert "port 1 2" in str(found[1])
+    assert all("\n" not in str(finding) for finding in found)
 
 
 def test_no_test_split_is_no_fault(data) -> None:

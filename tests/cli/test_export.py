@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
+import pytest
+
 from tfr_pipeline.cli.main import main
 
 
@@ -29,6 +31,15 @@ def test_a_best_checkpoint_that_was_removed_is_named(trained, tmp_path, capsys):
     assert export(run, tmp_path / "e", "--best") == 1
     error = capsys.readouterr().err
     assert "the checkpoint of the best epoch is gone" in error
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("content", ["[", "5", '{"pipeline": 5}', "[" * 100_000])
+def test_a_config_that_is_none_is_named(tmp_path, capsys, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(content)
+    assert export(tmp_path / "run", tmp_path / "e") == 1
+    assert f"error: {tmp_path}/run/config.json: " in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
 
 

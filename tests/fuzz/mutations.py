@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import pathlib
 import random
 import re
@@ -98,10 +100,35 @@ def spoil_json(random: random.Random, value: Any) -> Any:
     return random.choice(others)
 
 
-def tree(folder: pathlib.Path) -> dict[str, bytes | None]:
-    """Returns the content of all files below a folder; None for folders."""
+def spoil_link(random: random.Random, path: pathlib.Path) -> None:
+    """Loses a link, or makes it lead elsewhere."""
+    path.unlink()
+    if random.random() < 0.6:
+        path.symlink_to(random.choice(("nothing", "..", path.name, "/dev/null")))
+
+
+def spoil(random: random.Random, path: pathlib.Path) -> None:
+    """Damages a file as it may be damaged, be it a link, JSON, a graph or other."""
+    if path.is_symlink() and (path.is_dir() or random.random() < 0.5):
+        spoil_link(random, path)
+    elif path.suffix == ".json" and random.random() < 0.7:
+        path.write_text(json.dumps(spoil_json(random, json.loads(path.read_text()))))
+    elif path.suffix == ".pb":  # other bytes in a graph may end the process
+        path.write_bytes(path.read_bytes()[: random.randrange(path.stat().st_size)])
+    else:
+        spoil_file(random, path)
+
+
+def tree(folder: pathlib.Path) -> dict[str, bytes | str | None]:
+    """Returns the files below a folder: content, place of a link, None for folders."""
     return {
-        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        str(path.relative_to(folder)): (
+            os.readlink(path)
+            if path.is_symlink()
+            else None
+            if path.is_dir()
+            else path.read_bytes()
+        )
         for path in sorted(folder.rglob("*"))
     }
 
@@ -123,6 +150,8 @@ def read_libsvm(
         words = line.partition(b"#")[0].split()
         if not words:
             continue
+        if words[0].startswith(b"qid:"):
+            words.insert(0, b"nan")  # not needed to rank by
         label, query, *features = words
         assert query.startswith(b"qid:")
         values: dict[int, float] = {}

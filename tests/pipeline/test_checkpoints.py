@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -133,12 +134,49 @@ def test_the_best_weights_of_the_checkpoint_before_are_still_there(run):
     assert all((weight == 20).all() for weight in model.get_weights())
 
 
+@pytest.mark.parametrize("name", ["ckpt-30.index", "best-30.index", DATA, "checkpoint"])
+def test_a_folder_in_place_of_a_checkpoint_gives_way_to_it(run, name):
+    (run / "checkpoints" / name).unlink()
+    (run / "checkpoints" / name).mkdir()
+    model, checkpoints = open_run(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert checkpoints.restore()
+    save(model, checkpoints, 30, best=True)
+    _, again = open_run(run)
+    assert again.restore() and again.step == 30
+    assert again.restore_best()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(run, monkeypatch):
+    model, checkpoints = open_run(run)
+    assert checkpoints.restore()
+    before = tree(run)
+    with monkeypatch.context() as patch:
+        limit = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        patch.setattr(tf.train.Checkpoint, "write", mock.Mock(side_effect=limit))
+        with pytest.raises(RunError, match=r"ckpt-40: .*No space left.*goes on"):
+            save(model, checkpoints, 40)
+    assert tree(run) == before
+
+
 def test_best_weights_that_cannot_be_read_are_named(run):
     cut(run / "checkpoints" / "best-30.data-00000-of-00001")
     _, checkpoints = open_run(run)
     checkpoints.restore()
     with pytest.raises(RunError, match=r"best-30.*export the latest"):
         checkpoints.restore_best()
+
+
+def test_best_weights_that_are_gone_end_a_run_that_has_ended_and_no_other(run):
+    (run / "checkpoints" / "best-30.index").unlink()
+    _, checkpoints = open_run(run)
+    checkpoints.restore()
+    with pytest.raises(RunError, match=r"best-30.*No epoch is to come.*export --run="):
+        checkpoints.check_best(ended=True)
+    with pytest.warns(UserWarning, match=r"best-30.*of those to come"):
+        checkpoints.check_best(ended=False)
+    assert checkpoints.state.best_value is None
 
 
 @pytest.mark.parametrize("lost", ["", "config.json", "checkpoints"])

@@ -262,3 +262,13 @@ def test_the_worker_that_differs_is_named(other, message):
     found = peers.difference(workers)
     assert "worker 2" in found
     assert re.search(message, found), found
+
+
+@pytest.mark.parametrize(
+    "content", ["5", "{", '{"data": 5}', '{"data": {"train": 5}}', '{"data": null}']
+)
+def test_notes_of_the_data_that_are_none_are_named(tmp_path, content):
+    path = tmp_path / "environment.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=f"{path}: .*another model_dir"):
+        RunDirectory(str(tmp_path)).check_data({"train": {"a": "7 bytes"}})

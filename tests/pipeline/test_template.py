@@ -156,16 +156,38 @@ def test_a_run_that_goes_on_exports_what_it_has_become(stopped, data, tmp_path):
     assert last_step(run) > last_step(stopped)
 
 
-@pytest.mark.parametrize("spoilt", ["assets.extra/places.json", "saved_model.pb"])
-def test_a_damaged_template_is_named(finished, tmp_path, capsys, spoilt):
+@pytest.mark.parametrize(
+    ("spoilt", "content"),
+    [
+        ("saved_model.pb", "[[1"),
+        ("assets.extra/places.json", "[[1"),
+        # With no place, or one for two, a weight would be that of the template.
+        ("assets.extra/places.json", "[]"),
+        ("assets.extra/places.json", "{}"),
+        ("assets.extra/places.json", '[["a"], ["a"]]'),
+    ],
+)
+def test_a_damaged_template_is_named(finished, tmp_path, capsys, spoilt, content):
     shutil.copytree(finished[0]["model_dir"], tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints" / "template"
-    (folder / spoilt).write_bytes(b"[[1")
+    (folder / spoilt).write_text(content)
     flags = [f"--run={tmp_path}/run", f"--output={tmp_path}/out"]
     assert main(["export", *flags]) == 1
     folder = folder if spoilt == "assets.extra/places.json" else tmp_path / "out"
     assert f"error: {folder}" in capsys.readouterr().err
-    assert not list(tmp_path.glob("out/[0-9]*"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["index", "data-00000-of-00001"])
+def test_a_cut_template_is_named(finished, tmp_path, capsys, name):
+    shutil.copytree(finished[0]["model_dir"], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints" / "template"
+    path = folder / "variables" / f"variables.{name}"
+    path.write_bytes(path.read_bytes()[:-1])
+    flags = [f"--run={tmp_path}/run", f"--output={tmp_path}/out"]
+    assert main(["export", *flags]) == 1
+    assert f"error: {folder}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_latest_and_best_checkpoint_give_what_the_run_exported(finished, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -59,6 +60,32 @@ def test_a_run_that_failed_is_finished_from_its_last_checkpoint(data, tmp_path):
         pipeline.train()
     assert len(read_history(tmp_path / "run")) == 1
     assert pipeline.finish()["step"] == read_history(tmp_path / "run")[0]["step"]
+
+
+def test_a_run_that_has_ended_gets_back_what_it_has_lost(finished, tmp_path):
+    config, run = finished[0], tmp_path / "run"
+    shutil.copytree(config["model_dir"], run)
+    history = (run / "history.csv").read_bytes()
+    (run / "history.csv").write_text("")
+    (run / "metrics.json").unlink()
+    build_pipeline({**config, "model_dir": str(run)}).train_and_validate()
+    assert (run / "history.csv").read_bytes() == history
+    assert read_json(run / "metrics.json")["best_step"] is not None
+
+
+def test_a_run_that_has_ended_and_lost_its_best_weights_stays_as_it_was(
+    finished, tmp_path
+):
+    config, run = finished[0], tmp_path / "run"
+    shutil.copytree(config["model_dir"], run)
+    for path in (run / "checkpoints").glob("best-*.index"):
+        path.unlink()
+    before = tree(run)
+    pipeline = build_pipeline({**config, "model_dir": str(run)})
+    for call in (pipeline.train_and_validate, pipeline.finish):
+        with pytest.raises(RunError, match=r"best-.*No epoch is to come"):
+            call()
+        assert tree(run) == before
 
 
 def test_finish_of_nothing_and_of_another_run_is_refused(finished, tmp_path):

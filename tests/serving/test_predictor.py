@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -160,6 +161,16 @@ def test_an_export_with_other_weights_is_one_like_any_other(tmp_path):
     restore_weights(module, second)
     predictor = Predictor(second, module=module)
     np.testing.assert_allclose(predictor.score(lists), after, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["index", "data-00000-of-00001"])
+def test_an_export_made_of_a_cut_one_is_refused(predictor, tmp_path, name):
+    shutil.copytree(predictor.path, tmp_path / "1")
+    path = tmp_path / "1" / "variables" / f"variables.{name}"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match=f"{tmp_path}/1/variables.* cannot be read"):
+        export_other_weights([], str(tmp_path / "1"), str(tmp_path / "2"))
+    assert not (tmp_path / "2").exists()
 
 
 def test_weights_of_another_model_are_refused(predictor, tmp_path):

@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+from tfr_pipeline import files
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.doctor_cluster import check_ports, check_tf_config
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
@@ -295,13 +296,20 @@ def check_split(folder: str, split: str) -> Finding:
         return Finding(FAIL, what, "all files are empty", again)
     found = f"{len(shards)} files"
     path = os.path.join(folder, f"{split}.stats.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            stats = json.load(file)
-        counts = [f"{stats[key]} {key}" for key in ("queries", "documents")]
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return Finding(WARN, what, f"{found}, no {split}.stats.json", again)
-    except (ValueError, KeyError, TypeError) as error:
+    try:
+        stats = files.read_json(path)
+        counts = [f"{_count(stats, key)} {key}" for key in ("queries", "documents")]
+    except DataError as error:
+        return Finding(WARN, what, f"{found}, but {error}", again)
+    except (LookupError, TypeError) as error:
         unreadable = f"{found}, {path} is unreadable ({type(error).__name__}: {error})"
         return Finding(WARN, what, unreadable, again)
     return Finding(OK, what, ", ".join([found, *counts]))
+
+
+def _count(stats: Any, key: str) -> int:
+    if type(stats[key]) is not int:
+        raise TypeError(f"{key} is {stats[key]!r}")
+    return stats[key]

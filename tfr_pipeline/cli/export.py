@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from typing import Any
 
+from tfr_pipeline import files
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 from tfr_pipeline.errors import DataError
@@ -57,15 +57,12 @@ def _config(run: str) -> dict[str, Any]:
         raise DataError(f"{path}: not found; expected a run directory of `train`.")
     if not os.path.isfile(path):
         raise DataError(f"{path}: expected a file, found a folder.")
-    with open(path, encoding="utf-8") as file:
-        try:
-            config = json.load(file)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}: not valid JSON: {error}.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read: {error}.") from error
+    config = files.read_json(path)
     if not isinstance(config, dict):
         raise DataError(f"{path}: expected a JSON object, found {config!r:.60}.")
+    if not isinstance(config.get("pipeline", {}), dict):
+        found = config["pipeline"]
+        raise DataError(f"{path}: expected an object 'pipeline', found {found!r:.60}.")
     if "pipeline" not in config:
         raise DataError(
             f"{path}: this run was started from Python, and ended before it had "

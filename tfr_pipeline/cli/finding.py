@@ -23,5 +23,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
     def __str__(self) -> str:
-        advice = f" -> {self.advice}" if self.advice else ""
-        return f"{self.level:<4}  {self.what:<28}  {self.found}{advice}"
+        # Names and values of the user's may have line ends.
+        what, found, advice = (" ".join(text.split()) for text in self[1:])
+        end = f" -> {advice}" if advice else ""
+        return f"{self.level:<4}  {what:<28}  {found}{end}"

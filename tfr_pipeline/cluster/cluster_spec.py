@@ -86,7 +86,8 @@ def parse(text: str | None) -> tuple[dict[str, Any] | None, list[tuple[str, str]
     expected = f"expected {TF_CONFIG_EXAMPLE}"
     try:
         config = json.loads(text)
-    except json.JSONDecodeError as error:
+    # Also a number of thousands of digits, or a list in a list and so on.
+    except (ValueError, RecursionError) as error:
         return None, [(f"not JSON: {error}", expected)]
     if not isinstance(config, dict):
         return None, [(f"a JSON {type(config).__name__}, not an object", expected)]

@@ -323,6 +323,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """Takes the last checkpoint of the run for the trained model."""
         self._run.compare(self._told())
         model, checkpoints, _ = self._of_checkpoint()
+        if self._hparams.export_best_model:
+            checkpoints.check_best(ended=True)
         data = data_fingerprint.of_builder(self._dataset_builder)
         self._run.check_data(data, accept_data)
         return Trained(model, self._run, checkpoints, self._dataset_builder)

@@ -18,6 +18,12 @@ from tfr_pipeline.serving.signatures import RANK
 EXTRA_ASSETS = "assets.extra"
 # In a template alone: where in a checkpoint the weights are; never exported.
 PLACES = "places.json"
+# What TensorFlow raises for checkpoints, also those of a SavedModel, that are cut,
+# spoilt or another model's.
+READ_ERRORS = (
+    *(tf.errors.OpError, OSError, AssertionError, ValueError, LookupError),
+    RuntimeError,
+)
 # What an export may replace: a SavedModel, by TensorFlow's or Keras's hand, without
 # anything that somebody added.
 _SAVED_MODEL = (
@@ -100,20 +106,27 @@ def export_other_weights(
       `path`.
 
     Raises:
-      RunError: As `export_saved_model`.
+      RunError: As `export_saved_model`, or the source cannot be read.
     """
-    reader = tf.train.load_checkpoint(_variables(source))
-    tensors: dict[str, Any] = dict.fromkeys(reader.get_variable_to_shape_map())
-    for number, variable in enumerate(weights):
-        name = f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE"
+    others = {
+        f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE": tf.convert_to_tensor(variable)
+        for number, variable in enumerate(weights)
+    }
+    try:
+        reader = tf.train.load_checkpoint(_variables(source))
+        tensors: dict[str, Any] = dict.fromkeys(reader.get_variable_to_shape_map())
+        for name in tensors.keys() - others.keys():
+            # Tables and the description of the objects stay.
+            tensors[name] = tf.constant(reader.get_tensor(name))
+    except READ_ERRORS as error:
+        raise RunError(
+            f"{_variables(source)}: cannot be read, and the export to {path} is made "
+            f"of it: {error}. Bring it back, or remove {source}."
+        ) from error
+    for name, tensor in others.items():
         if name not in tensors:
             raise RunError(f"{source}: expected the weight {name}; not found.")
-        tensors[name] = tf.convert_to_tensor(variable)
-    # Tables and the description of the objects stay.
-    values = [
-        tf.constant(reader.get_tensor(name)) if value is None else value
-        for name, value in tensors.items()
-    ]
+        tensors[name] = tensor
 
     def write(folder: str) -> None:
         # The fingerprint is that of the other weights.
@@ -124,7 +137,7 @@ def export_other_weights(
             prefix=_variables(folder),
             tensor_names=list(tensors),
             shape_and_slices=[""] * len(tensors),
-            tensors=values,
+            tensors=list(tensors.values()),
         )
 
     return _replace(path, write, check)

@@ -17,7 +17,7 @@ from tfr_pipeline.data.records import encode
 from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.serving.export import EXTRA_ASSETS
+from tfr_pipeline.serving.export import EXTRA_ASSETS, READ_ERRORS
 from tfr_pipeline.serving.signatures import (
     IDS,
     PREDICT,
@@ -90,7 +90,7 @@ def restore_weights(module: Any, path: str) -> None:
     try:
         status = tf.train.Checkpoint(weights=module.weights).read(variables)
         status.assert_existing_objects_matched().expect_partial()
-    except (OSError, tf.errors.OpError, AssertionError, ValueError) as error:
+    except READ_ERRORS as error:
         raise DataError(f"{variables}: cannot load the weights: {error}") from error
 
 

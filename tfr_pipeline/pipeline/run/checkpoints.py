@@ -15,14 +15,13 @@ from tfr_pipeline import files
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.serving.export import READ_ERRORS
 
 # What TensorFlow writes under the names of checkpoints, with its temporary files.
 _OURS = re.compile(r"(ckpt|best)-\d+[._]|checkpoint\.tmp")
 # TensorFlow's own name for the file that names the latest checkpoint.
 _LATEST = "checkpoint"
 _KEPT = 2
-# What TensorFlow raises for checkpoints that are cut, spoilt or another model's.
-_READ_ERRORS = (tf.errors.OpError, AssertionError, ValueError, IndexError)
 
 
 class _SavedState(tf.train.experimental.PythonState):
@@ -109,14 +108,14 @@ class Checkpoints:
         """Saves the state of the run at the current step.
 
         Raises:
-          RunError: The run directory is not what it was.
+          RunError: The run directory is not what it was, or cannot be written to.
         """
         if self._dispatcher is not None:
             self._dispatcher.settle()
         self._run.check()
         name = f"ckpt-{self.step}"
         folder = self._run.join("checkpoints")
-        self._checkpoint.write(os.path.join(folder, name), self._options)
+        self._write(self._checkpoint, os.path.join(folder, name), self._options)
         kept = self._kept("ckpt")
         lines = [f'model_checkpoint_path: "{name}"']
         lines += [f'all_model_checkpoint_paths: "{other}"' for other in reversed(kept)]
@@ -131,6 +130,27 @@ class Checkpoints:
         )
         self._fell_back = False
         self.clean()
+
+    def _write(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        path: str,
+        options: tf.train.CheckpointOptions | None = None,
+    ) -> None:
+        """Writes a checkpoint where nothing is, or what cannot be read."""
+        folder, name = os.path.split(path)
+        try:
+            for other in _names(folder):
+                place, ours = os.path.join(folder, other), other.startswith(f"{name}.")
+                # Files alone are replaced.
+                if (ours or other == _LATEST) and os.path.isdir(place):
+                    shutil.rmtree(place)
+            checkpoint.write(path, options)
+        except (OSError, tf.errors.OpError) as error:
+            raise RunError(
+                f"{path}: the checkpoint cannot be written: {str(error)[:300]}. Once "
+                "that is mended, the same command goes on from the one before."
+            ) from error
 
     def _kept(self, kind: str) -> list[str]:
         """Names of the last checkpoints up to this step, the newest first."""
@@ -222,7 +242,7 @@ class Checkpoints:
         try:
             status = self._checkpoint.read(path, options=self._options)
             status.assert_existing_objects_matched()
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _unusable(path, error) from error
         if self._dispatcher is not None:
             self._dispatcher.step = int(self._model.optimizer.iterations.numpy())
@@ -247,7 +267,7 @@ class Checkpoints:
             whole = tf.train.Checkpoint(model=bare, state=_SavedState(self.state))
             status = whole.read(path)
             status.assert_existing_objects_matched().expect_partial()
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _unusable(path, error) from error
         self._model.set_weights([weight.numpy() for weight in weights])
         self._model.optimizer.iterations.assign(step_of(path))
@@ -278,18 +298,30 @@ class Checkpoints:
     def save_best(self) -> None:
         """Saves the current weights as the best so far."""
         self._run.check()
-        self._weights().write(self._best_prefix(self.step))
+        self._write(self._weights(), self._best_prefix(self.step))
 
-    def check_best(self) -> None:
+    def check_best(self, ended: bool) -> None:
         """Forgets the best epoch, with a warning, where its weights are gone.
 
-        For a run that has epochs to come: else it would fail at its end.
+        Else the run would fail at its end, when other exports have been replaced.
+
+        Args:
+          ended: Whether the run has no epochs to come, of which one would be the best.
+
+        Raises:
+          RunError: The weights are gone, and no epoch is to come.
         """
         if self.state.best_value is None:
             return
         # The same for all workers, who save together.
         path = os.path.join(self._run.checkpoints, f"best-{self.state.best_step}")
         problem = _problem(path)
+        if problem and ended:
+            raise RunError(
+                f"{path}: {problem}. No epoch is to come that could be exported as "
+                "the best. Bring the file back; 'tfr-pipeline export "
+                f"--run={self._run.path} --output=DIR' exports the latest."
+            )
         if problem:
             warnings.warn(
                 f"{path}: {problem}. The best epoch so far "
@@ -310,7 +342,7 @@ class Checkpoints:
             raise RunError(
                 f"{path}: the checkpoint of the best epoch is gone; export the latest."
             ) from error
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise RunError(
                 f"{path}: the checkpoint of the best epoch cannot be read "
                 f"({str(error)[:200]}); export the latest."

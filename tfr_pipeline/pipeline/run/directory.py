@@ -20,7 +20,7 @@ from importlib import metadata
 from typing import Any
 
 from tfr_pipeline import __version__, files
-from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.pipeline.run.lock import RunLock, held
@@ -44,6 +44,7 @@ _FILES = (
     query_table.FILE_NAME,
 )
 _FOLDERS = ("", "checkpoints", "export", "logs")
+_ADVICE = "Bring back the file of this run, or choose another model_dir."
 
 
 @dataclasses.dataclass
@@ -219,7 +220,15 @@ class RunDirectory:
             )
             return
         # Earlier versions did not note it.
-        found = data_fingerprint.difference(read_json(path).get("data") or data, data)
+        noted = read_json(path).get("data", data)
+        if not isinstance(noted, dict) or not all(
+            isinstance(part, dict) for part in noted.values()
+        ):
+            raise ConfigError(
+                f"{path}: expected 'data' to be an object of objects, found "
+                f"{noted!r:.80}. {_ADVICE}"
+            )
+        found = data_fingerprint.difference(noted, data)
         if found and accept:
             warnings.warn(f"the run goes on with other data: {found}.", stacklevel=3)
         elif found:
@@ -292,17 +301,13 @@ def read_json(path: str) -> dict[str, Any]:
     Raises:
       ConfigError: The file cannot be read, or holds something else.
     """
-    advice = "Bring back the file of this run, or choose another model_dir."
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}. {advice}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}. {advice}") from error
+        found = files.read_json(path)
+    except DataError as error:
+        raise ConfigError(f"{error} {_ADVICE}") from error
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{path}: expected a JSON object, found {type(found).__name__}. {advice}"
+            f"{path}: expected a JSON object, found {type(found).__name__}. {_ADVICE}"
         )
     return found
 

@@ -101,6 +101,8 @@ def finish(
                 results[split] = evaluate(headline, lists, record)
     run.write_queries(queries)
     history = state.history
+    if history:  # that of a run that has ended may have been lost since
+        run.write_history(state)
     # The first epoch of a process also traces; leave it out where there are others.
     steady = [row for row in history[1:] or history if "documents" in row]
     documents = sum(row["documents"] for row in steady)

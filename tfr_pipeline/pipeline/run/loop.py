@@ -69,12 +69,13 @@ def go_on(checkpoints: Checkpoints, steps: int, hparams: PipelineHparams) -> str
 
     Raises:
       ConfigError: See `check_progress`.
+      RunError: The run has ended, and the weights of its best epoch are gone.
     """
     done, epochs = checkpoints.step, hparams.num_epochs
     check_progress(done, steps, epochs)
     stopped = checkpoints.state.stopped
-    if hparams.export_best_model and not stopped and done < steps * epochs:
-        checkpoints.check_best()
+    if hparams.export_best_model:
+        checkpoints.check_best(ended=bool(stopped) or done >= steps * epochs)
     checkpoints.clean()
     return standing(done, steps, epochs, stopped)
 

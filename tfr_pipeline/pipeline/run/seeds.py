@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import files
+from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.datasets.adapter import adapt
 from tfr_pipeline.pipeline.datasets.hparams import PipelineSeed, told
 from tfr_pipeline.pipeline.run.directory import RunDirectory
@@ -39,9 +40,8 @@ def choose(
 
 def _recorded(path: str) -> int | None:
     # What is wrong with the file is said when the run claims its directory.
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
-            found = json.load(file).get("seed")
+    with contextlib.suppress(DataError, AttributeError):
+        found = files.read_json(os.path.join(path, "config.json")).get("seed")
         return found if isinstance(found, int) else None
     return None
 

@@ -8,18 +8,22 @@ features. So a run can be exported without its code, its config and its data.
 from __future__ import annotations
 
 import collections
-import json
 import os
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline import outputs
+from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 from tfr_pipeline.serving import versions
-from tfr_pipeline.serving.export import EXTRA_ASSETS, PLACES, export_other_weights
+from tfr_pipeline.serving.export import (
+    EXTRA_ASSETS,
+    PLACES,
+    READ_ERRORS,
+    export_other_weights,
+)
 from tfr_pipeline.serving.predictor import load
 
 MODEL = os.path.join(outputs.TEMPLATE, versions.MODEL)
@@ -107,17 +111,32 @@ def export(run: str, output: str, best: bool = False) -> str:
 
 def _weights(source: str) -> _Weights:
     try:
-        with open(os.path.join(source, EXTRA_ASSETS, PLACES), encoding="utf-8") as text:
-            where = json.load(text)
+        where = files.read_json(os.path.join(source, EXTRA_ASSETS, PLACES))
         reader = tf.train.load_checkpoint(os.path.join(source, "variables/variables"))
+        names = reader.get_variable_to_shape_map()
+        # A weight without a place would keep the value that it has in the template.
+        _check_places(where, sum(name.startswith("weights/") for name in names))
         values = [
             reader.get_tensor(f"weights/{number}/.ATTRIBUTES/VARIABLE_VALUE")
             for number in range(len(where))
         ]
         return _Weights(where, values)
-    except (OSError, ValueError, TypeError, tf.errors.OpError, RuntimeError) as error:
+    except (*READ_ERRORS, TypeError, AttributeError) as error:
         raise DataError(
             f"{source}: what exports of this run are made of cannot be read ({error}). "
             "Remove that folder to make them of config.json and the data, or start the "
             "run again, which writes it anew."
         ) from error
+
+
+def _check_places(where: Any, count: int) -> None:
+    """Raises a ValueError if these are not places of so many weights."""
+    paths = where if isinstance(where, list) else []
+    right = all(
+        isinstance(path, list) and path and all(isinstance(name, str) for name in path)
+        for path in paths
+    )
+    if not right or len({tuple(path) for path in paths}) != count:
+        raise ValueError(
+            f"{PLACES}: expected the places of {count} weights, found {where!r:.80}"
+        )
