@@ -142,9 +142,9 @@ class Checkpoints:
         try:
             for other in _names(folder):
                 place, ours = os.path.join(folder, other), other.startswith(f"{name}.")
-                # Files alone are replaced.
+                # Files alone are replaced. What somebody keeps there stays.
                 if (ours or other == _LATEST) and os.path.isdir(place):
-                    shutil.rmtree(place)
+                    os.rmdir(place)
             checkpoint.write(path, options)
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
