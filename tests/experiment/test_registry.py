@@ -203,6 +203,19 @@ def test_a_function_of_labels_and_scores_is_a_loss(data, tmp_path, used):
         ("pipeline__metrics", [{"name": "ndcg_5", "topn": 3}], "takes no arguments"),
         ("data__builder", "mult_label", "unknown dataset builder.*'multi_label'"),
         ("data__builder_args", {"a": 1}, "no effect without data.builder"),
+        ("pipeline__metrics", [{"name": ["mrr"]}], "metrics: expected a tuple"),
+        ("model__preprocess", {"features": ["log1p"]}, "expected the name of a prep"),
+        # As a config.json may have them, or a config file.
+        ("data__dir", 5, r"config\.data\.dir: expected text, found 5"),
+        ("data__test", {"a": 1}, r"config\.data\.test: expected text, found"),
+        ("data__shuffle", "x", r"config\.data\.shuffle: expected true or false"),
+        ("model__name", True, r"config\.model\.name: expected text, found True"),
+        ("model__scorer", ["dnn"], r"config\.model\.scorer: expected text"),
+        ("model__scorer_args", [1], r"config\.model\.scorer_args: expected a dict"),
+        ("pipeline__loss_args", "x", r"config\.pipeline\.loss_args: expected a dict"),
+        ("pipeline__metrics", 5, r"metrics: expected a tuple or a dict, found 5"),
+        ("pipeline__num_epochs", 1.5, r"num_epochs: expected a whole number"),
+        ("seed", [1], r"config\.seed: expected a whole number, found \[1\]"),
     ],
 )
 def test_a_part_that_cannot_be_is_named_with_its_key(
@@ -214,6 +227,14 @@ def test_a_part_that_cannot_be_is_named_with_its_key(
 ):
     with pytest.raises(ConfigError, match=message):
         build_pipeline(changed(make_config(data, tmp_path), **{key: value}))
+
+
+@pytest.mark.parametrize("args", [{"dropout": -1}, {"activation": True}])
+def test_what_a_layer_cannot_do_with_is_no_fault_without_a_cause(data, tmp_path, args):
+    config = make_config(data, tmp_path / "run")
+    config["model"]["scorer_args"] |= args
+    with pytest.raises(ConfigError, match=r"cannot be built: .*scorer_args"):
+        build_pipeline(config).dry_run()
 
 
 @pytest.fixture(name="kinds")

@@ -468,6 +468,7 @@ def test_builders_of_one_library_are_builders_of_the_other(folder):
         ("list_size", 0),
         ("valid_list_size", True),
         ("documents_per_batch", "many"),
+        ("documents_per_batch", 2**70),
     ],
 )
 def test_sizes_that_are_no_positive_integers_are_refused(folder, name, value):

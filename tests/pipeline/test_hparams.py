@@ -96,6 +96,7 @@ def test_steps_in_both_spellings_are_refused():
         ("steps_per_epoch", 1.5),
         ("validation_steps", 0),
         ("steps_per_execution", None),
+        ("steps_per_execution", 2**70),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("learning_rate", "fast"),

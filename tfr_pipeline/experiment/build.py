@@ -31,11 +31,13 @@ def _known(section: str, found: Mapping[str, Any]) -> dict[str, Any]:
     keys = settings.KEYS[section]
     if not isinstance(found, Mapping):
         raise ConfigError(f"config.{section}: expected a dict, found {found!r}.")
-    for key in found:
+    for key, value in found.items():
+        full = f"{section}.{key}" if section else key
         if key not in keys:
             names = [f"{section}.{name}" if section else name for name in keys]
-            full = f"{section}.{key}" if section else key
             raise ConfigError(unknown_name("config key", full, names))
+        if problem := settings.problem(full, value):
+            raise ConfigError(f"config.{full}: {problem}, found {value!r:.80}.")
     return dict(found)
 
 
@@ -163,7 +165,8 @@ def _several(items: Any, kind: str) -> tuple[Any, ...]:
     """Returns metrics or callbacks: names, or dicts of `name` and arguments."""
     where = f"config.pipeline.{kind}s"
     if isinstance(items, str | Mapping) or not all(
-        isinstance(item, str) or (isinstance(item, Mapping) and "name" in item)
+        isinstance(item, str)
+        or (isinstance(item, Mapping) and isinstance(item.get("name"), str))
         for item in items
     ):
         raise ConfigError(

@@ -176,7 +176,7 @@ def names(kind: str) -> list[str]:
 
 def is_own(kind: str, name: Any) -> bool:
     """Whether a name is one that somebody has registered, or `module:callable`."""
-    return name in _registered[kind] or is_imported(name)
+    return isinstance(name, str) and (name in _registered[kind] or is_imported(name))
 
 
 def find(kind: str, name: Any, where: str) -> Any:
@@ -201,6 +201,10 @@ def find(kind: str, name: Any, where: str) -> Any:
     if is_imported(name):
         return _import(name, where)
     built_in, registered = _BUILT_IN[kind](), _registered[kind]
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{where}: expected the name of a {kind}, found {name!r:.80}."
+        )
     if name in registered:
         return registered[name]
     if name in built_in:

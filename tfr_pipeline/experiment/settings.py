@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
 
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.hparams import PipelineHparams
@@ -15,6 +18,21 @@ _TYPES: dict[str, type] = {
     "tuple": tuple,
     "Sequence": tuple,
     "dict": dict,
+}
+_ACCEPTED: dict[type, Any] = {
+    int: Integral,
+    float: Real,
+    str: str,
+    tuple: tuple | list,
+    dict: Mapping,
+}
+_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+    dict: "a dict",
 }
 
 
@@ -83,6 +101,30 @@ def kinds(key: str) -> tuple[type, ...]:
     text = KEYS.get(section, {}).get(name, "")
     words = [part.split("[")[0].strip() for part in text.split(" | ")]
     return tuple(_TYPES[word] for word in words if word in _TYPES)
+
+
+def problem(key: str, value: Any) -> str:
+    """Says which types a key's value may have, if this one has another; else nothing.
+
+    Example:
+      >>> problem("model.preprocess", 5), problem("model.preprocess", "log1p")
+      ('expected text or a dict', '')
+    """
+    section, _, name = key.rpartition(".")
+    allowed = kinds(key)
+    function = "Callable" in KEYS[section][name] and callable(value)
+    if value is None or not allowed or function:
+        return ""
+    if any(_is(value, kind) for kind in allowed):
+        return ""
+    return "expected " + " or ".join(_NAMES[kind] for kind in allowed)
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is bool:
+        return isinstance(value, bool) or value in (0, 1)
+    # Python takes true for 1.
+    return isinstance(value, _ACCEPTED[kind]) and not isinstance(value, bool)
 
 
 def all_keys() -> list[str]:

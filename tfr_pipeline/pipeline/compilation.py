@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.errors import ConfigError, PipelineError
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.pipeline.distribute import strategies
@@ -21,11 +22,23 @@ def build_model(
       builder: The model builder.
       layout: `packed` for the model that takes packed batches.
       precision: A Keras policy; None leaves the global one.
+
+    Raises:
+      ConfigError: The parts of the builder cannot do with what they were told.
     """
     policy = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(precision or policy)
     try:
         return builder.build_packed() if layout == "packed" else builder.build()
+    except PipelineError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        # Layers say what is wrong with their arguments, but not whose those are.
+        raise ConfigError(
+            f"{type(builder).__name__}: the model cannot be built: "
+            f"{type(error).__name__}: {str(error)[:400]} Look at what it was told, "
+            "such as config.model.scorer_args."
+        ) from error
     finally:
         tf.keras.mixed_precision.set_global_policy(policy)
 

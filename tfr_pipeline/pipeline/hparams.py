@@ -23,6 +23,7 @@ _INTEGERS = (
     ("early_stopping_patience", 0, False),
     ("checkpoint_every_steps", 1, True),
 )
+_LARGEST = 2**63 - 1  # that a tensor holds
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
@@ -135,6 +136,11 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
                 raise ConfigError(
                     f"PipelineHparams.{name}: expected an integer of at least {least}"
                     f"{' or None' if optional else ''}, found {value!r}."
+                )
+            if value > _LARGEST:
+                raise ConfigError(
+                    f"PipelineHparams.{name}: expected at most {_LARGEST}, found "
+                    f"{value}."
                 )
         rate, delta = self.learning_rate, self.early_stopping_min_delta
         if not isinstance(rate, int | float) or not 0 < rate < math.inf:

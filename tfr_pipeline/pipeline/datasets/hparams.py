@@ -106,7 +106,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
             optional = name not in ("train_batch_size", "valid_batch_size")
             if value is None and optional:
                 continue
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not whole or not 1 <= value < 2**63:  # as a tensor holds it
                 raise ConfigError(
                     f"DatasetHparams.{name}: expected a positive integer"
                     f"{' or None' if optional else ''}, found {value!r}."
