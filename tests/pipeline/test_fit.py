@@ -569,7 +569,7 @@ def test_pipelines_that_share_a_dataset_builder_read_once_and_train_as_if_alone(
             DEFAULT_MASK,
         )
         dataset = dataset if name == "alone" else shared
-        SimplePipeline(model, dataset, hparams).train_and_validate()
+        SimplePipeline(model, dataset, hparams).train()
         losses[name] = read_history(tmp_path / name)[0]["loss"]
         assert len(reads) == (4 if name == "alone" else 2)  # training and validation
     assert losses["second"] == pytest.approx(losses["alone"], rel=1e-5)

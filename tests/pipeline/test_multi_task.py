@@ -215,6 +215,7 @@ def test_commands_know_tasks(finished, data, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow  # as test_resume, with several tasks
 def test_a_run_that_goes_on_later_ends_the_same(finished, data, tmp_path):
     whole, _ = finished
     config = changed(whole, model_dir=str(tmp_path), pipeline__num_epochs=3)

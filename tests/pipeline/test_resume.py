@@ -176,6 +176,7 @@ def test_sigterm_saves_the_step_and_exits_with_143(data, tmp_path, undisturbed, 
     assert_same_end(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_exports_completes_the_export(
     data, tmp_path, undisturbed
 ):

@@ -63,10 +63,8 @@ def test_a_run_from_python_is_finished_and_gone_on_with_by_the_seed_that_it_drew
     for builder in (dataset, None):
         assert pipeline(builder).finish()["valid"] == wanted
         assert written("config.json") == written("environment.json") == seed
-    found = pipeline(dataset, epochs=2).train_and_validate()
+    found = pipeline(dataset, epochs=2).train()
     assert written("environment.json") == seed == dataset.hparams.seed
     same = pipeline(epochs=2, model_dir=tmp_path / "given", seed=seed)
-    for a, b in zip(
-        found.get_weights(), same.train_and_validate().get_weights(), strict=True
-    ):
+    for a, b in zip(found.get_weights(), same.train().get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
