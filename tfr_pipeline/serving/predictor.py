@@ -222,8 +222,9 @@ class Predictor:
         padded = self.signature == PREDICT
         some: Callable[..., dict[str, np.ndarray]]
         some = self._by_predict if padded else self._by_rank
-        packed = getattr(self._module, "packed", None)
-        if packed is not None and function is None and not padded:
+        # The `rank` of a model in memory has its function of matrices, too.
+        packed = getattr(function or self._module, "packed", None)
+        if packed is not None and not padded:
             some, function = self._by_matrix, packed
         function = function or self._function
         parts = [
