@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.command_helpers import LETOR
 from tests.pipeline.training_helpers import read_json
 from tfr_pipeline.cli.main import main
 
 
+@pytest.mark.slow
 def test_dasalc_trains_and_its_export_ranks(project, tmp_path):
     run, ranked = tmp_path / "run", tmp_path / "ranked.tsv"
     flags = [

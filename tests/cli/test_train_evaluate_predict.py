@@ -263,6 +263,7 @@ def console_script(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_new_project_trains_its_own_builder_and_exports_it(
     project, tmp_path, console_script
 ):

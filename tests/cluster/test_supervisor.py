@@ -297,6 +297,7 @@ def test_failures_of_the_evaluator_take_no_restart_from_the_others(tmp_path):
     assert "restart 1 of 1 in 1 s\n" in out
 
 
+@pytest.mark.slow  # waits for longer than peers of a failed task have
 def test_who_is_told_to_end_by_others_costs_no_restart_and_its_peers_save(tmp_path):
     script = SAVE.replace(
         'print("pid"',
@@ -313,7 +314,6 @@ if index:
     sys.exit(143)
 print("pid\"""",
     )
-    # Longer than peers of a failed task have.
     code, out = finished(launch(11, tmp_path, script=script, max_restarts=0))
     assert code == 0, out
     assert "restart (not counted) in 1 s" in out
@@ -377,6 +377,7 @@ def test_no_restarts_means_none():
     assert "given up after 0 restarts" in out
 
 
+@pytest.mark.slow
 def test_who_is_not_listened_to_does_not_hang():
     script = BEAT.replace("time.sleep(1.5)", "print('x\\n' * 200_000)\ntime.sleep(1.5)")
     process = launch(script=script, workers=1, hang_timeout=3)

@@ -23,7 +23,11 @@ NAMES = ("outputs[0]", "outputs[1]")
 
 
 @pytest.mark.parametrize(
-    ("loss", "layout"), [("click_em_loss", "packed"), ("mixture_em_loss", "padded")]
+    ("loss", "layout"),
+    [
+        pytest.param("click_em_loss", "packed", marks=pytest.mark.slow),
+        ("mixture_em_loss", "padded"),
+    ],
 )
 def test_two_numbers_a_document_train_export_restore_evaluate_and_predict(
     data, tmp_path, capsys, loss, layout

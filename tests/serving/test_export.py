@@ -79,7 +79,9 @@ assert not packages & {"tfr_pipeline", "tensorflow_ranking"}
 """
 
 
-@layouts
+@pytest.mark.parametrize(
+    "layout", [pytest.param("padded", marks=pytest.mark.slow), "packed"]
+)
 def test_an_export_loads_where_only_tensorflow_is(exports, layout, tmp_path):
     path, scores = exports[layout]
     raw = {n: v.numpy() for n, v in rank_inputs(LISTS).items() if n != "ids"}

@@ -30,7 +30,8 @@ from tfr_pipeline.pipeline.run import (
     progress,
     seeds,
 )
-from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
+from tfr_pipeline.pipeline.run.checkpoint_files import latest
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 from tfr_pipeline.pipeline.run.finish import check_places, export

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,13 +14,12 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
+from tfr_pipeline.pipeline.run import checkpoint_files
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 from tfr_pipeline.serving.export import READ_ERRORS
 
 # What TensorFlow writes under the names of checkpoints, with its temporary files.
 _OURS = re.compile(r"(ckpt|best)-\d+[._]|checkpoint\.tmp")
-# TensorFlow's own name for the file that names the latest checkpoint.
-_LATEST = "checkpoint"
 _KEPT = 2
 
 
@@ -95,7 +94,7 @@ class Checkpoints:
           RunError: Another worker found a later one.
         """
         path = self._find()
-        step = step_of(path) if path else 0
+        step = checkpoint_files.step_of(path) if path else 0
         latest = agree(step)
         if latest != step:
             raise RunError(
@@ -119,12 +118,14 @@ class Checkpoints:
         kept = self._kept("ckpt")
         lines = [f'model_checkpoint_path: "{name}"']
         lines += [f'all_model_checkpoint_paths: "{other}"' for other in reversed(kept)]
-        files.write_text(os.path.join(folder, _LATEST), "\n".join(lines) + "\n")
+        files.write_text(
+            os.path.join(folder, checkpoint_files.LATEST), "\n".join(lines) + "\n"
+        )
         self._run.has_written(
             f"checkpoints/{name}.index",
             instead_of=tuple(
                 f"checkpoints/ckpt-{step}.index"
-                for step in _steps(folder, "ckpt")
+                for step in checkpoint_files.steps(folder, "ckpt")
                 if step != self.step
             ),
         )
@@ -140,10 +141,10 @@ class Checkpoints:
         """Writes a checkpoint where nothing is, or what cannot be read."""
         folder, name = os.path.split(path)
         try:
-            for other in _names(folder):
+            for other in checkpoint_files.names(folder):
                 place, ours = os.path.join(folder, other), other.startswith(f"{name}.")
                 # Files alone are replaced. What somebody keeps there stays.
-                if (ours or other == _LATEST) and os.path.isdir(place):
+                if (ours or other == checkpoint_files.LATEST) and os.path.isdir(place):
                     os.rmdir(place)
             checkpoint.write(path, options)
         except (OSError, tf.errors.OpError) as error:
@@ -154,7 +155,7 @@ class Checkpoints:
 
     def _kept(self, kind: str) -> list[str]:
         """Names of the last checkpoints up to this step, the newest first."""
-        steps = _steps(self._run.join("checkpoints"), kind)
+        steps = checkpoint_files.steps(self._run.join("checkpoints"), kind)
         last = self.step if kind == "ckpt" else self.state.best_step
         return [f"{kind}-{step}" for step in steps if step <= last][:_KEPT]
 
@@ -171,7 +172,7 @@ class Checkpoints:
         kept = (*self._kept("ckpt"), *self._kept("best"))
         names = tuple(f"{name}." for name in kept)
         folder = self._run.join("checkpoints")
-        for name in _names(folder):
+        for name in checkpoint_files.names(folder):
             if _OURS.match(name) and not name.startswith(names):
                 path = os.path.join(folder, name)
                 shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
@@ -185,9 +186,12 @@ class Checkpoints:
         if self._has_looked:
             return self._found
         folder, broken = self._run.checkpoints, []
-        for step in sorted({*_steps(folder, "ckpt"), *_named(folder)}, reverse=True):
+        for step in sorted(
+            {*checkpoint_files.steps(folder, "ckpt"), *checkpoint_files.named(folder)},
+            reverse=True,
+        ):
             path = os.path.join(folder, f"ckpt-{step}")
-            problem = _problem(path)
+            problem = checkpoint_files.problem(path)
             if problem is None:
                 self._found = path
                 break
@@ -270,7 +274,7 @@ class Checkpoints:
         except READ_ERRORS as error:
             raise _unusable(path, error) from error
         self._model.set_weights([weight.numpy() for weight in weights])
-        self._model.optimizer.iterations.assign(step_of(path))
+        self._model.optimizer.iterations.assign(checkpoint_files.step_of(path))
         return True
 
     def restore_for_export(
@@ -315,7 +319,7 @@ class Checkpoints:
             return
         # The same for all workers, who save together.
         path = os.path.join(self._run.checkpoints, f"best-{self.state.best_step}")
-        problem = _problem(path)
+        problem = checkpoint_files.problem(path)
         if problem and ended:
             raise RunError(
                 f"{path}: {problem}. No epoch is to come that could be exported as "
@@ -355,59 +359,6 @@ class Checkpoints:
 
     def _best_prefix(self, step: int) -> str:
         return self._run.join("checkpoints", f"best-{step}")
-
-
-def latest(folder: str) -> str | None:
-    """Returns the newest checkpoint in a folder, whether it can be read or not."""
-    steps = _steps(folder, "ckpt")
-    return os.path.join(folder, f"ckpt-{steps[0]}") if steps else None
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be read ({error.strerror}).") from error
-
-
-def _steps(folder: str, kind: str) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, the newest first.
-
-    TensorFlow writes the index last: where there is none, there is no checkpoint yet.
-    """
-    names = _names(folder)
-    found = (re.fullmatch(rf"{kind}-(\d+)\.index", name) for name in names)
-    return sorted((int(match[1]) for match in found if match), reverse=True)
-
-
-def _named(folder: str) -> Iterable[int]:
-    """Returns the step of the checkpoint that TensorFlow's own file names."""
-    try:
-        with open(os.path.join(folder, _LATEST), "rb") as file:
-            found = re.search(rb'^model_checkpoint_path: ".*?ckpt-(\d+)"', file.read())
-    except OSError:
-        return []
-    return [int(found[1])] if found else []
-
-
-def _problem(path: str) -> str | None:
-    """Returns why a checkpoint cannot be read; None if it can, to its last byte."""
-    if not os.path.exists(f"{path}.index"):
-        return "its index is missing"
-    try:
-        reader = tf.train.load_checkpoint(path)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except Exception as error:  # TensorFlow's reader raises whatever comes
-        return f"cannot be read ({type(error).__name__}: {str(error)[:200]})"
-    return None
-
-
-def step_of(path: str) -> int:
-    """Returns the step of the checkpoint with a path."""
-    return int(path.rpartition("-")[2])
 
 
 def _unusable(path: str, error: Exception) -> RunError:

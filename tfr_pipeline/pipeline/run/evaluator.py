@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, RunError
-from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest
+from tfr_pipeline.pipeline.run.checkpoint_files import latest
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunState
 
 _POLL_SECONDS = 1.0

@@ -15,7 +15,8 @@ from tfr_pipeline.pipeline.distribute.parameter_server import Validate
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run import actions, diagnosis
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
-from tfr_pipeline.pipeline.run.checkpoints import Checkpoints, latest, step_of
+from tfr_pipeline.pipeline.run.checkpoint_files import latest, step_of
+from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.progress import Progress
 
 
