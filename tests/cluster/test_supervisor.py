@@ -73,9 +73,19 @@ def test_with_servers_workers_and_evaluator_restart_alone(tmp_path, who, alone):
     assert "[evaluator 0] told to end" in out
 
 
-def test_the_evaluator_is_no_member_of_the_cluster():
-    script = "import os; print(os.environ['TF_CONFIG'])"
-    code, out = finished(launch(script=script, evaluator=True, workers=1))
+def test_the_evaluator_is_no_member_of_the_cluster(tmp_path):
+    # The worker waits for it: when all workers have ended it is told to.
+    script = """
+import json, os, pathlib, sys, time
+print(os.environ["TF_CONFIG"], flush=True)
+seen = pathlib.Path(sys.argv[1])
+if json.loads(os.environ["TF_CONFIG"])["task"]["type"] == "evaluator":
+    seen.touch()
+while not seen.exists():
+    time.sleep(0.02)
+"""
+    seen = tmp_path / "seen"
+    code, out = finished(launch(seen, script=script, evaluator=True, workers=1))
     assert code == 0
     line = next(line for line in out.splitlines() if line.startswith("[evaluator 0]"))
     assert '"type": "evaluator"' in line and '"evaluator": [' not in line
