@@ -51,7 +51,12 @@ time.sleep(300)
 
 @pytest.mark.parametrize(
     ("who", "alone"),
-    [("worker1", True), ("evaluator0", True), ("ps0", False), ("chief0", False)],
+    [
+        ("worker1", True),
+        pytest.param("evaluator0", True, marks=pytest.mark.slow),
+        ("ps0", False),
+        pytest.param("chief0", False, marks=pytest.mark.slow),
+    ],
 )
 def test_with_servers_workers_and_evaluator_restart_alone(tmp_path, who, alone):
     code, out = finished(

@@ -338,6 +338,7 @@ def test_a_task_of_weight_zero_learns_nothing(data):
     assert same == {"head_relevance/kernel:0", "head_relevance/bias:0"}
 
 
+@pytest.mark.slow  # the sum itself is held against TF-Ranking's
 def test_weights_shift_what_is_learned(data):
     ends = [
         fit(data, "", loss_weights=weights, num_epochs=20)[1][-1]

@@ -37,6 +37,7 @@ def test_a_dry_run_takes_the_step_of_its_seed(data, tmp_path):
     assert lines[0] == lines[1] != lines[2]
 
 
+@pytest.mark.slow
 def test_a_run_from_python_is_finished_and_gone_on_with_by_the_seed_that_it_drew(
     data, tmp_path
 ):

@@ -38,7 +38,7 @@ def train(config, *callbacks):
     return pipeline.train_and_validate()
 
 
-@pytest.mark.parametrize("step", [10, 20])
+@pytest.mark.parametrize("step", [pytest.param(10, marks=pytest.mark.slow), 20])
 def test_a_signal_in_validation_stops_the_run_before_it_goes_on(data, tmp_path, step):
     config = make_config(data, tmp_path / "run", num_epochs=2)
     with pytest.raises(SystemExit) as end:
