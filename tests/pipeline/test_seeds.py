@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tests.pipeline.test_fit import parts
 from tests.pipeline.training_helpers import changed, make_config, read_json
