@@ -21,7 +21,11 @@ PLACES = "places.json"
 # What TensorFlow raises for checkpoints, also those of a SavedModel, that are cut,
 # spoilt or another model's.
 READ_ERRORS = (
-    *(tf.errors.OpError, OSError, AssertionError, ValueError, LookupError),
+    tf.errors.OpError,
+    OSError,
+    AssertionError,
+    ValueError,
+    LookupError,
     RuntimeError,
 )
 # What an export may replace: a SavedModel, by TensorFlow's or Keras's hand, without

@@ -88,13 +88,9 @@ def _parse(block: Block, convert: Any = None) -> pa.Table:
     return pa.csv.read_csv(
         pa.BufferReader(block.text),
         pa.csv.ReadOptions(
-            column_names=block.names,
-            block_size=max(1 << 10, len(block.text)),
+            column_names=block.names, block_size=max(1 << 10, len(block.text))
         ),
-        pa.csv.ParseOptions(
-            delimiter=block.delimiter,
-            newlines_in_values=True,
-        ),
+        pa.csv.ParseOptions(delimiter=block.delimiter, newlines_in_values=True),
         convert,
     )
 
