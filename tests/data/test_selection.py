@@ -15,6 +15,7 @@ from tests.ranking_data import (
     write_elwc,
 )
 from tfr_pipeline.compat import tf
+from tfr_pipeline.data.batching.gather import tensors_of
 from tfr_pipeline.data.batching.selection import Selection
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import Feature, Features
@@ -83,10 +84,11 @@ def test_both_layouts_sample_the_same_documents(path):
 
 def test_each_document_is_sampled_equally_often(tmp_path):
     lists = builder(write_elwc(tmp_path / "f", random_lists(0, [8]))).lists("train")
-    select, counts = Selection(lists, 3), np.zeros(8)
+    select, counts = Selection(3), np.zeros(8)
+    tensors = tensors_of(lists)
     index = tf.zeros([200], tf.int64)
     for number in range(20):
-        _, rows = select(index, tf.constant(number, tf.int64))
+        _, rows = select(tensors, index, tf.constant(number, tf.int64))
         assert rows.row_lengths().numpy().tolist() == [3] * 200
         counts += np.bincount(rows.values.numpy(), minlength=8)
     # 4,000 draws of 3 of 8: 1,500 each, with a standard deviation of 31.

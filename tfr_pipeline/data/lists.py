@@ -7,7 +7,7 @@ that worker processes that parse text need not load TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -103,6 +103,20 @@ class Lists:
     def row_ids(self) -> np.ndarray:
         """int64 `[documents]`, the list of each document."""
         return np.repeat(np.arange(self.num_lists), self.lengths)
+
+    @property
+    def row_bytes(self) -> float:
+        """Bytes of the features of a document, on average."""
+        loose = sum(column.values.nbytes for column in self.loose.values())
+        matrices = sum(block[:1].nbytes for block in self.values.values())
+        return matrices + loose / max(1, self.num_documents)
+
+    def changed(self, change: Callable[[Lists], Lists]) -> Lists:
+        """Returns what a function makes of them, of any part as of the whole.
+
+        Lists on disk are changed when they are read.
+        """
+        return change(self)
 
     def place(self, document: int) -> str:
         """Returns how messages name a document: its query, and its id if that is known.

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import declared, files
-from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model import parts
@@ -173,7 +172,7 @@ class Feed:
             return None
         if split == "train":
             plan = builder.plan(split, layout, self.replicas)
-            self._sizes = _sizes(plan, start_step * self.replicas)
+            self._sizes = plan.sizes(start_step)
         prepare = getattr(model, "preparation", None)
         if self._strategy is None or strategies.is_coordinator(self._strategy):
             return BatchRequest(
@@ -291,12 +290,3 @@ class Feed:
             else:
                 data = builder.build_valid_dataset()
             limits.check_elements(split, data.element_spec)
-
-
-def _sizes(plan: BatchPlan, skip: int) -> Iterator[np.ndarray]:
-    """Yields lists and documents, int64 `[2]`, of one local batch after the other."""
-    first, skip = plan.locate(skip)
-    for epoch in itertools.count(first):
-        sizes = plan.counts(epoch)
-        yield from sizes[skip:]
-        skip = max(0, skip - len(sizes))

@@ -14,70 +14,125 @@ from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
 
+Tensors = dict[str, Any]
+# Names of tensors: what of `Lists` they are, and the name there.
+ROW_SPLITS = "row_splits"
+_VALUES, _CONTEXT, _LOOSE = "values/", "context/", "loose/"
+_LOOSE_CONTEXT, _SPLITS_OF = "loose_context/", "splits_of_"
+
 
 def packed_gather(
     lists: Lists, list_size: int | None = None, num_lists: int | None = None
 ) -> Callable[[Any], tuple[dict[str, Any], Any, Any]]:
-    """Returns a function from list indices to a packed batch.
+    """Returns a function from list indices to a packed batch of some lists.
 
     Args:
       lists: All lists. Their arrays are not copied where `as_tensor` can do without.
+      list_size: See `gather`.
+      num_lists: See `gather`.
+    """
+    tensors = tensors_of(lists)
+
+    @plain
+    def of_lists(index: Any) -> tuple[dict[str, Any], Any, Any]:
+        return gather(tensors, index, list_size, num_lists)
+
+    return of_lists
+
+
+def tensors_of(lists: Lists) -> Tensors:
+    """Returns what `gather` takes out of lists, by name."""
+    return {name: as_tensor(array) for name, array in arrays_of(lists).items()}
+
+
+def arrays_of(lists: Lists) -> dict[str, np.ndarray]:
+    """Returns the arrays of `tensors_of`."""
+    found = {ROW_SPLITS: lists.row_splits}
+    for name in ("labels", "weights"):
+        if getattr(lists, name) is not None:
+            found[name] = getattr(lists, name)
+    for kind in (_VALUES, _CONTEXT):
+        for name, array in getattr(lists, kind.rstrip("/")).items():
+            found[kind + name] = array
+    for kind in (_LOOSE, _LOOSE_CONTEXT):
+        for name, column in getattr(lists, kind.rstrip("/")).items():
+            found[kind + name] = column.values
+            found[f"{_SPLITS_OF}{kind}{name}"] = column.row_splits
+    return found
+
+
+@plain
+def gather(
+    tensors: Tensors,
+    index: Any,
+    list_size: int | None = None,
+    num_lists: int | None = None,
+) -> tuple[dict[str, Any], Any, Any]:
+    """Returns a packed batch.
+
+    Args:
+      tensors: Those of some lists; see `tensors_of`.
+      index: Numbers of lists among them, int64 `[batch]`, or a pair of that and the
+        documents as `Selection` chooses them.
       list_size: Takes only the first so many documents of each list.
       num_lists: Fills each batch up to so many lists with some that have no documents;
         their query features are those of list 0. A batch must not have more.
 
     Returns:
-      A function from int64 `[batch]`, or from a pair of that and the documents as
-      `Selection` chooses them, to `(features, labels, weights)`: `features`
-      holds a ragged `[batch, (list), columns]` for each dtype under
-      `documents_<dtype>`, and the query features `[batch, ...]`; those that stand in
-      no matrix are ragged `[batch, (list), (values)]` and `[batch, (values)]`. `labels`
-      and `weights` are ragged `[batch, (list)]`, or None when there are none.
+      `(features, labels, weights)`: `features` holds a ragged
+      `[batch, (list), columns]` for each dtype under `documents_<dtype>`, and the query
+      features `[batch, ...]`; those that stand in no matrix are ragged
+      `[batch, (list), (values)]` and `[batch, (values)]`; `labels` and `weights` are
+      ragged `[batch, (list)]`, or None when there are none.
     """
-    values = {dtype: as_tensor(block) for dtype, block in lists.values.items()}
-    starts = as_tensor(lists.row_splits[:-1])
-    lengths = lists.lengths
-    if list_size:
-        lengths = np.minimum(lengths, list_size)
-    lengths = as_tensor(lengths)
-    labels = None if lists.labels is None else as_tensor(lists.labels)
-    weights = None if lists.weights is None else as_tensor(lists.weights)
-    context = {name: as_tensor(value) for name, value in lists.context.items()}
-    of_documents = {name: loose.gatherer(c) for name, c in lists.loose.items()}
-    of_queries = {name: loose.gatherer(c) for name, c in lists.loose_context.items()}
+    if isinstance(index, tuple):
+        index, rows = index
+    else:
+        start, stop = bounds(tensors, index)
+        if list_size:
+            stop = tf.minimum(stop, start + list_size)
+        rows = tf.ragged.range(start, stop)
+    splits = rows.row_splits
+    if num_lists is not None:
+        missing = num_lists - tf.size(index)
+        index = tf.ensure_shape(tf.pad(index, [[0, missing]]), [num_lists])
+        splits = tf.concat([splits, tf.repeat(splits[-1:], missing)], axis=0)
+        splits = tf.ensure_shape(splits, [num_lists + 1])
+        rows = tf.RaggedTensor.from_row_splits(rows.values, splits, validate=False)
 
-    @plain
-    def gather(index: Any) -> tuple[dict[str, Any], Any, Any]:
-        if isinstance(index, tuple):
-            index, rows = index
-        else:
-            start = tf.gather(starts, index)
-            rows = tf.ragged.range(start, start + tf.gather(lengths, index))
-        splits = rows.row_splits
-        if num_lists is not None:
-            missing = num_lists - tf.size(index)
-            index = tf.ensure_shape(tf.pad(index, [[0, missing]]), [num_lists])
-            splits = tf.concat([splits, tf.repeat(splits[-1:], missing)], axis=0)
-            splits = tf.ensure_shape(splits, [num_lists + 1])
-            rows = tf.RaggedTensor.from_row_splits(rows.values, splits, validate=False)
+    def ragged(name: str) -> Any:
+        if name not in tensors:
+            return None
+        return tf.RaggedTensor.from_row_splits(
+            tf.gather(tensors[name], rows.values), splits, validate=False
+        )
 
-        def ragged(source: Any) -> Any:
-            if source is None:
-                return None
-            return tf.RaggedTensor.from_row_splits(
-                tf.gather(source, rows.values), splits, validate=False
-            )
+    def values_of(name: str, which: Any) -> Any:
+        return loose.gather(tensors[name], tensors[_SPLITS_OF + name], which)
 
-        features = {
-            PACKED_INPUT + dtype: ragged(block) for dtype, block in values.items()
-        }
-        features.update({name: tf.gather(v, index) for name, v in context.items()})
-        for name, values_of in of_documents.items():
-            features[name] = rows.with_values(values_of(rows.values))
-        features.update({name: of(index) for name, of in of_queries.items()})
-        return features, ragged(labels), ragged(weights)
+    features: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        key = name.partition("/")[2]
+        if name.startswith(_VALUES):
+            features[PACKED_INPUT + key] = ragged(name)
+        elif name.startswith(_CONTEXT):
+            features[key] = tf.gather(tensor, index)
+        elif name.startswith(_LOOSE):
+            features[key] = rows.with_values(values_of(name, rows.values))
+        elif name.startswith(_LOOSE_CONTEXT):
+            features[key] = values_of(name, index)
+    return features, ragged("labels"), ragged("weights")
 
-    return gather
+
+def bounds(tensors: Mapping[str, Any], index: Any) -> tuple[Any, Any]:
+    """Returns where the documents of lists begin and end, int64 `[batch]` each."""
+    splits = tensors[ROW_SPLITS]
+    return tf.gather(splits, index), tf.gather(splits, index + 1)
+
+
+def matrix_of(tensors: Mapping[str, Any], dtype: str) -> Any:
+    """Returns the matrix of document features of a dtype, `[documents, columns]`."""
+    return tensors[_VALUES + dtype]
 
 
 def pad(

@@ -7,13 +7,12 @@ texts, `tf.SparseTensor` for `VarLenFeature`, `tf.RaggedTensor` for `RaggedFeatu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Ragged
 from tfr_pipeline.layout import BlockLayout
 
@@ -58,15 +57,16 @@ def ragged(flat: Flat) -> Ragged:
     return Ragged(flat["values"], splits)
 
 
-def gatherer(column: Ragged) -> Callable[[Any], Any]:
-    """Returns a function from rows, int64 `[rows]`, to a ragged `[rows, (values)]`."""
-    values, splits = as_tensor(column.values), as_tensor(column.row_splits)
+def gather(values: Any, splits: Any, rows: Any) -> Any:
+    """Returns some rows of a `Ragged`, as ragged `[rows, (values)]`.
 
-    def gather(rows: Any) -> Any:
-        places = tf.ragged.range(tf.gather(splits, rows), tf.gather(splits, rows + 1))
-        return places.with_values(tf.gather(values, places.values))
-
-    return gather
+    Args:
+      values: Its values, a tensor.
+      splits: Its row splits, int64.
+      rows: Which rows, int64 `[rows]`.
+    """
+    places = tf.ragged.range(tf.gather(splits, rows), tf.gather(splits, rows + 1))
+    return places.with_values(tf.gather(values, places.values))
 
 
 def is_of_documents(value: Any) -> bool:

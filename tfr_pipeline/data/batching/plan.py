@@ -7,7 +7,9 @@ it would have seen.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,18 @@ class BatchPlan:
         counts = self._counts[epoch]
         return counts[counts[:, 1] > 0]
 
+    def sizes(self, start_step: int = 0) -> Iterator[np.ndarray]:
+        """Yields lists and documents, int64 `[2]`, of one local batch after the other.
+
+        Args:
+          start_step: Global batches to leave out, counted from the first epoch.
+        """
+        first, skip = self.locate(start_step * self.replicas)
+        for epoch in itertools.count(first):
+            counts = self.counts(epoch)
+            yield from counts[skip:]
+            skip = max(0, skip - len(counts))
+
     def _count(self, epoch: int, order: np.ndarray, splits: np.ndarray) -> None:
         """Keeps what an epoch has: to level its batches anew would take time."""
         ends = np.concatenate([[0], np.cumsum(self._lengths[order])])
@@ -140,11 +154,11 @@ class BatchPlan:
         if self.num_lists < batches:
             return splits
         # Long lists leave batches without any: those get the next ones.
-        shared = _spread(splits[np.newaxis, :: self.replicas], self.replicas)[0]
+        shared = spread(splits[np.newaxis, :: self.replicas], self.replicas)[0]
         local = splits[:-1].reshape(self.steps, self.replicas)
         local = np.column_stack([shared[:-1], local[:, 1:], shared[1:]])
         local = np.clip(local, shared[:-1, np.newaxis], shared[1:, np.newaxis])
-        return np.append(_spread(local, 1)[:, :-1].ravel(), self.num_lists)
+        return np.append(spread(local, 1)[:, :-1].ravel(), self.num_lists)
 
     def locate(self, batch: int) -> tuple[int, int]:
         """Returns `(epoch, rest)`: the batch is number `rest`, counted from that epoch.
@@ -239,7 +253,7 @@ class BatchPlan:
         return dataset.map(element)
 
 
-def _spread(splits: np.ndarray, least: int) -> np.ndarray:
+def spread(splits: np.ndarray, least: int) -> np.ndarray:
     """Moves the inner cuts of rows so that parts have so many lists at least.
 
     Args:

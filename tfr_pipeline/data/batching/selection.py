@@ -11,8 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.data.batching.tensors import as_tensor
-from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.batching.gather import bounds, matrix_of
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.layout import BlockLayout
 
@@ -23,9 +22,8 @@ class Selection:
     """Chooses documents of lists.
 
     Args:
-      lists: All lists.
       list_size: Documents that are left of a longer list; None for all.
-      scores: Matrix `[documents, columns]` and the column that has the scores by which
+      scores: Dtype of the matrix, and the column in it, that has the scores by which
         the best documents are kept; None to keep random ones.
       shuffle: Whether those that are kept come in random order; in the order of the
         list otherwise.
@@ -34,28 +32,29 @@ class Selection:
 
     def __init__(
         self,
-        lists: Lists,
         list_size: int | None,
-        scores: tuple[Any, int] | None = None,
+        scores: tuple[str, int] | None = None,
         shuffle: bool = False,
         seed: int = 0,
     ):
-        self._starts = as_tensor(lists.row_splits[:-1])
-        self._lengths = as_tensor(lists.lengths)
         self._list_size = list_size
         self._scores = scores
         self._shuffle = shuffle
         self._seed = seed
 
-    def __call__(self, index: Any, number: Any) -> tuple[Any, Any]:
+    def __call__(
+        self, tensors: Mapping[str, Any], index: Any, number: Any
+    ) -> tuple[Any, Any]:
         """Returns `index`, and row numbers of documents, ragged `[batch, (list)]`.
 
         Args:
+          tensors: Those of some lists, with the features as they are in the files; see
+            `gather.tensors_of`.
           index: int64 `[batch]`, numbers of lists.
           number: int64 scalar, the number of the batch since training began.
         """
-        starts = tf.gather(self._starts, index)
-        lengths = tf.gather(self._lengths, index)
+        starts, stops = bounds(tensors, index)
+        lengths = stops - starts
         longest = tf.cast(tf.reduce_max(lengths), tf.int32)
         size, kept = longest, lengths
         if self._list_size is not None:
@@ -66,7 +65,7 @@ class Selection:
         if self._scores is None:
             keys = tf.random.stateless_uniform([tf.size(lengths), longest], seeds[0])
         else:
-            keys = self._keys(starts, lengths)
+            keys = self._keys(tensors, starts, lengths)
         order = _largest(keys, lengths, size)
         real = tf.sequence_mask(kept, size)
         if not self._shuffle:
@@ -78,9 +77,10 @@ class Selection:
         chosen = tf.boolean_mask(rows, real)
         return index, tf.RaggedTensor.from_row_lengths(chosen, kept, validate=False)
 
-    def _keys(self, starts: Any, lengths: Any) -> Any:
+    def _keys(self, tensors: Mapping[str, Any], starts: Any, lengths: Any) -> Any:
         assert self._scores is not None
-        matrix, column = self._scores
+        dtype, column = self._scores
+        matrix = matrix_of(tensors, dtype)
         rows = tf.ragged.range(starts, starts + lengths)
         columns = tf.fill(tf.shape(rows.values), tf.constant(column, tf.int64))
         places = tf.stack([rows.values, columns], axis=1)

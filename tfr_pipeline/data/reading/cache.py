@@ -29,6 +29,7 @@ import tensorflow as tf
 
 from tfr_pipeline import files
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading.disk_lists import DiskColumn, DiskLists
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.store import columns, from_columns
@@ -274,7 +275,17 @@ def _open(path: str, made_of: dict[str, dict[str, Any]]) -> Lists | None:
             name: _map(os.path.join(path, column["file"]), column)
             for name, column in meta["columns"].items()
         }
-        return from_columns(_with_texts(found))
+        lists = from_columns(_with_texts(found))
+        columns = {
+            name: DiskColumn(
+                os.path.join(path, column["file"]),
+                column["dtype"],
+                tuple(column["shape"]),
+            )
+            for name, column in meta["columns"].items()
+            if name in ("labels", "weights") or name.startswith("values/")
+        }
+        return DiskLists.of(lists, columns)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         if not os.path.exists(path):
             return None

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import abc
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data.batching.gather import packed_gather
-from tfr_pipeline.data.batching.plan import BatchPlan
+from tfr_pipeline.data.batching import windowed
+from tfr_pipeline.data.batching.gather import gather, tensors_of
+from tfr_pipeline.data.batching.plan import BatchPlan, plain
+from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading.disk_lists import DiskLists
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.store import map_values
 from tfr_pipeline.errors import ConfigError, unknown_name
@@ -27,7 +31,12 @@ from tfr_pipeline.pipeline.datasets.abstract import (
     NullDatasetBuilder,
 )
 from tfr_pipeline.pipeline.datasets.adapter import SPLITS, splits_of
-from tfr_pipeline.pipeline.datasets.batches import batches, padder, selection
+from tfr_pipeline.pipeline.datasets.batches import (
+    batches,
+    batches_from_disk,
+    padder,
+    selection,
+)
 from tfr_pipeline.pipeline.datasets.hparams import (
     DatasetHparams,
     setting,
@@ -37,6 +46,7 @@ from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists, Reading
 from tfr_pipeline.pipeline.datasets.protocol import (
     BatchRequest,
     FeatureSpecs,
+    Plan,
     Prepare,
     Specs,
     Split,
@@ -261,8 +271,11 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         hparams = self._hparams
         return hparams.list_size if split == "train" else hparams.valid_list_size
 
-    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
-        """Returns which lists stand in which batch; see `BatchPlan`."""
+    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Plan:
+        """Returns which lists stand in which batch.
+
+        A `WindowedPlan` where there is more data than a window, wherever it is kept.
+        """
         hparams, train = self._hparams, split == "train"
         lists = self.lists(split, layout)
         list_size = self._list_size(split)
@@ -275,10 +288,15 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             (setting(hparams, "seed") or 0) if shuffle else None,
             train,
         )
+
+        def make() -> Plan:
+            if lists.row_bytes * lists.num_documents > windowed.WINDOW:
+                return WindowedPlan(lengths, lists.row_bytes, *settings)
+            return BatchPlan(lengths, *settings)
+
         # One plan for all who ask: it remembers what takes time to find out.
-        name = ("plan", split, list_size, *settings)
         return self._once(
-            name, (lists.row_splits,), lambda: BatchPlan(lengths, *settings)
+            ("plan", split, list_size, *settings), (lists.row_splits,), make
         )
 
     def make_dataset(
@@ -305,13 +323,23 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         select = None
         if split == "train":
             select = selection(self._hparams, self._reading(), lists)
-        if request.prepare and layout == "packed":
-            lists = self._prepare(split, lists, request.prepare)
         plan = self.plan(split, layout, request.replicas)
         num_lists = plan.most_lists if request.fixed else None
-        gather = packed_gather(lists, list_size, num_lists)
-        batch = self._assembler(gather, layout, list_size)
-        return batches(plan, request, batch, select)
+
+        def assembler(tensors: Any) -> Callable[[Any], Any]:
+            def of_lists(index: Any) -> Any:
+                return gather(tensors, index, list_size, num_lists)
+
+            return self._assembler(plain(of_lists), layout, list_size)
+
+        if isinstance(plan, WindowedPlan) and isinstance(lists, DiskLists):
+            return batches_from_disk(plan, request, assembler, select, lists)
+        raw = tensors_of(lists)
+        choose = None if select is None else functools.partial(select, raw)
+        tensors = raw
+        if request.prepare and layout == "packed":
+            tensors = tensors_of(self._prepare(split, lists, request.prepare))
+        return batches(plan, request, assembler(tensors), choose)
 
     def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:

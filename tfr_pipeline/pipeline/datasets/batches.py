@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import global_batch
-from tfr_pipeline.data.batching.gather import pad
+from tfr_pipeline.data.batching.gather import Tensors, arrays_of, pad
 from tfr_pipeline.data.batching.loose import separate
-from tfr_pipeline.data.batching.plan import BatchPlan
+from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.selection import FIRST, SAMPLE, Selection, score_column
-from tfr_pipeline.data.batching.tensors import as_tensor
+from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading.disk_lists import DiskLists
 from tfr_pipeline.pipeline.datasets.hparams import setting
 from tfr_pipeline.pipeline.datasets.kept_lists import Reading
-from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
+from tfr_pipeline.pipeline.datasets.protocol import BatchRequest, Plan
 
 
 def batches(
-    plan: BatchPlan,
+    plan: Plan,
     request: BatchRequest,
     batch: Callable[[Any], Any],
-    select: Selection | None,
+    select: Callable[[Any, Any], Any] | None,
 ) -> tf.data.Dataset:
     """Returns the batches that a request is for.
 
     Args:
       plan: Says which lists stand in which batch.
       request: What is wanted.
-      batch: Makes a batch of list indices; see `packed_gather`.
-      select: Chooses documents; None for the first ones of each list.
+      batch: Makes a batch of list indices; see `gather`.
+      select: Chooses documents of lists, given their indices and the number of the
+        batch; None for the first ones of each list.
     """
     train = request.split == "train"
     index = plan.dataset(
@@ -45,31 +49,88 @@ def batches(
     # Gathering a packed batch takes a fraction of a step: more threads than the one
     # that fetches ahead would only disturb those that compute.
     parallel = None if request.layout == "packed" else tf.data.AUTOTUNE
+    assemble = _assembled(request, batch, select)
 
-    def assemble(index: Any, sizes: Any) -> Any:
-        features, *others = batch(index)
-        if isinstance(features, dict):
+    @plain
+    def of_element(*element: Any) -> Any:
+        *pair, sizes = element if request.sized else (*element, None)
+        if request.sized and select is not None:
+            (pair,) = pair
+        index, number = pair if select is not None else (*pair, None)
+        return assemble(index, number, sizes)
+
+    return _fetched_ahead(index.map(of_element, num_parallel_calls=parallel))
+
+
+def batches_from_disk(
+    plan: WindowedPlan,
+    request: BatchRequest,
+    assembler: Callable[[Tensors], Callable[[Any], Any]],
+    select: Selection | None,
+    lists: DiskLists,
+) -> tf.data.Dataset:
+    """Returns the same batches, read window by window.
+
+    Args:
+      plan: See `batches`.
+      request: See `batches`.
+      assembler: Returns `batch` of `batches` for the tensors of some lists.
+      select: Chooses documents; None for the first ones of each list.
+      lists: All lists.
+    """
+    train = request.split == "train"
+    none = arrays_of(lists.read(np.zeros(0, np.int64)))
+
+    def read(order: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+        wanted = np.sort(order)
+        found = arrays_of(lists.read(wanted))
+        return np.searchsorted(wanted, order), *others, *found.values()
+
+    specs = [
+        tf.TensorSpec(
+            [None, *array.shape[1:]],
+            tf.string if array.dtype == object else array.dtype,
+        )
+        for array in none.values()
+    ]
+    start = request.start_step if train else 0
+    windows = plan.windows_of(read, start, train, request.shard, specs)
+
+    @plain
+    def of_window(order: Any, splits: Any, numbers: Any, sizes: Any, *rest: Any) -> Any:
+        tensors = dict(zip(none, rest, strict=True))
+        choose = None if select is None else functools.partial(select, tensors)
+        assemble = _assembled(request, assembler(tensors), choose)
+        index = tf.RaggedTensor.from_row_splits(order, splits, validate=False)
+        parts = tf.data.Dataset.from_tensor_slices((index, numbers, sizes))
+        return parts.map(assemble)
+
+    return _fetched_ahead(windows.flat_map(of_window))
+
+
+def _assembled(
+    request: BatchRequest,
+    batch: Callable[[Any], Any],
+    select: Callable[[Any, Any], Any] | None,
+) -> Callable[[Any, Any, Any], Any]:
+    """Returns a function of list indices, batch number and sizes to a batch."""
+
+    def assemble(index: Any, number: Any, sizes: Any) -> Any:
+        chosen = index if select is None else select(index, number)
+        features, *others = batch(chosen)
+        if request.sized and isinstance(features, dict):
             features = {**features, global_batch.SIZES: sizes}
         return features, *others
 
-    if select is not None:
-        choose = select
-        if request.sized:
-            index = index.map(lambda pair, sizes: (choose(*pair), sizes))
-        else:
-            index = index.map(choose)
-    if request.sized:
-        dataset = index.map(assemble, num_parallel_calls=parallel)
-    elif select is not None:
-        dataset = index.map(lambda *chosen: batch(chosen), num_parallel_calls=parallel)
-    else:
-        dataset = index.map(batch, num_parallel_calls=parallel)
-    dataset = dataset.prefetch(2)
+    return assemble
+
+
+def _fetched_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
     # tf.data rewrites a dataset as a graph in which all that it captures is a constant:
     # a copy of the data, in memory even where the data is on disk.
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
-    return dataset.with_options(options)
+    return dataset.prefetch(2).with_options(options)
 
 
 def padder(reading: Reading, list_size: int | None) -> Callable[[Any, Any], Any]:
@@ -119,8 +180,8 @@ def selection(hparams: Any, reading: Reading, lists: Lists) -> Selection | None:
         columns = {key: feature.columns for key, feature in described.items()}
         specs, layout = reading.specs.example, reading.layout
         dtype, column = score_column(name, specs, columns, layout)
-        scores = as_tensor(lists.values[dtype]), column
+        scores = dtype, column
     if not shuffle and lists.lengths.max() <= (hparams.list_size or math.inf):
         return None
     seed = setting(hparams, "seed") or 0
-    return Selection(lists, hparams.list_size, scores, shuffle, seed)
+    return Selection(hparams.list_size, scores, shuffle, seed)

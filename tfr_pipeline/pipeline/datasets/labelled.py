@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -195,10 +196,12 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
             return lists
         binary = self._hparams.convert_labels_to_binary
         return self._once(
-            ("packed", split), (lists, binary), lambda: self._converted(lists, binary)
+            ("packed", split),
+            (lists, binary),
+            lambda: lists.changed(functools.partial(self._converted, binary)),
         )
 
-    def _converted(self, lists: Lists, binary: bool) -> Lists:
+    def _converted(self, binary: bool, lists: Lists) -> Lists:
         if binary:
             assert lists.labels is not None
             labels = np.where(lists.labels > 0, np.float32(1), lists.labels)

@@ -11,12 +11,14 @@ import tensorflow as tf
 
 from tfr_pipeline.data.batching.loose import can_keep
 from tfr_pipeline.data.batching.plan import BatchPlan
+from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 
 Specs = dict[str, Any]
+Plan = BatchPlan | WindowedPlan
 # Maps the matrices of documents by dtype to others.
 Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 # Maps query ids, an array of `str`, to bool of the same length.
@@ -188,7 +190,7 @@ class DatasetBuilder(Protocol):
     def lists(self, split: str, layout: str = "padded") -> Lists:
         """Returns the lists of a split, read once and then kept."""
 
-    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> BatchPlan:
+    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Plan:
         """Returns which lists stand in which batch."""
 
     def make_dataset(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfr_pipeline import declared
 from tfr_pipeline.data.batching.plan import BatchPlan
+from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model import parts
 
@@ -45,7 +46,7 @@ def check_batch_sizes(hparams: Any, replicas: int) -> None:
         )
 
 
-def check_plan(plan: BatchPlan, documents_per_batch: int | None) -> None:
+def check_plan(plan: BatchPlan | WindowedPlan, documents_per_batch: int | None) -> None:
     """Checks that each global batch of the data has a list for each replica.
 
     Raises:

@@ -1,0 +1,147 @@
+"""Lists that are read from disk while training: the same batches as from memory."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from tests.data.format_helpers import (
+    LOOSE_CONTEXT,
+    LOOSE_SPEC,
+    with_loose_features,
+    write_format,
+)
+from tests.pipeline.training_helpers import make_data
+from tests.ranking_data import (
+    CONTEXT_SPEC,
+    EXAMPLE_SPEC,
+    LABEL_SPEC,
+    MASK,
+    WEIGHT_SPEC,
+    random_lists,
+)
+from tfr_pipeline.compat import tf
+from tfr_pipeline.data.batching import windowed
+from tfr_pipeline.data.reading import disk_lists
+from tfr_pipeline.data.reading.disk_lists import DiskLists
+from tfr_pipeline.errors import RunError
+from tfr_pipeline.features import Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
+
+LENGTHS = [*np.random.default_rng(0).integers(1, 9, 200).tolist(), 0, 3]
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    monkeypatch.setattr(windowed, "WINDOW", 9_000)
+    monkeypatch.setattr(windowed, "BLOCK", 400)
+    monkeypatch.setattr(disk_lists, "_PIECE", 100)
+    monkeypatch.setattr(disk_lists, "_TASK", 300)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    lists = with_loose_features(random_lists(0, LENGTHS))
+    return write_format(tmp_path_factory.mktemp("data") / "elwc", lists, "elwc")
+
+
+def builder(path, cache, **kwargs):
+    hparams = DatasetHparams(path, path, 8, 8, cache=str(cache), **kwargs)
+    return SimpleDatasetBuilder(
+        CONTEXT_SPEC, EXAMPLE_SPEC, MASK, LABEL_SPEC, hparams, WEIGHT_SPEC
+    )
+
+
+def elements(made, split="train", count=60, **request):
+    dataset = made.make_dataset(split, **request)
+    return list(dataset.take(count) if split == "train" else dataset)
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        parts = (tf.nest.flatten(each, expand_composites=True) for each in (one, other))
+        for a, b in zip(*parts, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"layout": "packed"},
+        {"layout": "padded"},
+        {"layout": "packed", "replicas": 4, "shard": (1, 2), "sized": True},
+        {"layout": "packed", "start_step": 9},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"list_size": 3, "truncation": "sample"},
+        {"list_size": 4, "truncation": "bm25", "shuffle_examples": True},
+        {"documents_per_batch": 40, "convert_labels_to_binary": True},
+        {"shuffle": False},
+    ],
+    ids=str,
+)
+def test_batches_from_disk_are_those_from_memory(path, tmp_path, settings, request_):
+    memory = builder(path, "memory", **settings)
+    disk = builder(path, tmp_path / "cache", **settings)
+    assert isinstance(disk.lists("train", "packed"), DiskLists)
+    assert disk.plan("train", "packed").windows > 3
+    assert_same(elements(disk, **request_), elements(memory, **request_))
+
+
+def test_validation_goes_over_every_list_once_in_order(path, tmp_path):
+    disk = builder(path, tmp_path / "cache")
+    found = elements(disk, "valid", layout="packed")
+    assert_same(found, elements(builder(path, "memory"), "valid", layout="packed"))
+    lengths = np.concatenate([labels.row_lengths() for _, labels, _ in found])
+    assert lengths.tolist() == LENGTHS
+
+
+def test_texts_and_ragged_features_are_read_too(tmp_path):
+    specs, context = {**EXAMPLE_SPEC, **LOOSE_SPEC}, {**CONTEXT_SPEC, **LOOSE_CONTEXT}
+    lists = with_loose_features(random_lists(0, LENGTHS))
+    path = write_format(tmp_path / "elwc", lists, "elwc")
+
+    def made(cache):
+        hparams = DatasetHparams(path, path, 8, 8, cache=str(cache))
+        return SimpleDatasetBuilder(context, specs, MASK, LABEL_SPEC, hparams)
+
+    disk, memory = made(tmp_path / "cache"), made("memory")
+    assert isinstance(disk.lists("train"), DiskLists)
+    assert_same(elements(disk), elements(memory))
+
+
+def test_a_file_that_was_cut_while_it_is_read_is_named(tmp_path):
+    data = make_data(tmp_path)
+    hparams = DatasetHparams(
+        f"{data}/train-*", f"{data}/valid-*", 4, 4, cache=str(tmp_path / "cache")
+    )
+    made = builder_from_features(Features.load(str(data)), hparams)
+    lists = made.lists("train", "packed")
+    column = lists.columns["values/float32"]
+    os.truncate(column.path, os.path.getsize(column.path) // 2)
+    with pytest.raises(RunError, match="found the end of the file"):
+        lists.read(np.arange(lists.num_lists))
+    with pytest.raises(tf.errors.OpError, match="found the end of the file"):
+        list(made.make_dataset("train", "packed").take(100))
+
+
+def test_memory_is_used_again_when_nothing_points_to_it():
+    buffers = disk_lists._Buffers()
+    first = buffers.array((100, 3), np.dtype(np.float32))
+    address = first.ctypes.data
+    view = first[10:]
+    del first
+    other = buffers.array((100, 3), np.dtype(np.float32))
+    assert other.ctypes.data != address  # a view is left
+    del view
+    assert buffers.array((90, 3), np.dtype(np.float32)).ctypes.data == address

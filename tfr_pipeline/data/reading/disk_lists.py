@@ -1,0 +1,223 @@
+"""Lists on disk, of which some are read at a time: in large pieces, several at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfr_pipeline.data import store
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import RunError
+
+_READERS = 8  # requests under way; a disk that can do more at once gains little
+_PIECE = 1 << 20  # bytes that one request asks for at most
+_TASK = 1 << 20  # bytes of small pieces that one thread reads in a row
+_LARGER = 4  # memory is used again for what needs a fourth of it
+_MOST_FREE = 8  # pieces of memory that wait for their next use
+
+
+class _Buffers:
+    """Memory for arrays, used again when they are gone.
+
+    New memory is filled with zeros by the kernel, page by page, which takes longer than
+    to read into it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[mmap.mmap] = []
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Returns an array with any content, at the beginning of a page."""
+        count = int(np.prod(shape, dtype=int))
+        memory = self._take(max(1, count * dtype.itemsize))
+        flat = np.frombuffer(memory, dtype, count)
+        # Views of it, and tensors that share its memory, keep it alive.
+        weakref.finalize(flat, self._free.append, memory)
+        return flat.reshape(shape)
+
+    def _take(self, size: int) -> mmap.mmap:
+        for memory in sorted(self._free.copy(), key=len):
+            if size <= len(memory) <= _LARGER * size:
+                # Somebody else may have been quicker.
+                with contextlib.suppress(ValueError):
+                    self._free.remove(memory)
+                    return memory
+        # Too small or too large for anything that was asked for of late.
+        del self._free[:-_MOST_FREE]
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = mmap.mmap(-1, size + size // 8, flags=flags)
+        with contextlib.suppress(AttributeError, OSError):  # Linux only
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return memory
+
+
+_buffers = _Buffers()
+
+
+@dataclasses.dataclass(frozen=True)
+class DiskColumn:
+    """A file that holds one array of documents.
+
+    Attributes:
+      path: The file.
+      dtype: Name of the type of its values.
+      shape: Shape of a row.
+    """
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @functools.cached_property
+    def _file(self) -> int:
+        number = os.open(self.path, os.O_RDONLY)
+        # Whoever reads says what; to read on would only read what others want.
+        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
+        return number
+
+    def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Returns rows of several runs, one run after the other.
+
+        Args:
+          starts: int64 `[runs]`, the first row of each.
+          counts: int64 `[runs]`, their numbers of rows.
+
+        Raises:
+          RunError: The file is shorter than it was, or cannot be read.
+        """
+        dtype = np.dtype(self.dtype)
+        width = dtype.itemsize * int(np.prod(self.shape, dtype=int))
+        result = _buffers.array((int(counts.sum()), *self.shape), dtype)
+        raw = memoryview(result.reshape(-1).view(np.uint8).data)
+        tasks: list[list[tuple[int, int, int]]] = [[]]
+        size = place = 0
+        for start, count in zip(
+            (starts * width).tolist(), (counts * width).tolist(), strict=True
+        ):
+            for first in range(0, count, _PIECE):
+                length = min(_PIECE, count - first)
+                if size and size + length > _TASK:
+                    tasks.append([])
+                    size = 0
+                tasks[-1].append((start + first, place + first, length))
+                size += length
+            place += count
+        # All of them have ended, whatever happens to one: they write into `result`.
+        waiting = [_pool().submit(self._read_pieces, raw, task) for task in tasks]
+        concurrent.futures.wait(waiting)
+        for done in waiting:
+            done.result()
+        return result
+
+    def _read_pieces(self, raw: memoryview, pieces: list[tuple[int, int, int]]) -> None:
+        for offset, place, length in pieces:
+            end = place + length
+            while place < end:
+                try:
+                    count = os.preadv(self._file, [raw[place:end]], offset)
+                except OSError as error:
+                    raise RunError(
+                        f"{self.path}: cannot be read: {error.strerror or error}."
+                    ) from error
+                if not count:
+                    raise RunError(
+                        f"{self.path}: expected {end - place} more bytes at byte "
+                        f"{offset}, found the end of the file. It was changed while it "
+                        "was in use; remove its folder, and it will be made anew."
+                    )
+                place, offset = place + count, offset + count
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(_READERS, "tfr_pipeline-disk")
+
+
+@dataclasses.dataclass
+class DiskLists(Lists):
+    """Lists whose arrays are mapped files, of which `read` reads some in large pieces.
+
+    Attributes:
+      columns: Files of arrays of documents, by their names in `store.columns`.
+      changes: Applied to what is read, one after the other, as they have been to the
+        mapped arrays.
+    """
+
+    columns: dict[str, DiskColumn] = dataclasses.field(default_factory=dict)
+    changes: tuple[Callable[[Lists], Lists], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        lists: Lists,
+        columns: dict[str, DiskColumn],
+        changes: tuple[Callable[[Lists], Lists], ...] = (),
+    ) -> DiskLists:
+        """Returns mapped lists with the files that they are mapped from."""
+        return cls(**_fields(lists), columns=columns, changes=changes)
+
+    @property
+    def mapped(self) -> Lists:
+        """The mapped arrays, without knowledge of their files."""
+        return Lists(**_fields(self))
+
+    def changed(self, change: Callable[[Lists], Lists]) -> DiskLists:
+        """See `Lists`."""
+        lists = change(self.mapped)
+        return DiskLists.of(lists, self.columns, (*self.changes, change))
+
+    def regrouped(self, queries: np.ndarray, row_splits: np.ndarray) -> Lists:
+        """See `Lists`."""
+        return self.mapped.regrouped(queries, row_splits)
+
+    def take_documents(self, rows: np.ndarray) -> Lists:
+        """See `Lists`."""
+        return self.mapped.take_documents(rows)
+
+    def read(self, numbers: np.ndarray) -> Lists:
+        """Reads some lists, without the ids of their documents.
+
+        Args:
+          numbers: int64 `[lists]`, rising.
+
+        Raises:
+          RunError: A file cannot be read any more.
+        """
+        lengths = self.lengths[numbers]
+        splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        # Neighbours are read in one go.
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+        firsts = np.concatenate([[0], breaks]).astype(np.int64)[: len(numbers)]
+        starts = self.row_splits[numbers[firsts]]
+        counts = np.add.reduceat(lengths, firsts) if len(numbers) else starts
+        found: dict[str, np.ndarray] = {
+            name: column.read(starts, counts) for name, column in self.columns.items()
+        }
+        found["lengths"], found["query_ids"] = lengths, self.query_ids[numbers]
+        result = store.from_columns(found)
+        result.context = {name: value[numbers] for name, value in self.context.items()}
+        if self.loose:
+            rows = np.repeat(self.row_splits[numbers] - splits[:-1], lengths)
+            rows += np.arange(splits[-1])
+            result.loose = {
+                name: value.take(rows) for name, value in self.loose.items()
+            }
+        result.loose_context = {
+            name: value.take(numbers) for name, value in self.loose_context.items()
+        }
+        for change in self.changes:
+            result = change(result)
+        return result
+
+
+def _fields(lists: Lists) -> dict[str, Any]:
+    return {f.name: getattr(lists, f.name) for f in dataclasses.fields(Lists)}
