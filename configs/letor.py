@@ -73,7 +73,8 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.data.input_format = "auto"
     config.data.compression = "auto"
     config.data.shuffle = True
-    config.data.cache = ""  # a folder keeps parsed data there, for the next run
+    # "memory", "disk", or a folder, where the next run finds parsed data.
+    config.data.cache = "auto"
     config.data.keep_document_ids = False  # errors then name documents, too
 
     config.model = ConfigDict()

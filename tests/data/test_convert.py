@@ -22,7 +22,7 @@ from tests.data.conversion_helpers import all_records, libsvm_text, sample_text,
 from tfr_pipeline.cli import convert as command
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.convert.conversion import convert
-from tfr_pipeline.data.convert.progress import Progress
+from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.sources import libsvm_chunks
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError, RunError

@@ -76,6 +76,28 @@ def read(text: str | None) -> Cluster | None:
     return Cluster(jobs, config["task"]["type"], int(config["task"]["index"]))
 
 
+def readers_here(text: str | None) -> int:
+    """Returns how many tasks on the host of this one read training data, 1 at least.
+
+    Args:
+      text: Value of TF_CONFIG.
+
+    Example:
+      >>> readers_here(TF_CONFIG_EXAMPLE)
+      1
+    """
+    config, problems = parse(text)
+    if not config or problems or "ps" in config["cluster"]:
+        return 1  # of those with parameter servers the chief reads
+    jobs = {job: _addresses(tasks) for job, tasks in config["cluster"].items()}
+    own = jobs.get(config["task"]["type"], [])[int(config["task"]["index"]) :][:1]
+    if not own:
+        return 1
+    host = own[0].rpartition(":")[0]
+    addresses = [a for job in _TRAINERS for a in jobs.get(job, [])]
+    return max(1, sum(a.rpartition(":")[0] == host for a in addresses))
+
+
 def parse(text: str | None) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:
     """Returns the content of TF_CONFIG, and pairs of what is wrong and what to do.
 

@@ -21,9 +21,9 @@ from tfr_pipeline.data.convert.description import (
     remember,
 )
 from tfr_pipeline.data.convert.label_transform import LabelTransform
-from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns, warn
 from tfr_pipeline.data.convert.statistics import Statistics
+from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.records import encode, tfrecord
 from tfr_pipeline.data.sources import libsvm, spooled
 from tfr_pipeline.data.sources.options import Options

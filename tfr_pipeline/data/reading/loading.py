@@ -20,6 +20,7 @@ import tensorflow as tf
 from tfr_pipeline.data import ids, store
 from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.reading import cache, explain, pointwise
 from tfr_pipeline.data.reading.batch_parser import batch_parser
 from tfr_pipeline.data.reading.parser import RecordParser
@@ -37,8 +38,8 @@ from tfr_pipeline.errors import DataError
 
 Reader = Callable[[list[str]], Any]
 _PLAIN = RecordReader()
-_RECORDS_PER_PARSE = 32
-_EXAMPLES_PER_PARSE = 2048  # lists of one document
+RECORDS_PER_PARSE = 32
+EXAMPLES_PER_PARSE = 2048  # lists of one document
 _SNIFFED = 5  # records that are looked at
 
 
@@ -102,7 +103,7 @@ def iterate(
         file, the record and the feature.
     """
     examples = parser.data_format == EXAMPLE
-    size = _EXAMPLES_PER_PARSE if examples else _RECORDS_PER_PARSE
+    size = EXAMPLES_PER_PARSE if examples else RECORDS_PER_PARSE
     dataset = reader(paths).batch(size).prefetch(2)
     parse = batch_parser(parser)
 
@@ -110,12 +111,16 @@ def iterate(
         return parse(serialized), framed_size(serialized)
 
     def parts() -> Iterator[Lists]:
-        first = bytes_read = 0
+        first = bytes_read = documents = 0
+        progress = Progress(_size(paths), f"reading {os.path.dirname(paths[0])}")
         for batch, framed in _in_threads(parse_and_count, dataset):
-            part = _to_lists(batch, first, label, weight)
+            part = to_lists(batch, first, label, weight)
             first += part.num_lists
+            documents += part.num_documents
             bytes_read += framed
+            progress.update(bytes_read, documents)
             yield part
+        progress.clear()
         if isinstance(reader, RecordReader):
             reader.check_whole(paths, bytes_read, first)
 
@@ -136,6 +141,11 @@ def iterate(
             raise ids.not_utf8(error.object, "query or document", where) from error
         problem = explain.without_node(getattr(error, "message", str(error)))
         raise DataError(f"{', '.join(paths)}: {problem}") from error
+
+
+def _size(paths: list[str]) -> int:
+    """Returns the size of files; 0 of one that is not there, which a reader tells."""
+    return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
 
 
 def _in_threads(function: Callable[[Any], Any], dataset: Any) -> Iterator[Any]:
@@ -159,6 +169,7 @@ def load(
     reader: Reader = _PLAIN,
     cache_folder: str = "",
     transform: Callable[[Lists], Lists] | None = None,
+    before_building: Callable[[], object] = lambda: None,
 ) -> Lists:
     """Reads all lists of the files, holding little more than what it returns.
 
@@ -171,6 +182,7 @@ def load(
       cache_folder: Keeps the lists there, from where the next call takes them, mapped
         into memory; see `tfr_pipeline.data.reading.cache`. In memory by default.
       transform: Applied to the lists, part by part; one function, known by its name.
+      before_building: Called before a cache is built, unless it is there.
 
     Raises:
       DataError: As `iterate`, and when the files hold no document, or a feature, a
@@ -202,15 +214,21 @@ def load(
     if not cache_folder:
         return store.collect(parts(), parser.document_id is not None)
     made_of = cache.fingerprint(paths, parser, label, weight, reader, transform)
-    return cache.load(cache_folder, made_of, parts)
+
+    def building() -> Iterator[Lists]:
+        before_building()
+        return parts()
+
+    return cache.load(cache_folder, made_of, building)
 
 
-def _to_lists(
+def to_lists(
     batch: dict[str, Any],
     first: int,
     label: str | tuple[str, ...] | None,
     weight: str | None,
 ) -> Lists:
+    """Returns what a `batch_parser` returned as lists, numbered from `first`."""
     lengths = batch["lengths"]
 
     def flat(name: str | tuple[str, ...] | None) -> Any:

@@ -22,6 +22,7 @@ from tfr_pipeline.data.batching.plan import BatchPlan, plain
 from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading.disk_lists import DiskLists
+from tfr_pipeline.data.reading.place import PREPARED_BYTES
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.store import map_values
 from tfr_pipeline.errors import ConfigError, unknown_name
@@ -39,6 +40,7 @@ from tfr_pipeline.pipeline.datasets.batches import (
 )
 from tfr_pipeline.pipeline.datasets.hparams import (
     DatasetHparams,
+    cache_of,
     setting,
     warn_of_unused,
 )
@@ -60,8 +62,6 @@ __all__ = [
     "Specs",
 ]
 
-# Prepared features stand in memory beside the raw ones.
-PREPARED_BYTES = 1 << 31
 Builder = TypeVar("Builder", bound="BaseDatasetBuilder")
 Made = TypeVar("Made")
 
@@ -221,7 +221,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             reader=self._reader,
             document_id=self._kept_document_id,
             input_format=setting(self._hparams, "input_format"),
-            cache_folder=getattr(self._hparams, "cache_folder", ""),
+            cache=cache_of(self._hparams),
             features=lambda: self.features,
         )
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching import selection
 from tfr_pipeline.data.batching.loose import KEPT
-from tfr_pipeline.data.reading import record_reader
+from tfr_pipeline.data.reading import place, record_reader
 from tfr_pipeline.data.records import formats
 from tfr_pipeline.errors import ConfigError
 
@@ -53,9 +53,10 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         length: the cost of a step stays even.
       shuffle: Orders the training lists anew each epoch.
       seed: Seed of that order; 0 by default. None: the pipeline's.
-      cache: Where parsed lists are kept: `memory` (the same as an empty text, the
-        default), or a folder, from which later runs take them without parsing and
-        which may hold more than memory does. See `docs/data.md`.
+      cache: Where parsed lists are kept: `memory`; a folder, from which later runs
+        take them without parsing and which may hold more than memory does; `disk`, a
+        folder of the user's; or `auto` (the default; an empty text is the same),
+        memory if they fit it, else disk. See `docs/data.md`.
       input_format: `elwc`, `eie`, `seq`, `example` or `packed`; TF-Ranking's names are
         taken too. `auto`, the default: what the first records are.
       reader_args: Further arguments of `dataset_reader`, after the file name.
@@ -86,7 +87,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     documents_per_batch: int | None = None
     shuffle: bool = True
     seed: int | None = 0
-    cache: str = ""
+    cache: str = place.AUTO
     input_format: str = formats.AUTO
     reader_args: Sequence[Any] | None = ()
     compression: str = record_reader.AUTO
@@ -114,9 +115,11 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
                 )
         if self.cache is not None and not isinstance(self.cache, str | os.PathLike):
             raise ConfigError(
-                "DatasetHparams.cache: expected '', 'memory' or a folder, found "
+                "DatasetHparams.cache: expected 'auto', 'memory', 'disk' or a "
+                f"folder, found "
                 f"{self.cache!r}."
             )
+        self.cache = self.cache or place.AUTO
         formats.canonical(self.input_format, "DatasetHparams.input_format")
         record_reader.canonical(self.compression)
         if not isinstance(self.truncation, str) or not self.truncation:
@@ -130,11 +133,12 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
                 stacklevel=3,
             )
 
-    @property
-    def cache_folder(self) -> str:
-        """Absolute path of the cache folder; empty for a cache in memory."""
-        path = os.fspath(self.cache or "")
-        return "" if path in ("", "memory") else os.path.abspath(path)
+
+def cache_of(hparams: Any) -> str:
+    """Returns `auto`, `memory`, `disk` or the absolute path of a folder."""
+    path = os.fspath(setting(hparams, "cache") or place.AUTO)
+    named = path in (place.AUTO, place.MEMORY, place.DISK)
+    return path if named else os.path.abspath(path)
 
 
 # What TF-Ranking's own way to build datasets does not know.

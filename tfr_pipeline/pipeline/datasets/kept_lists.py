@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline import files
+from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.data.batching.loose import separate
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading import cache, loading
+from tfr_pipeline.data.reading import cache, loading, place
 from tfr_pipeline.data.reading.described import check_columns
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
@@ -34,7 +36,7 @@ class Reading:
       weight: Name of the document weight that stands apart, or None.
       document_id: Name of the document feature with the document id, if it is kept.
       input_format: See `DatasetHparams`.
-      cache_folder: See `DatasetHparams`; empty for none.
+      cache: Where lists are kept: `auto`, `memory`, `disk` or a folder.
       features: Returns the description that the files should fit, or None.
     """
 
@@ -44,7 +46,7 @@ class Reading:
     weight: str | None = None
     document_id: str | None = None
     input_format: str = AUTO
-    cache_folder: str = ""
+    cache: str = place.AUTO
     features: Callable[[], Features | None] = lambda: None
 
     def parser(self, data_format: str = "") -> RecordParser:
@@ -73,14 +75,16 @@ class Reading:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for those, and only those, that make the same lists of files."""
-        rest = self.reader, self.input_format, self.cache_folder
+        rest = self.reader, self.input_format, self.cache
         return cache.describe_parsing(self.parser(), self.label, self.weight), *rest
 
     def read(self, pattern: str) -> Lists:
         """Reads all files of a pattern.
 
-        Raises:
-          DataError: Files are missing, empty, corrupt or do not match the specs.
+          Raises:
+            DataError: Files are missing, empty, corrupt or do not match the specs.
+        ConfigError: They do not fit the memory, which was asked for.
+        RunError: They do not fit the disk.
         """
         paths = files.expand(pattern, "data")
         data_format = self.format(paths)
@@ -89,13 +93,15 @@ class Reading:
                 f"{paths[0]}: packed files have one label and one weight. Labels of "
                 "several tasks, or of another kind, need ELWC, --output_format=elwc."
             )
+        how = self.parser(data_format), self.label, self.weight, self.reader
+        size = place.SizeOf(paths, *how)
+        here = cluster_spec.readers_here(os.environ.get("TF_CONFIG"))
+        folder = place.choose(self.cache, paths, here, size)
         return loading.load(
             paths,
-            self.parser(data_format),
-            self.label,
-            self.weight,
-            self.reader,
-            self.cache_folder,
+            *how,
+            folder,
+            before_building=lambda: place.check_disk(folder, paths, size),
         )
 
     def format(self, paths: list[str]) -> str:

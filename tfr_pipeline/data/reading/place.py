@@ -1,0 +1,210 @@
+"""Where lists are kept: in memory if they fit, else on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+import zlib
+
+import numpy as np
+
+from tfr_pipeline.data import room, store
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading import loading, wholeness
+from tfr_pipeline.data.reading.batch_parser import batch_parser
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.record_reader import RecordReader, framed_size
+from tfr_pipeline.data.records.formats import EXAMPLE
+from tfr_pipeline.errors import ConfigError, RunError
+
+AUTO, MEMORY, DISK = "auto", "memory", "disk"
+# Files that are so much smaller than the memory fit, whatever is in them.
+_CLEARLY = 16
+# What training takes beside the data: the model, batches, the program.
+_RESERVE = 1 << 29
+# Prepared features stand in memory beside the raw ones, unless they are so many.
+PREPARED_BYTES = 1 << 31
+_SAMPLED = 4  # files of which the beginning is parsed
+_COPIED_A_SECOND = 5e8  # bytes
+_TEXT = 57  # bytes of a Python text beside its characters
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What files become when they are parsed; an estimate.
+
+    Attributes:
+      bytes: In memory, or on disk.
+      seconds: That it takes on this machine.
+    """
+
+    bytes: int
+    seconds: float
+
+    @property
+    def in_training(self) -> int:
+        """Bytes of memory that training with them takes."""
+        copies = 2 if self.bytes <= PREPARED_BYTES else 1
+        return copies * self.bytes + _RESERVE
+
+
+def default_folder() -> str:
+    """Returns where `disk` keeps lists.
+
+    `TFR_PIPELINE_CACHE`, or a folder of that name in the user's cache folder.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    own = os.environ.get("TFR_PIPELINE_CACHE") or os.path.join(home, "tfr_pipeline")
+    return os.path.join(os.path.abspath(own), "lists")
+
+
+def choose(cache: str, paths: list[str], processes: int, size: SizeOf) -> str:
+    """Returns the folder in which lists are to be kept; empty for memory.
+
+    Says where large ones are kept, and why.
+
+    Args:
+      cache: `auto`, `memory`, `disk` or a folder.
+      paths: The files.
+      processes: Processes of the job that read them on this machine.
+      size: Knows what the files become.
+
+    Raises:
+      ConfigError: They do not fit the memory, which was asked for.
+    """
+    if cache not in (AUTO, MEMORY):
+        return default_folder() if cache == DISK else cache
+    here = room.memory(processes)
+    if sum(map(os.path.getsize, paths)) * _CLEARLY < here.bytes - _RESERVE:
+        return ""
+    need = size.get()
+    what = f"{_named(paths)}: {room.shown(need.bytes)} when parsed"
+    limit = f"{room.shown(here.bytes)} {here.why}"
+    if need.in_training <= here.bytes:
+        _say(f"{what}, kept in memory ({limit}); about {need.seconds:.0f} s to read")
+        return ""
+    if cache == MEMORY and need.bytes + _RESERVE > here.bytes:
+        raise ConfigError(
+            f"data.cache: 'memory' was asked for, but {what}, with "
+            f"{room.shown(_RESERVE)} for training, are more than {limit}. Leave it at "
+            "'auto', which trains from disk, or name a folder."
+        )
+    if cache == MEMORY:
+        return ""
+    folder = default_folder()
+    _say(
+        f"{what}, more than fits in memory with a training ({limit}): kept on disk in "
+        f"{folder}, where later runs find it"
+    )
+    return folder
+
+
+def check_disk(folder: str, paths: list[str], size: SizeOf) -> None:
+    """Checks that lists fit a disk before they are written there; says what is done.
+
+    Raises:
+      RunError: They do not.
+    """
+    free = room.disk(folder)
+    if sum(map(os.path.getsize, paths)) * _CLEARLY < free.bytes:
+        return
+    need = size.get()
+    if need.bytes > free.bytes:
+        raise RunError(
+            f"cache: {folder}: {_named(paths)} need {room.shown(need.bytes)}, found "
+            f"{room.shown(free.bytes)} {free.why}. Make room, or name another folder: "
+            "data.cache, or TFR_PIPELINE_CACHE for 'auto' and 'disk'."
+        )
+    _say(
+        f"{_named(paths)}: writing {room.shown(need.bytes)} to {folder}, once; about "
+        f"{need.seconds:.0f} s"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _named(paths: list[str]) -> str:
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0]}{more}"
+
+
+@dataclasses.dataclass
+class SizeOf:
+    """Estimates, when it is first asked, what files become when they are parsed.
+
+    Parses the beginning of some.
+
+    Attributes:
+      paths: See `loading.load`, as the others.
+      parser: Likewise.
+      label: Likewise.
+      weight: Likewise.
+      reader: Likewise.
+    """
+
+    paths: list[str]
+    parser: RecordParser
+    label: str | tuple[str, ...] | None
+    weight: str | None
+    reader: RecordReader
+    _known: Size | None = None
+
+    def get(self) -> Size:
+        """Returns the estimate.
+
+        Raises:
+          DataError: A file is damaged or of another kind, as far as was looked.
+        """
+        if self._known is None:
+            self._known = self._estimate()
+        return self._known
+
+    def _estimate(self) -> Size:
+        examples = self.parser.data_format == EXAMPLE
+        count = loading.EXAMPLES_PER_PARSE if examples else loading.RECORDS_PER_PARSE
+        chosen = np.linspace(0, len(self.paths) - 1, _SAMPLED).astype(int)
+        parse = batch_parser(self.parser)
+        read = parsed = 0
+        seconds = 0.0
+        for number in sorted(set(chosen.tolist())):
+            for records in self.reader([self.paths[number]]).batch(count).take(2):
+                parse(records)  # once before: the first time a graph is made
+                start = time.perf_counter()
+                lists = loading.to_lists(parse(records), 0, self.label, self.weight)
+                seconds += time.perf_counter() - start
+                parsed += _bytes(lists)
+                read += framed_size(records)
+        if not read:
+            return Size(0, 0.0)
+        total = sum(os.path.getsize(path) * _inflation(path) for path in self.paths)
+        # All processors parse; one reads and checks, and copies what was parsed.
+        seconds = seconds / (os.cpu_count() or 1) + read / _COPIED_A_SECOND
+        return Size(int(parsed * total / read), seconds * total / read)
+
+
+def _bytes(lists: Lists) -> int:
+    found = 0
+    for array in store.columns(lists).values():
+        found += array.nbytes
+        if array.dtype == object:
+            found += sum(len(text) + _TEXT for text in array.ravel().tolist())
+    return found
+
+
+def _inflation(path: str) -> float:
+    """Returns by how much the beginning of a compressed file grows."""
+    kind = wholeness.detect(path)
+    if not kind:
+        return 1.0
+    with open(path, "rb") as file:
+        raw = file.read(1 << 20)
+    inflate = zlib.decompressobj(zlib.MAX_WBITS + (16 if kind == "GZIP" else 0))
+    try:
+        content = inflate.decompress(raw)
+    except zlib.error:
+        return 1.0  # whoever reads it says what is wrong
+    return len(content) / max(1, len(raw) - len(inflate.unused_data))
