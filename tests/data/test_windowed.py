@@ -95,8 +95,8 @@ def test_a_worker_needs_the_same_share_of_the_lists_in_every_epoch():
     assert sorted(itertools.chain(*owners)) == list(range(len(lengths)))
     documents = [lengths[list(owned)].sum() for owned in owners]
     assert max(documents) - min(documents) < 0.02 * lengths.sum()
-    for owned in owners:  # in a row
-        assert max(owned) - min(owned) == len(owned) - 1
+    for number, owned in enumerate(owners):  # in a row
+        assert sorted(owned) == list(range(*plan.lists_of(number, 4)))
 
 
 def test_batches_have_equally_many_lists_and_nearly_equally_many_documents(
@@ -193,13 +193,16 @@ def test_workers_share_the_batches_of_one():
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_without_seed_the_lists_come_in_order(replicas):
+def test_without_seed_the_lists_of_a_replica_come_in_order(replicas):
     lengths = np.concatenate([[0], some_lengths(), [0]])
     plan = WindowedPlan(lengths, ROW, 32, replicas=replicas, training=False)
     batches = [b.numpy() for b in plan.dataset(repeat=False)]
     assert len(batches) == plan.steps * replicas
-    np.testing.assert_array_equal(np.concatenate(batches), np.arange(len(lengths)))
-    assert max(map(len, batches)) <= plan.most_lists
+    own = [np.concatenate(batches[replica::replicas]) for replica in range(replicas)]
+    np.testing.assert_array_equal(np.concatenate(own), np.arange(len(lengths)))
+    assert max(map(len, batches)) == plan.most_lists
+    for replica, lists in enumerate(own):
+        assert plan.lists_of(replica, replicas) == (lists[0], lists[-1] + 1)
 
 
 def test_fewer_lists_than_batches_for_all_replicas_are_said():

@@ -273,6 +273,13 @@ class Feed:
                     f"{whole - hparams.validation_steps} of {whole} batches.",
                     stacklevel=2,
                 )
+        shard = strategies.place_among_workers(self._strategy)
+        if shard[1] > 1:
+            # What is wrong with the own share is found now rather than while training.
+            for split in ["train"] + ["valid"] * has_validation:
+                BatchRequest(
+                    split=split, layout=layout, replicas=self.replicas, shard=shard
+                ).ask(builder)
         if "test" in builder.splits:
             # Read after training; whether it is there had better be known before.
             files.expand(builder.splits["test"].pattern, "test data")

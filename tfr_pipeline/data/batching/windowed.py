@@ -82,8 +82,8 @@ class WindowedPlan:
             steps = math.ceil(int(self._sizes.sum()) / documents_per_batch)
         else:
             steps = math.ceil(self.num_lists / batch_size)
-        bounds = self._bounds(1)
-        most = max(1, self.num_lists // replicas)
+        bounds = self._bounds(replicas)
+        most = max(1, int(np.diff(bounds).min()))
         if training and seed is not None:
             bounds, most = self._choose_shares(steps, replicas)
         self._shares = bounds
@@ -128,8 +128,6 @@ class WindowedPlan:
     @property
     def most_lists(self) -> int:
         """Lists of the largest local batch, where batches are cut by lists."""
-        if self._seed is None:
-            return math.ceil(self.num_lists / self._batches)
         _, starts = self._arrange(0)
         counts = np.diff(starts, axis=1).reshape(self.replicas, -1, self.steps)
         return int(counts.sum(axis=1).max())
@@ -147,8 +145,10 @@ class WindowedPlan:
         orders, starts = [], []
         for share, blocks in enumerate(self._blocks):
             first = self._shares[share]
-            keys = random_numbers(len(blocks) - 1, self._seed or 0, epoch, share)
-            blocks_in_order = np.argsort(keys, kind="stable")
+            blocks_in_order = np.arange(len(blocks) - 1)
+            if self._seed is not None:
+                keys = random_numbers(len(blocks) - 1, self._seed, epoch, share)
+                blocks_in_order = np.argsort(keys, kind="stable")
             counts = np.diff(blocks)[blocks_in_order]
             ends = np.cumsum(counts)
             offsets = np.repeat(blocks[blocks_in_order] - (ends - counts), counts)
@@ -185,13 +185,7 @@ class WindowedPlan:
         epoch, place = divmod(number, self.windows)
         first = place * self._per_window
         last = min(first + self._per_window, self.steps)
-        if self._seed is None:
-            splits = np.arange(first * self.replicas, last * self.replicas + 1)
-            splits = splits * self.num_lists // self._batches
-            order = np.arange(splits[0], splits[-1])
-            splits = splits - splits[0]
-        else:
-            order, splits = self._shuffled(epoch, number, first, last)
+        order, splits = self._dealt(epoch, number, first, last)
         order = self._lists[order]
         result = Window(
             epoch * self._batches + first * self.replicas,
@@ -202,16 +196,18 @@ class WindowedPlan:
         self._count(number, result)
         return result
 
-    def _shuffled(
+    def _dealt(
         self, epoch: int, number: int, first: int, last: int
     ) -> tuple[np.ndarray, np.ndarray]:
         orders, starts = self._arrange(epoch)
         starts = starts[:, first : last + 1]
         counts = np.diff(starts, axis=1)
         lists = [o[s[0] : s[-1]] for o, s in zip(orders, starts, strict=True)]
-        batches = deal(
-            [self._sizes[part] for part in lists], counts, self._seed, number
-        )
+        if self._seed is None:
+            batches = [np.repeat(np.arange(last - first), each) for each in counts]
+        else:
+            sizes = [self._sizes[part] for part in lists]
+            batches = deal(sizes, counts, self._seed, number)
         order, batch = np.concatenate(lists), np.concatenate(batches)
         share = np.repeat(np.arange(self.shares), [len(part) for part in lists])
         replica = share // (self.shares // self.replicas)
@@ -326,6 +322,19 @@ class WindowedPlan:
             numbers = tf.data.Dataset.range(start, self.windows)
         # In parallel: with the consumer, that is.
         return numbers.map(of, num_parallel_calls=1)
+
+    def lists_of(self, worker: int, workers: int) -> tuple[int, int]:
+        """Returns the first list that a worker ever needs, and the one after the last.
+
+        Args:
+          worker: Its number, from 0.
+          workers: How many share the replicas.
+        """
+        first, last = (
+            int(self._shares[number * self.shares // workers])
+            for number in (worker, worker + 1)
+        )
+        return int(self._lists[first]), int(self._lists[last - 1]) + 1
 
     def locate(self, step: int) -> tuple[int, int]:
         """Returns the window of a global batch, and its place in the window."""

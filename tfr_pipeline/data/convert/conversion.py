@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import functools
@@ -10,6 +11,8 @@ import re
 import sys
 from collections.abc import Callable
 from typing import IO, Any
+
+import numpy as np
 
 from tfr_pipeline import outputs, signals
 from tfr_pipeline.data.convert import output_folder, workers
@@ -24,7 +27,7 @@ from tfr_pipeline.data.convert.label_transform import LabelTransform
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns, warn
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.progress import Progress
-from tfr_pipeline.data.records import encode, tfrecord
+from tfr_pipeline.data.records import encode, index, tfrecord
 from tfr_pipeline.data.sources import libsvm, spooled
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
@@ -63,6 +66,7 @@ class Converted:
       statistics: Its counts; None if it has no list.
       bytes_read: Size of the input consumed so far.
       unnamed: Number of documents whose cell for the id is empty.
+      documents: Number of documents of each list.
     """
 
     parsed: list[libsvm.Parsed]
@@ -70,6 +74,7 @@ class Converted:
     statistics: Statistics | None
     bytes_read: int
     unnamed: int = 0
+    documents: list[int] = dataclasses.field(default_factory=list)
 
 
 def convert(
@@ -88,9 +93,9 @@ def convert(
 ) -> dict[str, Any]:
     """Converts ranking files of one split.
 
-    Writes `<split>-00000-of-0000N.tfrecord` ..., `features.json` and
-    `<split>.stats.json` into `output`; all of them at the end, or none. List `i` goes
-    to shard `i % num_shards`, so the result depends on nothing but the input.
+    Writes `<split>-00000-of-0000N.tfrecord` ..., `<split>.index.npz`, `features.json`
+    and `<split>.stats.json` into `output`; all of them at the end, or none. List `i`
+    goes to shard `i % num_shards`, so the result depends on nothing but the input.
 
     Args:
       paths: A path, a folder, a glob, several with commas between, or a list of those;
@@ -223,6 +228,7 @@ def _convert_part(target: Target, part: Part) -> Converted:
         if target.transform is not None and parsed.lists.labels is not None:
             parsed.lists.labels = target.transform(parsed.lists.labels)
         result.unnamed += parsed.unnamed
+        result.documents += parsed.lists.lengths.tolist()
         result.records += tfrecord.frame(encoder(parsed.lists, target.features))
         statistics = Statistics.of(parsed.lists)
         if result.statistics is None:
@@ -252,11 +258,16 @@ def _write(
     order = QueryOrder()
     progress = Progress(size, f"converting {split}")
     number = unnamed = 0
+    paths = [
+        os.path.join(staging, name)
+        for name in output_folder.shard_names(split, num_shards)
+    ]
+    # Of each shard, documents and bytes of its lists.
+    documents, sizes = ([array.array("q") for _ in paths] for _ in range(2))
     with contextlib.ExitStack() as stack:
         stack.callback(progress.clear)
         shards: list[IO[bytes]] = [
-            stack.enter_context(open(os.path.join(staging, name), "wb"))
-            for name in output_folder.shard_names(split, num_shards)
+            stack.enter_context(open(path, "wb")) for path in paths
         ]
         results = workers.ordered_map(
             functools.partial(_convert_part, target), source.parts(), num_workers
@@ -267,8 +278,11 @@ def _write(
                 # Lists that come as lists may have the id of another.
                 if not source.is_records:
                     order.add(parsed)
-            for record in result.records:
-                shards[number % num_shards].write(record)
+            for record, length in zip(result.records, result.documents, strict=True):
+                shard = number % num_shards
+                shards[shard].write(record)
+                documents[shard].append(length)
+                sizes[shard].append(len(record))
                 number += 1
             unnamed += result.unnamed
             if statistics is None:
@@ -280,4 +294,13 @@ def _write(
     if statistics is None:
         raise source.empty()
     statistics.unnamed = unnamed
+    shard_indices = [
+        index.ShardIndex(
+            path,
+            np.asarray(own, np.int64),
+            np.concatenate([[0], np.cumsum(bytes_)]).astype(np.int64),
+        )
+        for path, own, bytes_ in zip(paths, documents, sizes, strict=True)
+    ]
+    index.write(staging, split, shard_indices)
     return statistics

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfr_pipeline import files, outputs
+from tfr_pipeline.data.records import index
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.features import FILE_NAME, Feature, Features
 
@@ -60,12 +61,12 @@ def replaced(output: str, split: str) -> list[str]:
 
     `features.json` is not among them: it may stay as it is, see `check_description`.
     """
-    statistics = f"{split}.stats.json"
+    beside = (f"{split}.stats.json", index.file_name(split))
     names = os.listdir(output) if os.path.isdir(output) else []
     return [
         os.path.join(output, name)
         for name in sorted(names)
-        if name == statistics or is_shard(name, split)
+        if name in beside or is_shard(name, split)
     ]
 
 
@@ -172,14 +173,15 @@ def commit(
         before = earlier_features(output, split)
         if before is not None:
             check_same(before, features, os.path.join(output, FILE_NAME))
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+        for name in (path, os.path.join(output, index.file_name(split))):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(name)
         features.save(output)
         for name in os.listdir(output):
             if is_shard(name, split):
                 os.remove(os.path.join(output, name))
         for name in sorted(os.listdir(staging)):
-            if is_shard(name, split):
+            if is_shard(name, split) or name == index.file_name(split):
                 os.replace(os.path.join(staging, name), os.path.join(output, name))
         files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
 

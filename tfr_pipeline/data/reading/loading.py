@@ -24,6 +24,7 @@ from tfr_pipeline.data.progress import Progress
 from tfr_pipeline.data.reading import cache, explain, pointwise
 from tfr_pipeline.data.reading.batch_parser import batch_parser
 from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.ranges import RecordRange
 from tfr_pipeline.data.reading.record_reader import RecordReader, framed_size
 from tfr_pipeline.data.records import formats
 from tfr_pipeline.data.records.formats import (
@@ -112,7 +113,8 @@ def iterate(
 
     def parts() -> Iterator[Lists]:
         first = bytes_read = documents = 0
-        progress = Progress(_size(paths), f"reading {os.path.dirname(paths[0])}")
+        total = reader.size if isinstance(reader, RecordRange) else _size(paths)
+        progress = Progress(total, f"reading {os.path.dirname(paths[0])}")
         for batch, framed in _in_threads(parse_and_count, dataset):
             part = to_lists(batch, first, label, weight)
             first += part.num_lists
@@ -123,6 +125,11 @@ def iterate(
         progress.clear()
         if isinstance(reader, RecordReader):
             reader.check_whole(paths, bytes_read, first)
+        elif isinstance(reader, RecordRange) and bytes_read != reader.size:
+            raise DataError(
+                f"{', '.join(paths)}: expected {reader.size} bytes of records, as the "
+                f"index says, found {bytes_read}. Convert the data again."
+            )
 
     try:
         if examples and grouped and parser.query_id:
@@ -135,7 +142,8 @@ def iterate(
         formats.NotAListError,
         UnicodeDecodeError,  # of an id, or of a message that quotes the record
     ) as error:
-        explain.explain(paths, parser, reader)
+        whole = reader.whole if isinstance(reader, RecordRange) else reader
+        explain.explain(paths, parser, whole)
         if isinstance(error, UnicodeDecodeError):
             where = ", ".join(paths)
             raise ids.not_utf8(error.object, "query or document", where) from error
@@ -190,6 +198,8 @@ def load(
       RunError: The cache cannot be written.
     """
 
+    whole = reader.whole if isinstance(reader, RecordRange) else reader
+
     def parts() -> Iterator[Lists]:
         documents = 0
         named = parser.document_id is None
@@ -203,7 +213,7 @@ def load(
             raise DataError(
                 f"{', '.join(paths)}: expected ranked lists, found no document."
             )
-        explain.check_present(paths[0], parser, reader)
+        explain.check_present(paths[0], parser, whole)
         if not named:
             warnings.warn(
                 f"{paths[0]}: document ids were asked for, and no document has the "
@@ -213,7 +223,10 @@ def load(
 
     if not cache_folder:
         return store.collect(parts(), parser.document_id is not None)
-    made_of = cache.fingerprint(paths, parser, label, weight, reader, transform)
+    how: tuple[Any, ...] = label, weight, whole, transform
+    if isinstance(reader, RecordRange):
+        how = *how, f"lists {reader.first}:{reader.last}"
+    made_of = cache.fingerprint(paths, parser, *how)
 
     def building() -> Iterator[Lists]:
         before_building()

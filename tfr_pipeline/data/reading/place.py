@@ -15,6 +15,7 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import loading, wholeness
 from tfr_pipeline.data.reading.batch_parser import batch_parser
 from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.ranges import RecordRange
 from tfr_pipeline.data.reading.record_reader import RecordReader, framed_size
 from tfr_pipeline.data.records.formats import EXAMPLE
 from tfr_pipeline.errors import ConfigError, RunError
@@ -60,14 +61,13 @@ def default_folder() -> str:
     return os.path.join(os.path.abspath(own), "lists")
 
 
-def choose(cache: str, paths: list[str], processes: int, size: SizeOf) -> str:
+def choose(cache: str, processes: int, size: SizeOf) -> str:
     """Returns the folder in which lists are to be kept; empty for memory.
 
     Says where large ones are kept, and why.
 
     Args:
       cache: `auto`, `memory`, `disk` or a folder.
-      paths: The files.
       processes: Processes of the job that read them on this machine.
       size: Knows what the files become.
 
@@ -77,10 +77,10 @@ def choose(cache: str, paths: list[str], processes: int, size: SizeOf) -> str:
     if cache not in (AUTO, MEMORY):
         return default_folder() if cache == DISK else cache
     here = room.memory(processes)
-    if sum(map(os.path.getsize, paths)) * _CLEARLY < here.bytes - _RESERVE:
+    if size.stored * _CLEARLY < here.bytes - _RESERVE:
         return ""
     need = size.get()
-    what = f"{_named(paths)}: {room.shown(need.bytes)} when parsed"
+    what = f"{size}: {room.shown(need.bytes)} when parsed"
     limit = f"{room.shown(here.bytes)} {here.why}"
     if need.in_training <= here.bytes:
         _say(f"{what}, kept in memory ({limit}); about {need.seconds:.0f} s to read")
@@ -101,35 +101,8 @@ def choose(cache: str, paths: list[str], processes: int, size: SizeOf) -> str:
     return folder
 
 
-def check_disk(folder: str, paths: list[str], size: SizeOf) -> None:
-    """Checks that lists fit a disk before they are written there; says what is done.
-
-    Raises:
-      RunError: They do not.
-    """
-    free = room.disk(folder)
-    if sum(map(os.path.getsize, paths)) * _CLEARLY < free.bytes:
-        return
-    need = size.get()
-    if need.bytes > free.bytes:
-        raise RunError(
-            f"cache: {folder}: {_named(paths)} need {room.shown(need.bytes)}, found "
-            f"{room.shown(free.bytes)} {free.why}. Make room, or name another folder: "
-            "data.cache, or TFR_PIPELINE_CACHE for 'auto' and 'disk'."
-        )
-    _say(
-        f"{_named(paths)}: writing {room.shown(need.bytes)} to {folder}, once; about "
-        f"{need.seconds:.0f} s"
-    )
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _named(paths: list[str]) -> str:
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0]}{more}"
 
 
 @dataclasses.dataclass
@@ -150,8 +123,44 @@ class SizeOf:
     parser: RecordParser
     label: str | tuple[str, ...] | None
     weight: str | None
-    reader: RecordReader
+    reader: RecordReader | RecordRange
     _known: Size | None = None
+
+    def __str__(self) -> str:
+        count = len(self.paths) - 1
+        more = f" and {count} more" if count else ""
+        part = ""
+        if isinstance(self.reader, RecordRange):
+            part = f", lists {self.reader.first} to {self.reader.last - 1}"
+        return f"{self.paths[0]}{more}{part}"
+
+    @property
+    def stored(self) -> int:
+        """Bytes that are read."""
+        if isinstance(self.reader, RecordRange):
+            return self.reader.size
+        return sum(map(os.path.getsize, self.paths))
+
+    def check_disk(self, folder: str) -> None:
+        """Checks that lists fit a disk before they are written; says what is done.
+
+        Raises:
+          RunError: They do not.
+        """
+        free = room.disk(folder)
+        if self.stored * _CLEARLY < free.bytes:
+            return
+        need = self.get()
+        if need.bytes > free.bytes:
+            raise RunError(
+                f"cache: {folder}: {self} need {room.shown(need.bytes)}, found "
+                f"{room.shown(free.bytes)} {free.why}. Make room, or name another "
+                "folder: data.cache, or TFR_PIPELINE_CACHE for 'auto' and 'disk'."
+            )
+        _say(
+            f"{self}: writing {room.shown(need.bytes)} to {folder}, once; about "
+            f"{need.seconds:.0f} s"
+        )
 
     def get(self) -> Size:
         """Returns the estimate.
@@ -180,7 +189,9 @@ class SizeOf:
                 read += framed_size(records)
         if not read:
             return Size(0, 0.0)
-        total = sum(os.path.getsize(path) * _inflation(path) for path in self.paths)
+        total = float(self.stored)
+        if isinstance(self.reader, RecordReader):
+            total = sum(os.path.getsize(p) * _inflation(p) for p in self.paths)
         # All processors parse; one reads and checks, and copies what was parsed.
         seconds = seconds / (os.cpu_count() or 1) + read / _COPIED_A_SECOND
         return Size(int(parsed * total / read), seconds * total / read)

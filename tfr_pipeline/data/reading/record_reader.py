@@ -74,6 +74,11 @@ class RecordReader:
         return self.reader is tf.data.TFRecordDataset
 
     @property
+    def reads_plain_files(self) -> bool:
+        """Whether records stand in files as `tf.data.TFRecordDataset` reads them."""
+        return self._detects and self.compression in (AUTO, "")
+
+    @property
     def _detects(self) -> bool:
         return self._plain_reader and not self.reader_args
 

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
@@ -39,12 +40,14 @@ from tfr_pipeline.pipeline.datasets.batches import (
     selection,
 )
 from tfr_pipeline.pipeline.datasets.hparams import (
+    BY_LISTS,
+    NO_SHARDING,
     DatasetHparams,
     cache_of,
     setting,
     warn_of_unused,
 )
-from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists, Reading
+from tfr_pipeline.pipeline.datasets.kept_lists import Index, KeptLists, Reading
 from tfr_pipeline.pipeline.datasets.protocol import (
     BatchRequest,
     FeatureSpecs,
@@ -277,9 +280,14 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         A `WindowedPlan` where there is more data than a window, wherever it is kept.
         """
         hparams, train = self._hparams, split == "train"
-        lists = self.lists(split, layout)
+        index = self._index(split, replicas)
+        if index is not None:
+            documents = source = index.documents
+        else:
+            lists = self.lists(split, layout)
+            documents, source = lists.lengths, lists.row_splits
         list_size = self._list_size(split)
-        lengths = lists.lengths.clip(max=list_size) if list_size else lists.lengths
+        lengths = documents.clip(max=list_size) if list_size else documents
         shuffle = train and setting(hparams, "shuffle")
         settings = (
             hparams.train_batch_size if train else hparams.valid_batch_size,
@@ -290,14 +298,61 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         )
 
         def make() -> Plan:
-            if lists.row_bytes * lists.num_documents > windowed.WINDOW:
-                return WindowedPlan(lengths, lists.row_bytes, *settings)
+            if index or self._is_large(documents):
+                return WindowedPlan(lengths, self._row_bytes, *settings)
             return BatchPlan(lengths, *settings)
 
         # One plan for all who ask: it remembers what takes time to find out.
-        return self._once(
-            ("plan", split, list_size, *settings), (lists.row_splits,), make
+        return self._once(("plan", split, list_size, *settings), (source,), make)
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of the features of a document that stand in matrices."""
+        layout = self._reading().layout
+        return sum(
+            layout.width(dtype) * np.dtype(dtype).itemsize for dtype in layout.slots
         )
+
+    def _is_large(self, documents: np.ndarray) -> bool:
+        return int(documents.sum()) * self._row_bytes > windowed.WINDOW
+
+    def _index(self, split: str, replicas: int) -> Index | None:
+        """Returns the index of a split of which each worker reads its share.
+
+        All workers must come to the same answer, so nothing counts that one of them
+        may have otherwise, such as its memory.
+        """
+        sharding, wanted = setting(self._hparams, "sharding"), self._split(split)
+        if replicas == 1 or sharding == NO_SHARDING:
+            return None
+        index = None
+        if wanted.keep is None:
+            index = self.kept.index(wanted.pattern, self._reading())
+        if sharding == BY_LISTS:
+            if index is None:
+                raise ConfigError(
+                    f"data.sharding: {BY_LISTS!r} needs files that `convert` wrote, "
+                    f"with their index, and all lists of them; found {wanted.pattern}. "
+                    "Convert them, or leave it at 'auto'."
+                )
+            return index
+        return index if index and self._is_large(index.documents) else None
+
+    def _share(
+        self, split: str, layout: str, plan: Plan, request: BatchRequest
+    ) -> tuple[Lists, int]:
+        """Returns the lists that a worker needs, and the number of the first one."""
+        worker, workers = request.shard
+        if workers == 1 or self._index(split, request.replicas) is None:
+            return self.lists(split, layout), 0
+        assert isinstance(plan, WindowedPlan)
+        part = plan.lists_of(worker, workers)
+        lists = self.kept.get(self._split(split).pattern, self._reading(), part)
+        return self._as_trained(split, layout, lists), part[0]
+
+    def _as_trained(self, split: str, layout: str, lists: Lists) -> Lists:
+        """Returns lists of files with the labels and weights that training takes."""
+        return lists
 
     def make_dataset(
         self, split: str | BatchRequest, layout: str = "padded", **settings: Any
@@ -319,11 +374,11 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
     def _batches(self, request: BatchRequest) -> tf.data.Dataset:
         split, layout = request.split, request.layout
         list_size = self._list_size(split)
-        lists = self.lists(split, layout)
+        plan = self.plan(split, layout, request.replicas)
+        lists, first = self._share(split, layout, plan, request)
         select = None
         if split == "train":
             select = selection(self._hparams, self._reading(), lists)
-        plan = self.plan(split, layout, request.replicas)
         num_lists = plan.most_lists if request.fixed else None
 
         def assembler(tensors: Any) -> Callable[[Any], Any]:
@@ -333,13 +388,13 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
             return self._assembler(plain(of_lists), layout, list_size)
 
         if isinstance(plan, WindowedPlan) and isinstance(lists, DiskLists):
-            return batches_from_disk(plan, request, assembler, select, lists)
+            return batches_from_disk(plan, request, assembler, select, lists, first)
         raw = tensors_of(lists)
         choose = None if select is None else functools.partial(select, raw)
         tensors = raw
         if request.prepare and layout == "packed":
             tensors = tensors_of(self._prepare(split, lists, request.prepare))
-        return batches(plan, request, assembler(tensors), choose)
+        return batches(plan, request, assembler(tensors), choose, first)
 
     def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:

@@ -28,6 +28,7 @@ def batches(
     request: BatchRequest,
     batch: Callable[[Any], Any],
     select: Callable[[Any, Any], Any] | None,
+    first: int = 0,
 ) -> tf.data.Dataset:
     """Returns the batches that a request is for.
 
@@ -37,6 +38,7 @@ def batches(
       batch: Makes a batch of list indices; see `gather`.
       select: Chooses documents of lists, given their indices and the number of the
         batch; None for the first ones of each list.
+      first: Number of the first list that there is; indices are counted from it.
     """
     train = request.split == "train"
     index = plan.dataset(
@@ -57,7 +59,7 @@ def batches(
         if request.sized and select is not None:
             (pair,) = pair
         index, number = pair if select is not None else (*pair, None)
-        return assemble(index, number, sizes)
+        return assemble(index - first if first else index, number, sizes)
 
     return _fetched_ahead(index.map(of_element, num_parallel_calls=parallel))
 
@@ -68,6 +70,7 @@ def batches_from_disk(
     assembler: Callable[[Tensors], Callable[[Any], Any]],
     select: Selection | None,
     lists: DiskLists,
+    first: int = 0,
 ) -> tf.data.Dataset:
     """Returns the same batches, read window by window.
 
@@ -76,14 +79,15 @@ def batches_from_disk(
       request: See `batches`.
       assembler: Returns `batch` of `batches` for the tensors of some lists.
       select: Chooses documents; None for the first ones of each list.
-      lists: All lists.
+      lists: The lists that there are.
+      first: Number of the first one.
     """
     train = request.split == "train"
     none = arrays_of(lists.read(np.zeros(0, np.int64)))
 
     def read(order: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
         wanted = np.sort(order)
-        found = arrays_of(lists.read(wanted))
+        found = arrays_of(lists.read(wanted - first))
         return np.searchsorted(wanted, order), *others, *found.values()
 
     specs = [

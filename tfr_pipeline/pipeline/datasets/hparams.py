@@ -16,7 +16,10 @@ from tfr_pipeline.data.batching import selection
 from tfr_pipeline.data.batching.loose import KEPT
 from tfr_pipeline.data.reading import place, record_reader
 from tfr_pipeline.data.records import formats
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, unknown_name
+
+NO_SHARDING, BY_LISTS = "none", "lists"
+SHARDINGS = ("auto", NO_SHARDING, BY_LISTS)
 
 
 class PipelineSeed(int):
@@ -69,6 +72,10 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         in each epoch, before it is cut: `first` then keeps random ones, too.
       keep_document_ids: `lists` keeps the ids of documents, which training does not
         need and which take about 100 bytes each. Diagnosis then names documents.
+      sharding: Whether each worker of several reads and keeps its own share of the
+        lists alone: `auto` (the default) where there is more data than is shuffled at
+        once and `convert` wrote its index; `lists`, always; `none`, never. See
+        `docs/data.md`.
 
     Raises:
       ConfigError: A number is not positive, the cache no folder, or a name unknown.
@@ -94,6 +101,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     truncation: str = selection.FIRST
     shuffle_examples: bool = False
     keep_document_ids: bool = False
+    sharding: str = SHARDINGS[0]
 
     def __post_init__(self) -> None:
         for name in (
@@ -122,6 +130,9 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         self.cache = self.cache or place.AUTO
         formats.canonical(self.input_format, "DatasetHparams.input_format")
         record_reader.canonical(self.compression)
+        if self.sharding not in SHARDINGS:
+            name = "DatasetHparams.sharding"
+            raise ConfigError(unknown_name(name, str(self.sharding), SHARDINGS))
         if not isinstance(self.truncation, str) or not self.truncation:
             raise ConfigError(
                 "DatasetHparams.truncation: expected 'first', 'sample' or the name of "
@@ -151,7 +162,7 @@ _OF_OUR_READING = (
     "shuffle_examples",
 )
 # What takes lists that are kept.
-_OF_KEPT_LISTS = ("cache", "documents_per_batch", "keep_document_ids")
+_OF_KEPT_LISTS = ("cache", "documents_per_batch", "keep_document_ids", "sharding")
 
 
 def setting(hparams: Any, name: str) -> Any:

@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tfr_pipeline import files
 from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.data.batching.loose import separate
@@ -15,13 +17,18 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import cache, loading, place
 from tfr_pipeline.data.reading.described import check_columns
 from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.ranges import RecordRange
 from tfr_pipeline.data.reading.record_reader import RecordReader
-from tfr_pipeline.data.records import formats
+from tfr_pipeline.data.records import formats, index
 from tfr_pipeline.data.records.formats import AUTO, PACKED
+from tfr_pipeline.data.records.index import ShardIndex
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.pipeline.datasets.protocol import FeatureSpecs, Specs
+
+# Indices of files, and the first list and the one behind the last over all of them.
+Part = tuple[tuple[ShardIndex, ...], int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,13 +85,28 @@ class Reading:
         rest = self.reader, self.input_format, self.cache
         return cache.describe_parsing(self.parser(), self.label, self.weight), *rest
 
-    def read(self, pattern: str) -> Lists:
-        """Reads all files of a pattern.
+    def index(self, pattern: str) -> list[ShardIndex] | None:
+        """Returns the index of the files of a pattern; None if it cannot be used.
 
-          Raises:
-            DataError: Files are missing, empty, corrupt or do not match the specs.
-        ConfigError: They do not fit the memory, which was asked for.
-        RunError: They do not fit the disk.
+        Raises:
+          DataError: The files are missing, or others than the index was made for.
+        """
+        paths = files.expand(pattern, "data")
+        if not self.reader.reads_plain_files or self.format(paths) == formats.EXAMPLE:
+            return None
+        return index.read(paths)
+
+    def read(self, pattern: str, part: Part | None = None) -> Lists:
+        """Reads the files of a pattern.
+
+        Args:
+          pattern: Glob, or comma-separated globs.
+          part: Reads some lists in a row, and nothing else; all by default.
+
+        Raises:
+          DataError: Files are missing, empty, corrupt or do not match the specs.
+          ConfigError: They do not fit the memory, which was asked for.
+          RunError: They do not fit the disk.
         """
         paths = files.expand(pattern, "data")
         data_format = self.format(paths)
@@ -93,16 +115,17 @@ class Reading:
                 f"{paths[0]}: packed files have one label and one weight. Labels of "
                 "several tasks, or of another kind, need ELWC, --output_format=elwc."
             )
-        how = self.parser(data_format), self.label, self.weight, self.reader
-        size = place.SizeOf(paths, *how)
+        how = self.parser(data_format), self.label, self.weight
+        reader = self.reader if part is None else RecordRange(self.reader, *part)
+        size = place.SizeOf(paths, *how, reader)
         here = cluster_spec.readers_here(os.environ.get("TF_CONFIG"))
-        folder = place.choose(self.cache, paths, here, size)
-        return loading.load(
-            paths,
-            *how,
-            folder,
-            before_building=lambda: place.check_disk(folder, paths, size),
+        folder = place.choose(self.cache, here, size)
+        lists = loading.load(
+            paths, *how, reader, folder, before_building=lambda: size.check_disk(folder)
         )
+        if isinstance(reader, RecordRange):
+            reader.check(lists.lengths)
+        return lists
 
     def format(self, paths: list[str]) -> str:
         """Returns the format of files: what was said, or what their records are.
@@ -130,17 +153,55 @@ class KeptLists:
 
     def __init__(self) -> None:
         self._known: list[tuple[str, tuple[Any, ...], Lists]] = []
+        self._indices: dict[str, Index | None] = {}
 
-    def get(self, pattern: str, reading: Reading) -> Lists:
-        """Returns all lists of a pattern; they are shared, so must not be changed.
+    def get(
+        self, pattern: str, reading: Reading, part: tuple[int, int] | None = None
+    ) -> Lists:
+        """Returns lists of a pattern; they are shared, so must not be changed.
+
+        Args:
+          pattern: See `Reading.read`.
+          reading: How files become lists.
+          part: Number of the first list and of the one behind the last; only where
+            there is an `index`. All by default.
 
         Raises:
           DataError: See `Reading.read`.
         """
-        key = reading.key
+        key = (*reading.key, part)
         for known, how, lists in self._known:
             if known == pattern and how == key:
                 return lists
-        lists = reading.read(pattern)
+        ranged = None
+        if part is not None:
+            found = self.index(pattern, reading)
+            assert found is not None
+            ranged = found.shards, *part
+        lists = reading.read(pattern, ranged)
         self._known.append((pattern, key, lists))
         return lists
+
+    def index(self, pattern: str, reading: Reading) -> Index | None:
+        """Returns the index of the files of a pattern, where there is one.
+
+        Raises:
+          DataError: See `Reading.index`.
+        """
+        if pattern not in self._indices:
+            shards = reading.index(pattern)
+            self._indices[pattern] = Index(tuple(shards)) if shards else None
+        return self._indices[pattern]
+
+
+class Index:
+    """The lists of all files of a pattern, before they are read.
+
+    Attributes:
+      shards: The index of each file.
+      documents: int64 `[lists]`, documents a list.
+    """
+
+    def __init__(self, shards: tuple[ShardIndex, ...]):
+        self.shards = shards
+        self.documents = np.concatenate([shard.documents for shard in shards])

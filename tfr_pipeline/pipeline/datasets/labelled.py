@@ -191,7 +191,9 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         Lists for packed batches have the labels and weights that training takes; those
         for padded ones have them as they are in the files.
         """
-        lists = super().lists(split, layout)
+        return self._as_trained(split, layout, super().lists(split, layout))
+
+    def _as_trained(self, split: str, layout: str, lists: Lists) -> Lists:
         if layout == "padded" or not self._apart:
             return lists
         binary = self._hparams.convert_labels_to_binary

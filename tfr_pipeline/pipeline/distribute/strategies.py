@@ -134,6 +134,19 @@ def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
     )
 
 
+def place_among_workers(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
+    """Returns the number of this worker, as `tf.distribute` counts, and of all."""
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not isinstance(
+        strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ):
+        return 0, 1
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs, workers = (len(jobs.get(job, [])) for job in ("chief", "worker"))
+    place = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+    return place, max(1, chiefs + workers)
+
+
 def is_distributed(strategy: tf.distribute.Strategy | None) -> bool:
     """Whether variables live in several processes."""
     return isinstance(

@@ -12,8 +12,6 @@ from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.datasets.adapter import is_ours
 from tfr_pipeline.pipeline.run.comparison import differences
 
-# Files are read in part: so many pieces of so many bytes, evenly spread.
-_PIECES, _PIECE = 16, 4096
 # Of the test data no weight depends.
 COMPARED = ("train", "valid")
 _NAMED = 3
@@ -55,14 +53,7 @@ def of_files(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _probe(path: str) -> str:
-    size, checksum = os.path.getsize(path), 0
-    with open(path, "rb") as file:
-        if size <= _PIECES * _PIECE:
-            checksum = zlib.crc32(file.read())
-        else:
-            for number in range(_PIECES):
-                file.seek((size - _PIECE) * number // (_PIECES - 1))
-                checksum = zlib.crc32(file.read(_PIECE), checksum)
+    size, checksum = files.probe(path)
     return f"{size} bytes, {checksum:08x}"
 
 

@@ -1,0 +1,131 @@
+"""Some records in a row of several files, without reading the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import IO
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.batching.plan import plain
+from tfr_pipeline.data.reading.record_reader import RecordReader
+from tfr_pipeline.data.records.index import ShardIndex
+from tfr_pipeline.errors import DataError
+
+_PIECE = 1 << 25  # bytes that are read at once
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordRange:
+    """Reads records `first:last` of files, counted over all of them.
+
+    A `RecordReader` for `loading.load`, which is given the same files.
+
+    Attributes:
+      whole: Reads the files from their beginnings.
+      shards: The index of each file.
+      first: The first record.
+      last: The one behind the last.
+    """
+
+    whole: RecordReader
+    shards: Sequence[ShardIndex]
+    first: int
+    last: int
+
+    @property
+    def documents(self) -> np.ndarray:
+        """int64 `[lists]`, documents of each list."""
+        every = np.concatenate([shard.documents for shard in self.shards])
+        return every[self.first : self.last]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the records with what is around them."""
+        return sum(stop - start for _, start, stop in self._pieces())
+
+    def check(self, lengths: np.ndarray) -> None:
+        """Checks that lists are as long as the index says, int64 `[lists]`.
+
+        Raises:
+          DataError: They are not: batches would be others than were planned.
+        """
+        wanted = self.documents
+        if np.array_equal(lengths, wanted):
+            return
+        place = int(np.argmin(lengths[: len(wanted)] == wanted[: len(lengths)]))
+        paths = ", ".join(shard.path for shard in self.shards)
+        raise DataError(
+            f"{paths}: list {self.first + place} is not as long as the index says; "
+            f"{len(wanted)} lists were expected, {len(lengths)} found. Convert the "
+            "data again."
+        )
+
+    def _pieces(self) -> list[tuple[str, int, int]]:
+        """Returns path, first byte and last byte of pieces of whole records."""
+        pieces, before = [], 0
+        for shard in self.shards:
+            count = len(shard.documents)
+            begin, end = (
+                int(np.clip(number - before, 0, count))
+                for number in (self.first, self.last)
+            )
+            offsets = shard.offsets[begin : end + 1]
+            while len(offsets) > 1:
+                stop = int(np.searchsorted(offsets, offsets[0] + _PIECE, "right")) - 1
+                stop = max(1, stop)
+                pieces.append((shard.path, int(offsets[0]), int(offsets[stop])))
+                offsets = offsets[stop:]
+            before += count
+        return pieces
+
+    def __call__(self, paths: Sequence[str]) -> tf.data.Dataset:
+        """Returns the records in these of the files, string `[]`, in order.
+
+        Raises:
+          DataError: A file is shorter than its index says.
+        """
+        pieces = [piece for piece in self._pieces() if piece[0] in paths]
+        copies: list[_Copy] = []
+
+        def fetch(number: np.ndarray) -> bytes:
+            # The one before it has been read to its end.
+            copies[:] = [_Copy(*pieces[int(number)])]
+            return copies[0].path.encode()
+
+        @plain
+        def records(number: tf.Tensor) -> tf.data.Dataset:
+            path = tf.numpy_function(fetch, [number], tf.string)
+            # Knows the checksums of records, and checks them far faster than Python.
+            return tf.data.TFRecordDataset(tf.ensure_shape(path, []))
+
+        return tf.data.Dataset.range(len(pieces)).flat_map(records)
+
+
+class _Copy:
+    """Some bytes of a file, as a file of their own in memory.
+
+    `path` is there as long as the object.
+    """
+
+    def __init__(self, source: str, start: int, stop: int):
+        if hasattr(os, "memfd_create"):  # Linux
+            self._file: IO[bytes] = os.fdopen(os.memfd_create("tfr_pipeline"), "w+b")
+            self.path = f"/proc/self/fd/{self._file.fileno()}"
+        else:
+            self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115
+            self.path = self._file.name
+        with open(source, "rb") as file:
+            file.seek(start)
+            content = file.read(stop - start)
+        if len(content) < stop - start:
+            raise DataError(
+                f"{source}: expected {stop} bytes, as its index says, found "
+                f"{start + len(content)}. It was cut off; convert it again."
+            )
+        self._file.write(content)
+        self._file.flush()
