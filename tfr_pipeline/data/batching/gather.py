@@ -12,7 +12,12 @@ from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
+from tfr_pipeline.layout import (
+    PACKED_DTYPES,
+    PACKED_INPUT,
+    PACKED_INPUTS,
+    BlockLayout,
+)
 
 
 def packed_gather(
@@ -22,6 +27,7 @@ def packed_gather(
 
     Args:
       lists: All lists. Their arrays are not copied where `as_tensor` can do without.
+        Features kept in 16 bits become float32 in the batch.
       list_size: Takes only the first so many documents of each list.
       num_lists: Fills each batch up to so many lists with some that have no documents;
         their query features are those of list 0. A batch must not have more.
@@ -69,7 +75,8 @@ def packed_gather(
             )
 
         features = {
-            PACKED_INPUT + dtype: ragged(block) for dtype, block in values.items()
+            PACKED_INPUT + dtype: _widened(ragged(block), dtype)
+            for dtype, block in values.items()
         }
         features.update({name: tf.gather(v, index) for name, v in context.items()})
         for name, values_of in of_documents.items():
@@ -78,6 +85,13 @@ def packed_gather(
         return features, ragged(labels), ragged(weights)
 
     return gather
+
+
+def _widened(value: Any, name: str) -> Any:
+    """Returns gathered features in the dtype they are named for, if they are."""
+    if name not in PACKED_DTYPES or value.dtype.name == name:
+        return value
+    return value.with_values(tf.cast(value.values, name))
 
 
 def pad(
