@@ -12,7 +12,12 @@ from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
+from tfr_pipeline.layout import (
+    PACKED_DTYPES,
+    PACKED_INPUT,
+    PACKED_INPUTS,
+    BlockLayout,
+)
 
 Tensors = dict[str, Any]
 # Names of tensors: what of `Lists` they are, and the name there.
@@ -83,7 +88,8 @@ def gather(
       `[batch, (list), columns]` for each dtype under `documents_<dtype>`, and the query
       features `[batch, ...]`; those that stand in no matrix are ragged
       `[batch, (list), (values)]` and `[batch, (values)]`; `labels` and `weights` are
-      ragged `[batch, (list)]`, or None when there are none.
+      ragged `[batch, (list)]`, or None when there are none. Features kept in 16 bits
+      become float32.
     """
     if isinstance(index, tuple):
         index, rows = index
@@ -114,7 +120,7 @@ def gather(
     for name, tensor in tensors.items():
         key = name.partition("/")[2]
         if name.startswith(_VALUES):
-            features[PACKED_INPUT + key] = ragged(name)
+            features[PACKED_INPUT + key] = _widened(ragged(name), key)
         elif name.startswith(_CONTEXT):
             features[key] = tf.gather(tensor, index)
         elif name.startswith(_LOOSE):
@@ -133,6 +139,13 @@ def bounds(tensors: Mapping[str, Any], index: Any) -> tuple[Any, Any]:
 def matrix_of(tensors: Mapping[str, Any], dtype: str) -> Any:
     """Returns the matrix of document features of a dtype, `[documents, columns]`."""
     return tensors[_VALUES + dtype]
+
+
+def _widened(value: Any, name: str) -> Any:
+    """Returns gathered features in the dtype they are named for, if they are."""
+    if name not in PACKED_DTYPES or value.dtype.name == name:
+        return value
+    return value.with_values(tf.cast(value.values, name))
 
 
 def pad(
