@@ -44,6 +44,7 @@ def test_what_was_written_to_files_is_kept_when_a_stream_is_closed(
     assert sorted(os.listdir(tmp_path / "o")) == [
         "features.json",
         "train-00000-of-00001.tfrecord",
+        "train.index.npz",
         "train.stats.json",
     ]
 

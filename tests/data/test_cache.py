@@ -224,7 +224,9 @@ def test_a_folder_that_cannot_be_made_is_named(data, tmp_path):
 
 
 def test_what_is_no_folder_is_refused(data):
-    with pytest.raises(ConfigError, match="expected '', 'memory' or a folder"):
+    with pytest.raises(
+        ConfigError, match="expected 'auto', 'memory', 'disk' or a folder"
+    ):
         DatasetHparams("a", "b", 1, 1, cache=3)
 
 
@@ -245,11 +247,6 @@ def test_bad_data_is_no_matter_of_the_cache(data, tmp_path):
     with pytest.raises(DataError, match=f"{train.name}: record .* is corrupt"):
         make_builder(data, tmp_path / "cache").lists("train", "packed")
     assert not list((tmp_path / "cache").rglob("*.bin"))
-
-
-@pytest.mark.parametrize("cache", ["", "memory", None])
-def test_no_folder_means_memory(data, cache):
-    assert DatasetHparams("a", "b", 1, 1, cache=cache).cache_folder == ""
 
 
 def test_a_cache_of_features_that_are_not_kept_warns(data, tmp_path):

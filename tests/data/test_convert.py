@@ -123,6 +123,7 @@ def test_the_folder_holds_shards_description_and_statistics(
         "features.json",
         "train-00000-of-00002.tfrecord",
         "train-00001-of-00002.tfrecord",
+        "train.index.npz",
         "train.stats.json",
     ]
     features = Features.load(str(tmp_path / "out"))

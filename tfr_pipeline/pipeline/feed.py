@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import declared, files
+from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model import parts
@@ -274,9 +275,9 @@ class Feed:
                     stacklevel=2,
                 )
         shard = strategies.place_among_workers(self._strategy)
-        if shard[1] > 1:
-            # What is wrong with the own share is found now rather than while training.
-            for split in ["train"] + ["valid"] * has_validation:
+        for split in ["train"] + ["valid"] * has_validation:
+            if isinstance(builder.plan(split, layout, self.replicas), WindowedPlan):
+                # Planned by their index: they are read now, and not while training.
                 BatchRequest(
                     split=split, layout=layout, replicas=self.replicas, shard=shard
                 ).ask(builder)

@@ -25,7 +25,7 @@ _LARGER = 4  # memory is used again for what needs a fourth of it
 _MOST_FREE = 8  # pieces of memory that wait for their next use
 
 
-class _Buffers:
+class Buffers:
     """Memory for arrays, used again when they are gone.
 
     New memory is filled with zeros by the kernel, page by page, which takes longer than
@@ -60,7 +60,7 @@ class _Buffers:
         return memory
 
 
-_buffers = _Buffers()
+buffers = Buffers()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class DiskColumn:
         """
         dtype = np.dtype(self.dtype)
         width = dtype.itemsize * int(np.prod(self.shape, dtype=int))
-        result = _buffers.array((int(counts.sum()), *self.shape), dtype)
+        result = buffers.array((int(counts.sum()), *self.shape), dtype)
         raw = memoryview(result.reshape(-1).view(np.uint8).data)
         tasks: list[list[tuple[int, int, int]]] = [[]]
         size = place = 0

@@ -9,6 +9,7 @@ import time
 import zlib
 
 import numpy as np
+import tensorflow as tf
 
 from tfr_pipeline.data import room, store
 from tfr_pipeline.data.lists import Lists
@@ -18,7 +19,7 @@ from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.ranges import RecordRange
 from tfr_pipeline.data.reading.record_reader import RecordReader, framed_size
 from tfr_pipeline.data.records.formats import EXAMPLE
-from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
 
 AUTO, MEMORY, DISK = "auto", "memory", "disk"
 # Files that are so much smaller than the memory fit, whatever is in them.
@@ -61,7 +62,7 @@ def default_folder() -> str:
     return os.path.join(os.path.abspath(own), "lists")
 
 
-def choose(cache: str, processes: int, size: SizeOf) -> str:
+def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> str:
     """Returns the folder in which lists are to be kept; empty for memory.
 
     Says where large ones are kept, and why.
@@ -70,6 +71,7 @@ def choose(cache: str, processes: int, size: SizeOf) -> str:
       cache: `auto`, `memory`, `disk` or a folder.
       processes: Processes of the job that read them on this machine.
       size: Knows what the files become.
+      straight: Whether those that are kept on disk stay where they are.
 
     Raises:
       ConfigError: They do not fit the memory, which was asked for.
@@ -94,10 +96,10 @@ def choose(cache: str, processes: int, size: SizeOf) -> str:
     if cache == MEMORY:
         return ""
     folder = default_folder()
-    _say(
-        f"{what}, more than fits in memory with a training ({limit}): kept on disk in "
-        f"{folder}, where later runs find it"
-    )
+    where = f"kept on disk in {folder}, where later runs find it"
+    if straight:
+        where = "trained on straight from the files"
+    _say(f"{what}, more than fits in memory with a training ({limit}): {where}")
     return folder
 
 
@@ -163,13 +165,13 @@ class SizeOf:
         )
 
     def get(self) -> Size:
-        """Returns the estimate.
-
-        Raises:
-          DataError: A file is damaged or of another kind, as far as was looked.
-        """
+        """Returns the estimate."""
         if self._known is None:
-            self._known = self._estimate()
+            try:
+                self._known = self._estimate()
+            except (tf.errors.OpError, DataError, UnicodeDecodeError):
+                # What is wrong with a file is found, and explained, when it is read.
+                self._known = Size(self.stored, 0.0)
         return self._known
 
     def _estimate(self) -> Size:

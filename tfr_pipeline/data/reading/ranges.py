@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Sequence
-from typing import IO
 
 import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.batching.plan import plain
+from tfr_pipeline.data.reading.memory_file import MemoryFile
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.records.index import ShardIndex
 from tfr_pipeline.errors import DataError
@@ -90,11 +88,11 @@ class RecordRange:
           DataError: A file is shorter than its index says.
         """
         pieces = [piece for piece in self._pieces() if piece[0] in paths]
-        copies: list[_Copy] = []
+        copies: list[MemoryFile] = []
 
         def fetch(number: np.ndarray) -> bytes:
             # The one before it has been read to its end.
-            copies[:] = [_Copy(*pieces[int(number)])]
+            copies[:] = [MemoryFile(_content(*pieces[int(number)]))]
             return copies[0].path.encode()
 
         @plain
@@ -106,26 +104,13 @@ class RecordRange:
         return tf.data.Dataset.range(len(pieces)).flat_map(records)
 
 
-class _Copy:
-    """Some bytes of a file, as a file of their own in memory.
-
-    `path` is there as long as the object.
-    """
-
-    def __init__(self, source: str, start: int, stop: int):
-        if hasattr(os, "memfd_create"):  # Linux
-            self._file: IO[bytes] = os.fdopen(os.memfd_create("tfr_pipeline"), "w+b")
-            self.path = f"/proc/self/fd/{self._file.fileno()}"
-        else:
-            self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115
-            self.path = self._file.name
-        with open(source, "rb") as file:
-            file.seek(start)
-            content = file.read(stop - start)
-        if len(content) < stop - start:
-            raise DataError(
-                f"{source}: expected {stop} bytes, as its index says, found "
-                f"{start + len(content)}. It was cut off; convert it again."
-            )
-        self._file.write(content)
-        self._file.flush()
+def _content(path: str, start: int, stop: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        content = file.read(stop - start)
+    if len(content) < stop - start:
+        raise DataError(
+            f"{path}: expected {stop} bytes, as its index says, found "
+            f"{start + len(content)}. It was cut off; convert it again."
+        )
+    return content

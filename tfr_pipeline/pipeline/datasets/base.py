@@ -13,16 +13,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.data.batching.gather import gather, tensors_of
-from tfr_pipeline.data.batching.plan import BatchPlan, plain
+from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading.disk_lists import DiskLists
 from tfr_pipeline.data.reading.place import PREPARED_BYTES
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.store import map_values
@@ -40,14 +37,13 @@ from tfr_pipeline.pipeline.datasets.batches import (
     selection,
 )
 from tfr_pipeline.pipeline.datasets.hparams import (
-    BY_LISTS,
-    NO_SHARDING,
     DatasetHparams,
     cache_of,
     setting,
     warn_of_unused,
 )
 from tfr_pipeline.pipeline.datasets.kept_lists import Index, KeptLists, Reading
+from tfr_pipeline.pipeline.datasets.planning import find_index, make_plan, shares
 from tfr_pipeline.pipeline.datasets.protocol import (
     BatchRequest,
     FeatureSpecs,
@@ -279,78 +275,49 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
         A `WindowedPlan` where there is more data than a window, wherever it is kept.
         """
-        hparams, train = self._hparams, split == "train"
         index = self._index(split, replicas)
         if index is not None:
             documents = source = index.documents
         else:
             lists = self.lists(split, layout)
             documents, source = lists.lengths, lists.row_splits
-        list_size = self._list_size(split)
-        lengths = documents.clip(max=list_size) if list_size else documents
-        shuffle = train and setting(hparams, "shuffle")
-        settings = (
-            hparams.train_batch_size if train else hparams.valid_batch_size,
-            setting(hparams, "documents_per_batch") if train else None,
-            replicas,
-            (setting(hparams, "seed") or 0) if shuffle else None,
-            train,
-        )
+        hparams = self._hparams
+        names = ("train_batch_size", "valid_batch_size", "documents_per_batch", "seed")
+        told = tuple(setting(hparams, n) for n in (*names, "shuffle"))
 
         def make() -> Plan:
-            if index or self._is_large(documents):
-                return WindowedPlan(lengths, self._row_bytes, *settings)
-            return BatchPlan(lengths, *settings)
+            where = self._reading().layout
+            return make_plan(
+                hparams, split, replicas, documents, where, index is not None
+            )
 
         # One plan for all who ask: it remembers what takes time to find out.
-        return self._once(("plan", split, list_size, *settings), (source,), make)
-
-    @property
-    def _row_bytes(self) -> int:
-        """Bytes of the features of a document that stand in matrices."""
-        layout = self._reading().layout
-        return sum(
-            layout.width(dtype) * np.dtype(dtype).itemsize for dtype in layout.slots
-        )
-
-    def _is_large(self, documents: np.ndarray) -> bool:
-        return int(documents.sum()) * self._row_bytes > windowed.WINDOW
+        name = ("plan", split, self._list_size(split), replicas, *told)
+        return self._once(name, (source,), make)
 
     def _index(self, split: str, replicas: int) -> Index | None:
-        """Returns the index of a split of which each worker reads its share.
+        """Returns what is known of a split before it is read; see `find_index`."""
+        sharding = setting(self._hparams, "sharding")
+        wanted, reading = self._split(split), self._reading()
+        return find_index(self.kept, reading, wanted, sharding, replicas)
 
-        All workers must come to the same answer, so nothing counts that one of them
-        may have otherwise, such as its memory.
-        """
-        sharding, wanted = setting(self._hparams, "sharding"), self._split(split)
-        if replicas == 1 or sharding == NO_SHARDING:
-            return None
-        index = None
-        if wanted.keep is None:
-            index = self.kept.index(wanted.pattern, self._reading())
-        if sharding == BY_LISTS:
-            if index is None:
-                raise ConfigError(
-                    f"data.sharding: {BY_LISTS!r} needs files that `convert` wrote, "
-                    f"with their index, and all lists of them; found {wanted.pattern}. "
-                    "Convert them, or leave it at 'auto'."
-                )
-            return index
-        return index if index and self._is_large(index.documents) else None
-
-    def _share(
-        self, split: str, layout: str, plan: Plan, request: BatchRequest
-    ) -> tuple[Lists, int]:
+    def _needed(self, plan: Plan, request: BatchRequest) -> tuple[Any, int]:
         """Returns the lists that a worker needs, and the number of the first one."""
+        split, layout = request.split, request.layout
         worker, workers = request.shard
-        if workers == 1 or self._index(split, request.replicas) is None:
+        index = self._index(split, request.replicas)
+        if index is None or not isinstance(plan, WindowedPlan):
             return self.lists(split, layout), 0
-        assert isinstance(plan, WindowedPlan)
-        part = plan.lists_of(worker, workers)
-        lists = self.kept.get(self._split(split).pattern, self._reading(), part)
-        return self._as_trained(split, layout, lists), part[0]
+        part = None
+        if shares(self._hparams, workers):
+            part = plan.lists_of(worker, workers)
+        pattern = self._split(split).pattern
+        lists = self.kept.get_for_batches(pattern, self._reading(), part)
+        if part is None and isinstance(lists, Lists):
+            return self.lists(split, layout), 0
+        return self._as_trained(split, layout, lists), part[0] if part else 0
 
-    def _as_trained(self, split: str, layout: str, lists: Lists) -> Lists:
+    def _as_trained(self, split: str, layout: str, lists: Any) -> Any:
         """Returns lists of files with the labels and weights that training takes."""
         return lists
 
@@ -375,7 +342,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         split, layout = request.split, request.layout
         list_size = self._list_size(split)
         plan = self.plan(split, layout, request.replicas)
-        lists, first = self._share(split, layout, plan, request)
+        lists, first = self._needed(plan, request)
         select = None
         if split == "train":
             select = selection(self._hparams, self._reading(), lists)
@@ -387,7 +354,7 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
             return self._assembler(plain(of_lists), layout, list_size)
 
-        if isinstance(plan, WindowedPlan) and isinstance(lists, DiskLists):
+        if isinstance(plan, WindowedPlan) and hasattr(lists, "read"):
             return batches_from_disk(plan, request, assembler, select, lists, first)
         raw = tensors_of(lists)
         choose = None if select is None else functools.partial(select, raw)

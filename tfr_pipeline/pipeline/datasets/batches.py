@@ -18,6 +18,7 @@ from tfr_pipeline.data.batching.selection import FIRST, SAMPLE, Selection, score
 from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading.disk_lists import DiskLists
+from tfr_pipeline.data.reading.record_lists import RecordLists
 from tfr_pipeline.pipeline.datasets.hparams import setting
 from tfr_pipeline.pipeline.datasets.kept_lists import Reading
 from tfr_pipeline.pipeline.datasets.protocol import BatchRequest, Plan
@@ -69,7 +70,7 @@ def batches_from_disk(
     request: BatchRequest,
     assembler: Callable[[Tensors], Callable[[Any], Any]],
     select: Selection | None,
-    lists: DiskLists,
+    lists: DiskLists | RecordLists,
     first: int = 0,
 ) -> tf.data.Dataset:
     """Returns the same batches, read window by window.
@@ -163,7 +164,9 @@ def padder(reading: Reading, list_size: int | None) -> Callable[[Any, Any], Any]
     return padded
 
 
-def selection(hparams: Any, reading: Reading, lists: Lists) -> Selection | None:
+def selection(
+    hparams: Any, reading: Reading, lists: Lists | RecordLists
+) -> Selection | None:
     """Returns what chooses the documents that training takes of long lists.
 
     Args:

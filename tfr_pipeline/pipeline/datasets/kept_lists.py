@@ -18,6 +18,7 @@ from tfr_pipeline.data.reading import cache, loading, place
 from tfr_pipeline.data.reading.described import check_columns
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.ranges import RecordRange
+from tfr_pipeline.data.reading.record_lists import RecordLists
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.records import formats, index
 from tfr_pipeline.data.records.formats import AUTO, PACKED
@@ -96,12 +97,19 @@ class Reading:
             return None
         return index.read(paths)
 
-    def read(self, pattern: str, part: Part | None = None) -> Lists:
+    def read(
+        self,
+        pattern: str,
+        part: Part | None = None,
+        straight: tuple[ShardIndex, ...] = (),
+    ) -> Lists | RecordLists:
         """Reads the files of a pattern.
 
         Args:
           pattern: Glob, or comma-separated globs.
           part: Reads some lists in a row, and nothing else; all by default.
+          straight: Index of the files, if lists that do not fit the memory are to stay
+            where they are, where that can be.
 
         Raises:
           DataError: Files are missing, empty, corrupt or do not match the specs.
@@ -115,11 +123,26 @@ class Reading:
                 f"{paths[0]}: packed files have one label and one weight. Labels of "
                 "several tasks, or of another kind, need ELWC, --output_format=elwc."
             )
-        how = self.parser(data_format), self.label, self.weight
+        parser = self.parser(data_format)
+        if data_format == PACKED:
+            parser = parser.of_stored(loading.feature_dtype(paths, self.reader))
+        label, weight = self.label, self.weight
+        how = parser, label, weight
         reader = self.reader if part is None else RecordRange(self.reader, *part)
         size = place.SizeOf(paths, *how, reader)
         here = cluster_spec.readers_here(os.environ.get("TF_CONFIG"))
-        folder = place.choose(self.cache, here, size)
+        stays = (
+            bool(straight)
+            and self.cache in (place.AUTO, place.DISK)
+            and data_format == PACKED
+            and RecordLists.possible(parser)
+        )
+        folder = place.choose(self.cache, here, size, stays)
+        if folder and stays and isinstance(label, str):
+            if not isinstance(reader, RecordRange):
+                count = sum(len(shard.documents) for shard in straight)
+                reader = RecordRange(self.reader, straight, 0, count)
+            return RecordLists(reader, parser, label, weight)
         lists = loading.load(
             paths, *how, reader, folder, before_building=lambda: size.check_disk(folder)
         )
@@ -152,33 +175,47 @@ class KeptLists:
     """
 
     def __init__(self) -> None:
-        self._known: list[tuple[str, tuple[Any, ...], Lists]] = []
+        self._known: list[tuple[str, tuple[Any, ...], Any]] = []
         self._indices: dict[str, Index | None] = {}
 
-    def get(
-        self, pattern: str, reading: Reading, part: tuple[int, int] | None = None
-    ) -> Lists:
-        """Returns lists of a pattern; they are shared, so must not be changed.
-
-        Args:
-          pattern: See `Reading.read`.
-          reading: How files become lists.
-          part: Number of the first list and of the one behind the last; only where
-            there is an `index`. All by default.
+    def get(self, pattern: str, reading: Reading) -> Lists:
+        """Returns all lists of a pattern; they are shared, so must not be changed.
 
         Raises:
           DataError: See `Reading.read`.
         """
-        key = (*reading.key, part)
+        return self._once(pattern, (*reading.key, "all"), lambda: reading.read(pattern))
+
+    def get_for_batches(
+        self, pattern: str, reading: Reading, part: tuple[int, int] | None
+    ) -> Lists | RecordLists:
+        """Returns lists of a pattern that has an `index`, for nothing but batches.
+
+        Args:
+          pattern: See `Reading.read`.
+          reading: How files become lists.
+          part: Number of the first list and of the one behind the last; None for all.
+
+        Raises:
+          DataError: See `Reading.read`.
+        """
+        index = self.index(pattern, reading)
+        assert index is not None
+        ranged = None if part is None else (index.shards, *part)
+        lists = self._once(
+            pattern,
+            (*reading.key, part),
+            lambda: reading.read(pattern, ranged, index.shards),
+        )
+        if part is None and isinstance(lists, Lists):  # as `get` would return them
+            return self._once(pattern, (*reading.key, "all"), lambda: lists)
+        return lists
+
+    def _once(self, pattern: str, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
         for known, how, lists in self._known:
             if known == pattern and how == key:
                 return lists
-        ranged = None
-        if part is not None:
-            found = self.index(pattern, reading)
-            assert found is not None
-            ranged = found.shards, *part
-        lists = reading.read(pattern, ranged)
+        lists = read()
         self._known.append((pattern, key, lists))
         return lists
 

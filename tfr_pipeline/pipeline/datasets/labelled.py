@@ -193,7 +193,7 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         """
         return self._as_trained(split, layout, super().lists(split, layout))
 
-    def _as_trained(self, split: str, layout: str, lists: Lists) -> Lists:
+    def _as_trained(self, split: str, layout: str, lists: Any) -> Any:
         if layout == "padded" or not self._apart:
             return lists
         binary = self._hparams.convert_labels_to_binary

@@ -1,0 +1,217 @@
+"""Packed records as they stand in shards, of which some are read at a time.
+
+A packed record holds whole matrices, so nothing is parsed: what the index says where it
+is, is read in large pieces, and matrices are cut out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data import store
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading import explain
+from tfr_pipeline.data.reading.disk_lists import DiskColumn, buffers
+from tfr_pipeline.data.reading.memory_file import MemoryFile
+from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.ranges import RecordRange
+from tfr_pipeline.data.reading.wholeness import FOOTER, HEADER
+from tfr_pipeline.data.records.formats import (
+    PACKED_LABELS,
+    PACKED_WEIGHTS,
+    packed_block,
+)
+from tfr_pipeline.data.records.wire import (
+    FIRST,
+    SECOND,
+    WireError,
+    read_fields,
+    read_only,
+)
+from tfr_pipeline.errors import DataError
+
+
+class RecordLists:
+    """Lists of packed shards, for training.
+
+    Records are checked when they are read for the first time: their checksums, the
+    sizes of their matrices, that numbers are finite.
+
+    Args:
+      records: Which records.
+      parser: The parser of them; see `possible`.
+      label: Name of the label.
+      weight: Name of the document weight, or None.
+
+    Attributes:
+      lengths: int64 `[lists]`, documents a list.
+    """
+
+    def __init__(
+        self,
+        records: RecordRange,
+        parser: RecordParser,
+        label: str | None,
+        weight: str | None,
+    ):
+        self._records, self._parser = records, parser
+        self.lengths = records.documents
+        self._files = [DiskColumn(shard.path, "uint8", ()) for shard in records.shards]
+        counts = [len(shard.documents) for shard in records.shards]
+        self._ends = np.cumsum(counts)
+        self._changes: tuple[Callable[[Lists], Lists], ...] = ()
+        # Key in a record, name in `store.columns`, dtype and width of each matrix.
+        self._parts: list[tuple[bytes, str, np.dtype, int]] = []
+        for dtype in parser.layout.slots:
+            stored = parser.stored(dtype)
+            width = parser.layout.width(dtype)
+            key = packed_block(stored).encode()
+            name = f"values/{dtype}"
+            self._parts.append((key, name, np.dtype(stored), width))
+        float32 = np.dtype(np.float32)
+        for wanted, name, text in (
+            (label, "labels", PACKED_LABELS),
+            (weight, "weights", PACKED_WEIGHTS),
+        ):
+            if wanted is not None:
+                self._parts.append((text.encode(), name, float32, 1))
+        # Where in a record each matrix begins; below 0 where that is not known yet.
+        self._places = np.full((len(self._parts), len(self.lengths)), -1, np.int32)
+
+    @staticmethod
+    def possible(parser: RecordParser) -> bool:
+        """Whether nothing but matrices is wanted of records."""
+        return (
+            bool(parser.layout.slots)
+            and not parser.context_spec
+            and not parser.loose_spec
+            and parser.document_id is None
+        )
+
+    @property
+    def num_lists(self) -> int:
+        """Number of lists."""
+        return len(self.lengths)
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents over all lists."""
+        return int(self.lengths.sum())
+
+    def changed(self, change: Callable[[Lists], Lists]) -> RecordLists:
+        """See `Lists`."""
+        other = RecordLists.__new__(RecordLists)
+        other.__dict__.update(self.__dict__)
+        other._changes = (*self._changes, change)
+        return other
+
+    def read(self, numbers: np.ndarray) -> Lists:
+        """Reads some lists, without ids.
+
+        Args:
+          numbers: int64 `[lists]`, rising.
+
+        Raises:
+          DataError: A record is damaged, or has other matrices or no finite numbers.
+          RunError: A file cannot be read any more.
+        """
+        splits = np.concatenate([[0], np.cumsum(self.lengths[numbers])])
+        found: dict[str, np.ndarray] = {}
+        for _, name, dtype, width in self._parts:
+            shape = (int(splits[-1]), *([width] if name.startswith("values") else []))
+            found[name] = buffers.array(shape, dtype)
+        new = self._places[0, numbers] < 0
+        inside = numbers + self._records.first
+        shard_of = np.searchsorted(self._ends, inside, "right")
+        for shard in np.unique(shard_of).tolist():
+            mine = np.flatnonzero(shard_of == shard)
+            before = int(self._ends[shard - 1]) if shard else 0
+            raw, starts = self._fetch(shard, inside[mine] - before)
+            if new[mine].any():
+                self._check_new(shard, raw, starts, numbers[mine])
+            self._cut(raw, starts, numbers[mine], splits[mine], found)
+        found["lengths"] = self.lengths[numbers]
+        found["query_ids"] = store.no_ids(len(numbers))
+        result = store.from_columns(found)
+        if new.any():
+            paths = [shard.path for shard in self._records.shards]
+            explain.check_finite(paths, result, self._parser)
+        for change in self._changes:
+            result = change(result)
+        return result
+
+    def _fetch(self, shard: int, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the bytes of records of a shard, and where each begins in them."""
+        offsets = self._records.shards[shard].offsets
+        begins, sizes = offsets[local], offsets[local + 1] - offsets[local]
+        breaks = np.flatnonzero(begins[1:] != begins[:-1] + sizes[:-1]) + 1
+        firsts = np.concatenate([[0], breaks]).astype(np.int64)
+        raw = self._files[shard].read(begins[firsts], np.add.reduceat(sizes, firsts))
+        return raw, np.cumsum(sizes) - sizes
+
+    def _check_new(
+        self, shard: int, raw: np.ndarray, starts: np.ndarray, numbers: np.ndarray
+    ) -> None:
+        """Checks records, and finds out where their matrices are."""
+        path = self._records.shards[shard].path
+        file = MemoryFile(raw)
+        try:
+            count = tf.data.TFRecordDataset(file.path).reduce(0, lambda n, _: n + 1)
+            if int(count) != len(numbers):
+                raise WireError
+            ends = [*starts[1:].tolist(), len(raw)]
+            view = memoryview(raw.data)
+            for number, start, end in zip(
+                numbers.tolist(), starts.tolist(), ends, strict=True
+            ):
+                record = view[start + HEADER : end - FOOTER]
+                self._places[:, number] = self._locate(record, number)
+        except (tf.errors.DataLossError, WireError, IndexError, KeyError) as error:
+            explain.explain([path], self._parser, self._records.whole)
+            raise DataError(
+                f"{path}: lists {numbers[0]} to {numbers[-1]}: expected packed lists "
+                f"as `convert` writes them ({type(error).__name__}: {error}). Convert "
+                "the data again."
+            ) from error
+
+    def _locate(self, record: memoryview, number: int) -> list[int]:
+        """Returns where the matrices of a record begin, from the record's frame on."""
+        data: bytes = record  # type: ignore[assignment]
+        ((start, stop),) = read_only(data, 0, len(data), FIRST)
+        found = {}
+        for _, begin, end in read_fields(data, start, stop):
+            key, value = read_only(data, begin, end, FIRST, SECOND)
+            name = bytes(record[key[0] : key[1]])
+            if any(name == part[0] for part in self._parts):
+                ((kind, last),) = read_only(data, *value, FIRST)  # a list of bytes
+                ((first, last),) = read_only(data, kind, last, FIRST)  # of one
+                found[name] = first, last - first
+        places = []
+        for name, _, dtype, width in self._parts:
+            first, size = found[name]
+            if size != int(self.lengths[number]) * width * dtype.itemsize:
+                raise WireError(f"{name.decode()} has {size} bytes")
+            places.append(first + HEADER)
+        return places
+
+    def _cut(
+        self,
+        raw: np.ndarray,
+        starts: np.ndarray,
+        numbers: np.ndarray,
+        splits: np.ndarray,
+        found: dict[str, np.ndarray],
+    ) -> None:
+        """Copies matrices from records to where they are wanted."""
+        lengths = self.lengths[numbers]
+        for part, (_, name, dtype, width) in enumerate(self._parts):
+            row = width * dtype.itemsize
+            target = found[name].reshape(-1).view(np.uint8)
+            sources = (starts + self._places[part, numbers]).tolist()
+            for source, place, size in zip(
+                sources, (splits * row).tolist(), (lengths * row).tolist(), strict=True
+            ):
+                target[place : place + size] = raw[source : source + size]
