@@ -52,7 +52,8 @@ def make_parser(
         type=natural,
         default=3,
         metavar="N",
-        help="after failures, of all tasks but the evaluator, or of that (%(default)s)",
+        help="after failures, of all tasks but the evaluator, or of that, until there "
+        "is a new checkpoint (%(default)s)",
     )
     for name, default, text in (
         ("grace", 60.0, "between SIGTERM and SIGKILL"),

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tfr_pipeline.cluster import ports
+from tfr_pipeline.cluster.beat import Beat, take
 from tfr_pipeline.cluster.output import Output
 from tfr_pipeline.cluster.tf_config import Task
 
-# What a supervised task writes while it lives; see pipeline/heartbeat.py.
-BEAT = b"\0\n"
 _LONGEST_LINE = 1 << 20
 # Of Linux's prctl: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER.
 _DEATH_SIGNAL, _ADOPT = 1, 36
@@ -43,6 +42,7 @@ class Process:
       task: The task.
       started: When it was started.
       heard: When it was last heard, or None before its first beat.
+      beat: What it said last of where it stands, or None.
       reached: Whether its port has been seen open.
     """
 
@@ -58,6 +58,7 @@ class Process:
         self.task, self._output, self._now = task, output, now
         self.started, self.reached = now(), False
         self.heard: float | None = None
+        self.beat: Beat | None = None
         self._said, self._showing, self._told = 0.0, False, False
         self._child = subprocess.Popen(
             words,
@@ -148,9 +149,12 @@ class Process:
             rest = b""
             while chunk := os.read(pipe.fileno(), 1 << 16):
                 rest += chunk
-                if BEAT in rest:
+                rest, heard = take(rest)
+                if heard:
                     self.heard = self._now()
-                    rest = rest.replace(BEAT, b"")
+                for beat in heard:
+                    if beat is not None:
+                        self.beat = beat
                 # A beat may be cut in two, but no line ends within one.
                 *lines, rest = rest.split(b"\n")
                 if len(rest) > _LONGEST_LINE:

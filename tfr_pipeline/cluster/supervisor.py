@@ -51,6 +51,10 @@ class Supervisor:
     The job is done when the chief, or without one all workers, ended with 0; the rest
     is then asked to end.
 
+    A job gives up after so many restarts without a new checkpoint: what it has saved it
+    need not do again, so that failures from time to time never end a long one. Tasks
+    say in their beats which checkpoint they have saved.
+
     SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM; tasks save and end, and the
     exit code is 143. At the second signal they are killed, unless that is a SIGHUP: a
     terminal that is closed sends two. Tasks are never left behind: the kernel ends them
@@ -66,8 +70,9 @@ class Supervisor:
         have temporary folders there. Here the supervisor does so.
       log_dir: Folder of a log file a task, or None; their output is also shown, each
         line after the name of its task.
-      max_restarts: How often to start again, one task or all, after failures; and as
-        often for the evaluator.
+      max_restarts: How often to start again, one task or all, after failures, until
+        there is a new checkpoint; and as often for the evaluator, until it has
+        evaluated one.
       grace: Seconds that tasks have to end by themselves before SIGKILL.
       start_timeout: Seconds until all have to be there, once one of the cluster is; 0
         for no limit.
@@ -97,6 +102,7 @@ class Supervisor:
         self._clock = Clock()
         self._now = self._clock.now
         self._first_up: float | None = None
+        self._step = -1  # the furthest that was heard of, in this attempt
         self._folder: str | None = None
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
@@ -151,7 +157,7 @@ class Supervisor:
         self._tasks = tasks
         self._ended.clear()
         self._due.clear()
-        self._first_up = None
+        self._first_up, self._step = None, -1
         for task in tasks:
             if task.name not in self._running:  # an evaluator goes on
                 code = self._start(task)
@@ -232,6 +238,7 @@ class Supervisor:
     def _look_after(self, process: Process) -> int | None:
         """Looks whether a task lives; returns a code when that decides the job."""
         code, task = process.poll(), process.task
+        self._learn(process)
         if self._first_up is None and process.up and task.address is not None:
             self._first_up = self._now()
         if code is None:
@@ -241,6 +248,7 @@ class Supervisor:
             self._say(f"{_where(task)} has not been heard for {silence}; killing it")
             code = -signal.SIGKILL
         process.finish()
+        self._learn(process)  # from its last words
         del self._running[task.name]
         self._ended[task.name] = code
         # A worker of parameter servers waits until it is told to end.
@@ -278,12 +286,29 @@ class Supervisor:
         )
         return self._fail(None)
 
+    def _learn(self, process: Process) -> None:
+        """Notes what a task says of itself: how far it is, and how far for good."""
+        if process.beat is None:
+            return
+        evaluates = process.task.job == EVALUATOR
+        restarts = self._evaluator_restarts if evaluates else self._restarts
+        if restarts.keep(process.beat.kept):
+            what = "evaluated" if evaluates else "saved"
+            self._say(
+                f"step {restarts.kept} is {what}: {restarts.most} restarts are left "
+                "again"
+            )
+        if not evaluates:
+            self._step = max(self._step, process.beat.step)
+
     # Restarts
 
     def _fail(self, alone: Task | None, told: bool = False) -> int | None:
         """Plans a restart, of one task or of all, or gives up."""
         evaluates = alone is not None and alone.job == EVALUATOR
         restarts = self._evaluator_restarts if evaluates else self._restarts
+        if not told:
+            restarts.failed(-1 if evaluates else self._step)
         pause, most = restarts.next(self._now(), counts=not told), restarts.most
         grace = min(self._grace, _GRACE_AFTER_FAILURE)
         if pause is None:
@@ -291,7 +316,7 @@ class Supervisor:
                 self._say(f"{alone.name} stays away: no restarts are left")
                 return None
             self._end(grace)
-            self._say(f"given up after {most} restarts")
+            self._say(f"given up after {restarts}")
             return GIVEN_UP
         which = "(not counted)" if told else f"{restarts.count} of {most}"
         whom = "" if alone is None else f", {alone.name} alone"

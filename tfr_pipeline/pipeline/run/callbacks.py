@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError, RunError, unknown_name
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
@@ -223,7 +224,8 @@ class Backup(RunCallback):
     def _save(self) -> None:
         self._checkpoints.save()
         if self._after_first_save is not None:
-            self._after_first_save()
+            with heartbeat.doing(beat.REST):
+                self._after_first_save()
             self._after_first_save = None
             # A worker that is told to stop would leave the one that is at work.
             self._agree(0)
