@@ -64,6 +64,12 @@ def make_parser(
             "limit",
         ),
         ("hang_timeout", 120.0, "of silence until a task is killed; 0 for no limit"),
+        (
+            "stall_timeout",
+            1800.0,
+            "without a step, while tasks say that they train, until who holds them up "
+            "is killed; 0 for no limit",
+        ),
     ):
         add(
             f"--{name}",
@@ -177,6 +183,7 @@ def make_supervisor(
         grace=arguments.grace,
         start_timeout=arguments.start_timeout,
         hang_timeout=arguments.hang_timeout,
+        stall_timeout=arguments.stall_timeout,
     )
 
 

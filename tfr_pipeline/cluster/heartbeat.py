@@ -1,8 +1,8 @@
 """Signs of life for the supervisor of a job, which tell a slow task from a dead one.
 
 They come from a thread, so that a process that is stopped or cut off is silent; and
-they say what the main thread does and how far it is. See `beat` for what they look
-like.
+they say what the main thread does and how often it has moved on, so that one that waits
+for ever is noticed, too. See `beat` for what they look like.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import faulthandler
 import os
 import signal
 import stat
@@ -40,6 +41,9 @@ def start() -> None:
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
             _started.set()
             threading.Thread(target=_beat, daemon=True, name="heartbeat").start()
+            # Who is to be killed because it waits for ever says where.
+            if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+                faulthandler.register(signal.SIGUSR1, file=2)
             # Where it ended, if it ends with an error.
             atexit.register(_write_now)
 
@@ -64,6 +68,9 @@ def moves(doing: str, step: int | None = None) -> None:
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
     """Says so within a block, whose beginning and end are no progress by themselves.
+
+    A callback that works for long between two steps is not taken for a deadlock within
+    `with heartbeat.doing(beat.REST):`.
 
     Args:
       what: One of the words of `beat`.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from tfr_pipeline.cluster import stall
 from tfr_pipeline.cluster.clock import Clock, Restarts
 from tfr_pipeline.cluster.folders import temporary_folder
 from tfr_pipeline.cluster.output import Output
@@ -36,6 +37,8 @@ _ALL_AGAIN = -1
 _POLL_SECONDS = 0.1
 # What is left of a job that failed has little to save: its peers are gone.
 _GRACE_AFTER_FAILURE = 10.0
+# For a task to say where it waits.
+_TRACE_SECONDS = 1.0
 
 
 class Supervisor:
@@ -78,6 +81,9 @@ class Supervisor:
         for no limit.
       hang_timeout: Seconds of silence after which a task that was heard before is
         killed; 0 for no limit.
+      stall_timeout: Seconds without a step after which a job that says it trains is
+        taken for one that waits for ever, and who holds it up is killed; 0 for no
+        limit. See `stall`.
       back_off: Seconds before the first restart; doubles each time, up to a minute.
     """
 
@@ -92,11 +98,13 @@ class Supervisor:
         grace: float = 60.0,
         start_timeout: float = 300.0,
         hang_timeout: float = 120.0,
+        stall_timeout: float = 1800.0,
         back_off: float = 1.0,
     ):
         self._start_words, self._make_tasks, self._remote = start, make_tasks, remote
         self._log_dir, self._grace = log_dir, grace
         self._start_timeout, self._hang_timeout = start_timeout, hang_timeout
+        self._stall_timeout = stall_timeout
         self._restarts = Restarts(max_restarts, back_off)
         self._evaluator_restarts = Restarts(max_restarts, back_off)
         self._clock = Clock()
@@ -171,6 +179,9 @@ class Supervisor:
             if self._is_done():
                 self._end(self._grace)
                 return DONE
+            code = self._check_progress()
+            if code is not None:
+                return code
             code = self._start_what_is_due()
             if code is not None:
                 return code
@@ -300,6 +311,37 @@ class Supervisor:
             )
         if not evaluates:
             self._step = max(self._step, process.beat.step)
+
+    def _check_progress(self) -> int | None:
+        """Looks whether the job moves on; returns a code when that decides it."""
+        if self._due:
+            return None  # who is away is waited for
+        members = [p for p in self._running.values() if p.task.job != EVALUATOR]
+        blamed = stall.blamed(members, self._stall_timeout)
+        if not blamed:
+            return None
+        for process in blamed:
+            assert process.beat is not None
+            since = time.strftime("%X", time.localtime(time.time() - process.still))
+            self._say(
+                f"{_where(process.task)} has not moved for {process.still:.0f} s, "
+                f"since {since}: {stall.where(process.beat)}; killing it"
+            )
+        why = stall.why(blamed, members)
+        self._say(
+            f"{why}if that was no deadlock, allow for more than "
+            f"--stall_timeout={self._stall_timeout:g}"
+        )
+        for process in blamed:
+            process.trace()
+        limit = self._now() + _TRACE_SECONDS
+        while self._now() < limit and not self._signals:
+            self._tick()
+        for process in blamed:
+            process.finish()
+            del self._running[process.task.name]
+            self._ended[process.task.name] = -signal.SIGKILL
+        return self._fail(None)
 
     # Restarts
 
