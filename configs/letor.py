@@ -109,7 +109,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.pipeline.best_exporter_metric_higher_better = True
     config.pipeline.early_stopping_patience = 15
     config.pipeline.checkpoint_every_steps = placeholder(int)
-    config.pipeline.checkpoint_every_seconds = placeholder(float)
+    config.pipeline.checkpoint_every_seconds = 600.0  # 0 saves after epochs only
     config.pipeline.strategy = "MirroredStrategy"
     config.pipeline.tpu = ""  # "local" for TPUStrategy
     if model == "dasalc":

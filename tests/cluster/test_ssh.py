@@ -160,6 +160,31 @@ def test_who_dies_there_is_noticed_here_and_nobody_is_left(sshd):
     assert all(gone(pid) for pid in second.values())
 
 
+# The first time, worker 1 waits for ever.
+STALL = """
+import json, os, pathlib, sys, threading, time
+from tfr_pipeline.cluster import beat, heartbeat
+heartbeat.start()
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+mark = pathlib.Path(sys.argv[1]) / str(index)
+if mark.exists():
+    sys.exit(0)
+mark.touch()
+heartbeat.moves(beat.BETWEEN if index else beat.STEP, 5)
+heartbeat.keeps(4)
+threading.Event().wait()
+"""
+
+
+def test_who_waits_for_ever_there_says_where_and_is_noticed_here(sshd, tmp_path):
+    code, out = finished(launch_ssh(sshd, tmp_path, script=STALL, stall_timeout=2))
+    assert code == 0, out
+    (line,) = [line for line in out.splitlines() if "has not moved for" in line]
+    assert line.startswith("[job] worker 1 (127.0.0.1:")
+    assert re.search(r'\[worker 1\]   File "<string>", line \d+ in <module>', out)
+    assert "restart 1 of 3" in out
+
+
 def test_nobody_over_there_outlives_a_launcher_that_is_killed(sshd):
     process = launch_ssh(sshd, "deaf", script=FLUSHED)
     tasks = pids(process)

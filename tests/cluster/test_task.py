@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -54,6 +55,27 @@ def test_what_a_shell_has_started_there_saves_though_the_shell_ends(start, over)
         task.stdin.flush()
     assert task.stdout.readline() == "saved\n"
     assert task.wait(20) == 143
+
+
+# A task that waits for ever.
+WAIT = """
+import threading
+from tfr_pipeline.cluster import heartbeat
+heartbeat.start()
+print("up", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_who_waits_for_ever_there_says_where_when_it_is_asked(start):
+    words = ["--supervised", "--", "sh", "-c"]
+    words.append(f"{shlex.join([sys.executable, '-c', WAIT])} 2>&1")
+    task = start("-m", "tfr_pipeline.cluster.task", *words)
+    assert {task.stdout.readline() for _ in range(2)} == {"\0rest -1 -1 0\n", "up\n"}
+    task.stdin.write("WHERE\n")
+    task.stdin.flush()
+    # The shell ends by the question, and with it the task.
+    assert re.search(r'  File "<string>", line \d in <module>\n', task.stdout.read())
 
 
 def test_who_does_not_end_there_is_killed_after_the_grace(start):

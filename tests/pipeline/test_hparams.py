@@ -101,7 +101,7 @@ def test_steps_in_both_spellings_are_refused():
         ("learning_rate", float("nan")),
         ("learning_rate", "fast"),
         ("checkpoint_every_steps", 0),
-        ("checkpoint_every_seconds", 0),
+        ("checkpoint_every_seconds", -1),
         ("checkpoint_every_seconds", True),
         ("checkpoint_every_seconds", "60"),
         ("early_stopping_patience", -1),

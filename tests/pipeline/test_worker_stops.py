@@ -39,7 +39,13 @@ pipeline.train_and_validate()
 
 
 def run(config, *moments):
-    """Runs as many workers as moments; returns their exit codes and last words."""
+    """Runs as many workers as moments; returns their exit codes and last words.
+
+    Args:
+      config: Of all workers, or a list with that of each.
+      *moments: When each worker is to stop.
+    """
+    configs = config if isinstance(config, list) else [config] * len(moments)
     hosts = [f"localhost:{port}" for port in free_ports(len(moments))]
     workers = []
     for index, moment in enumerate(moments):
@@ -47,7 +53,7 @@ def run(config, *moments):
         cluster = json.dumps({"cluster": {"worker": hosts}, "task": task})
         workers.append(
             subprocess.Popen(
-                [sys.executable, "-c", TRAIN, json.dumps(config), moment],
+                [sys.executable, "-c", TRAIN, json.dumps(configs[index]), moment],
                 env=environment(TF_CONFIG=cluster),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -90,3 +96,23 @@ def test_one_worker_stops_all_and_one_alone_takes_the_run_to_its_end(data, tmp_p
     for one, other in zip(found, wanted, strict=True):
         for key in ("step", "loss", "val_loss", "val_metric/ndcg_10"):
             assert one[key] == pytest.approx(other[key], rel=2e-5), key
+
+
+@pytest.mark.slow
+def test_the_clock_of_the_chief_decides_when_all_save(data, tmp_path):
+    """Workers that saved at steps of their own would wait for each other for ever."""
+    strategy = "MultiWorkerMirroredStrategy"
+    configs = [
+        make_config(
+            data,
+            tmp_path / "run",
+            strategy=strategy,
+            steps_per_execution=2,
+            checkpoint_every_seconds=seconds,
+        )
+        for seconds in (0.001, 0)
+    ]
+    codes, errors = run(configs, "", "")
+    assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    folder = tmp_path / "run" / "checkpoints"
+    assert {path.stem for path in folder.glob("ckpt-*.index")} == {"ckpt-28", "ckpt-30"}

@@ -52,7 +52,8 @@ def make_parser(
         type=natural,
         default=3,
         metavar="N",
-        help="after failures, of all tasks but the evaluator, or of that (%(default)s)",
+        help="after failures, of all tasks but the evaluator, or of that, until there "
+        "is a new checkpoint (%(default)s)",
     )
     for name, default, text in (
         ("grace", 60.0, "between SIGTERM and SIGKILL"),
@@ -63,6 +64,12 @@ def make_parser(
             "limit",
         ),
         ("hang_timeout", 120.0, "of silence until a task is killed; 0 for no limit"),
+        (
+            "stall_timeout",
+            1800.0,
+            "without a step, while tasks say that they train, until who holds them up "
+            "is killed; 0 for no limit",
+        ),
     ):
         add(
             f"--{name}",
@@ -176,6 +183,7 @@ def make_supervisor(
         grace=arguments.grace,
         start_timeout=arguments.start_timeout,
         hang_timeout=arguments.hang_timeout,
+        stall_timeout=arguments.stall_timeout,
     )
 
 

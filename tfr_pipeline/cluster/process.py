@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tfr_pipeline.cluster import ports
+from tfr_pipeline.cluster.beat import Beat, take
 from tfr_pipeline.cluster.output import Output
 from tfr_pipeline.cluster.tf_config import Task
 
-# What a supervised task writes while it lives; see pipeline/heartbeat.py.
-BEAT = b"\0\n"
 _LONGEST_LINE = 1 << 20
 # Of Linux's prctl: PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER.
 _DEATH_SIGNAL, _ADOPT = 1, 36
@@ -43,6 +42,7 @@ class Process:
       task: The task.
       started: When it was started.
       heard: When it was last heard, or None before its first beat.
+      beat: What it said last of where it stands, or None.
       reached: Whether its port has been seen open.
     """
 
@@ -58,6 +58,8 @@ class Process:
         self.task, self._output, self._now = task, output, now
         self.started, self.reached = now(), False
         self.heard: float | None = None
+        self.beat: Beat | None = None
+        self._moved = now()
         self._said, self._showing, self._told = 0.0, False, False
         self._child = subprocess.Popen(
             words,
@@ -92,6 +94,14 @@ class Process:
             return 0.0
         return self._now() - self.heard
 
+    @property
+    def still(self) -> float:
+        """Seconds for which it has said the same of where it stands.
+
+        Those for which its output was not taken do not count: it may have waited.
+        """
+        return 0.0 if self._showing else self._now() - self._moved
+
     def poll(self) -> int | None:
         """Returns the exit code, below zero for signals, or None while it runs.
 
@@ -112,6 +122,16 @@ class Process:
             signal_group(self._child, signal.SIGTERM)
         elif self._say(b"TERM\n"):
             self._told = True
+
+    def trace(self) -> None:
+        """Asks the task to say where its threads are; it is killed afterwards.
+
+        Whatever of it has no answer may end by that.
+        """
+        if self._child.stdin is None:
+            signal_group(self._child, signal.SIGUSR1)
+        else:
+            self._say(b"WHERE\n")
 
     def keep(self) -> None:
         """Tells a remote task, once a second, that it is still looked after."""
@@ -148,18 +168,22 @@ class Process:
             rest = b""
             while chunk := os.read(pipe.fileno(), 1 << 16):
                 rest += chunk
-                if BEAT in rest:
+                rest, heard = take(rest)
+                if heard:
                     self.heard = self._now()
-                    rest = rest.replace(BEAT, b"")
+                for beat in heard:
+                    if beat is not None and beat != self.beat:
+                        self.beat, self._moved = beat, self._now()
                 # A beat may be cut in two, but no line ends within one.
                 *lines, rest = rest.split(b"\n")
                 if len(rest) > _LONGEST_LINE:
                     lines, rest = [*lines, rest], b""
-                self._showing = True
+                self._showing, before = True, self._now()
                 for line in lines:
                     write(line + b"\n")
                 if self.heard is not None:
                     self.heard = self._now()
+                self._moved += self._now() - before
                 self._showing = False
             if rest:
                 write(rest + b"\n")

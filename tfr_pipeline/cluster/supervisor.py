@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from tfr_pipeline.cluster import stall
 from tfr_pipeline.cluster.clock import Clock, Restarts
 from tfr_pipeline.cluster.folders import temporary_folder
 from tfr_pipeline.cluster.output import Output
@@ -36,6 +37,8 @@ _ALL_AGAIN = -1
 _POLL_SECONDS = 0.1
 # What is left of a job that failed has little to save: its peers are gone.
 _GRACE_AFTER_FAILURE = 10.0
+# For a task to say where it waits.
+_TRACE_SECONDS = 1.0
 
 
 class Supervisor:
@@ -50,6 +53,10 @@ class Supervisor:
 
     The job is done when the chief, or without one all workers, ended with 0; the rest
     is then asked to end.
+
+    A job gives up after so many restarts without a new checkpoint: what it has saved it
+    need not do again, so that failures from time to time never end a long one. Tasks
+    say in their beats which checkpoint they have saved.
 
     SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM; tasks save and end, and the
     exit code is 143. At the second signal they are killed, unless that is a SIGHUP: a
@@ -66,13 +73,17 @@ class Supervisor:
         have temporary folders there. Here the supervisor does so.
       log_dir: Folder of a log file a task, or None; their output is also shown, each
         line after the name of its task.
-      max_restarts: How often to start again, one task or all, after failures; and as
-        often for the evaluator.
+      max_restarts: How often to start again, one task or all, after failures, until
+        there is a new checkpoint; and as often for the evaluator, until it has
+        evaluated one.
       grace: Seconds that tasks have to end by themselves before SIGKILL.
       start_timeout: Seconds until all have to be there, once one of the cluster is; 0
         for no limit.
       hang_timeout: Seconds of silence after which a task that was heard before is
         killed; 0 for no limit.
+      stall_timeout: Seconds without a step after which a job that says it trains is
+        taken for one that waits for ever, and who holds it up is killed; 0 for no
+        limit. See `stall`.
       back_off: Seconds before the first restart; doubles each time, up to a minute.
     """
 
@@ -87,16 +98,19 @@ class Supervisor:
         grace: float = 60.0,
         start_timeout: float = 300.0,
         hang_timeout: float = 120.0,
+        stall_timeout: float = 1800.0,
         back_off: float = 1.0,
     ):
         self._start_words, self._make_tasks, self._remote = start, make_tasks, remote
         self._log_dir, self._grace = log_dir, grace
         self._start_timeout, self._hang_timeout = start_timeout, hang_timeout
+        self._stall_timeout = stall_timeout
         self._restarts = Restarts(max_restarts, back_off)
         self._evaluator_restarts = Restarts(max_restarts, back_off)
         self._clock = Clock()
         self._now = self._clock.now
         self._first_up: float | None = None
+        self._step = -1  # the furthest that was heard of, in this attempt
         self._folder: str | None = None
         self._running: dict[str, Process] = {}
         self._ended: dict[str, int] = {}
@@ -151,7 +165,7 @@ class Supervisor:
         self._tasks = tasks
         self._ended.clear()
         self._due.clear()
-        self._first_up = None
+        self._first_up, self._step = None, -1
         for task in tasks:
             if task.name not in self._running:  # an evaluator goes on
                 code = self._start(task)
@@ -165,6 +179,9 @@ class Supervisor:
             if self._is_done():
                 self._end(self._grace)
                 return DONE
+            code = self._check_progress()
+            if code is not None:
+                return code
             code = self._start_what_is_due()
             if code is not None:
                 return code
@@ -232,6 +249,7 @@ class Supervisor:
     def _look_after(self, process: Process) -> int | None:
         """Looks whether a task lives; returns a code when that decides the job."""
         code, task = process.poll(), process.task
+        self._learn(process)
         if self._first_up is None and process.up and task.address is not None:
             self._first_up = self._now()
         if code is None:
@@ -241,6 +259,7 @@ class Supervisor:
             self._say(f"{_where(task)} has not been heard for {silence}; killing it")
             code = -signal.SIGKILL
         process.finish()
+        self._learn(process)  # from its last words
         del self._running[task.name]
         self._ended[task.name] = code
         # A worker of parameter servers waits until it is told to end.
@@ -278,12 +297,60 @@ class Supervisor:
         )
         return self._fail(None)
 
+    def _learn(self, process: Process) -> None:
+        """Notes what a task says of itself: how far it is, and how far for good."""
+        if process.beat is None:
+            return
+        evaluates = process.task.job == EVALUATOR
+        restarts = self._evaluator_restarts if evaluates else self._restarts
+        if restarts.keep(process.beat.kept):
+            what = "evaluated" if evaluates else "saved"
+            self._say(
+                f"step {restarts.kept} is {what}: {restarts.most} restarts are left "
+                "again"
+            )
+        if not evaluates:
+            self._step = max(self._step, process.beat.step)
+
+    def _check_progress(self) -> int | None:
+        """Looks whether the job moves on; returns a code when that decides it."""
+        if self._due:
+            return None  # who is away is waited for
+        members = [p for p in self._running.values() if p.task.job != EVALUATOR]
+        blamed = stall.blamed(members, self._stall_timeout)
+        if not blamed:
+            return None
+        for process in blamed:
+            assert process.beat is not None
+            since = time.strftime("%X", time.localtime(time.time() - process.still))
+            self._say(
+                f"{_where(process.task)} has not moved for {process.still:.0f} s, "
+                f"since {since}: {stall.where(process.beat)}; killing it"
+            )
+        why = stall.why(blamed, members)
+        self._say(
+            f"{why}if that was no deadlock, allow for more than "
+            f"--stall_timeout={self._stall_timeout:g}"
+        )
+        for process in blamed:
+            process.trace()
+        limit = self._now() + _TRACE_SECONDS
+        while self._now() < limit and not self._signals:
+            self._tick()
+        for process in blamed:
+            process.finish()
+            del self._running[process.task.name]
+            self._ended[process.task.name] = -signal.SIGKILL
+        return self._fail(None)
+
     # Restarts
 
     def _fail(self, alone: Task | None, told: bool = False) -> int | None:
         """Plans a restart, of one task or of all, or gives up."""
         evaluates = alone is not None and alone.job == EVALUATOR
         restarts = self._evaluator_restarts if evaluates else self._restarts
+        if not told:
+            restarts.failed(-1 if evaluates else self._step)
         pause, most = restarts.next(self._now(), counts=not told), restarts.most
         grace = min(self._grace, _GRACE_AFTER_FAILURE)
         if pause is None:
@@ -291,7 +358,7 @@ class Supervisor:
                 self._say(f"{alone.name} stays away: no restarts are left")
                 return None
             self._end(grace)
-            self._say(f"given up after {most} restarts")
+            self._say(f"given up after {restarts}")
             return GIVEN_UP
         which = "(not counted)" if told else f"{restarts.count} of {most}"
         whom = "" if alone is None else f", {alone.name} alone"

@@ -7,8 +7,9 @@ it, passes SIGTERM on, and leaves no process behind. The exit code is the comman
 for a port that is taken, and 128 + n for signal n.
 
 `--supervised` says that a supervisor holds the other end of the standard input: `TERM`
-asks the command to end, and the end of the input, or its silence, kills it: the
-supervisor cannot be reached, and may have started somebody else in this one's place.
+asks the command to end, `WHERE` to say where its threads are, and the end of the input,
+or its silence, kills it: the supervisor cannot be reached, and may have started
+somebody else in this one's place.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tfr_pipeline.cluster.process import (
 from tfr_pipeline.cluster.supervisor import BAD_USAGE, GIVEN_UP, PORT_TAKEN
 from tfr_pipeline.cluster.tf_config import address_of
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS, _ANSWER_SECONDS = 0.1, 0.5
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -95,6 +96,7 @@ def _run(arguments: argparse.Namespace, variables: dict[str, str]) -> int:
         print(f"cannot start {arguments.command[0]!r}: {error.strerror}", flush=True)
         return BAD_USAGE if is_hopeless(error) else GIVEN_UP
     supervisor = _Supervisor(arguments.silence) if arguments.supervised else None
+    traced = False
     limit: float | None = None  # until which it is waited for, once it was told to end
     try:
         # A shell that is told to ends at once, when what it started is saving.
@@ -105,6 +107,11 @@ def _run(arguments: argparse.Namespace, variables: dict[str, str]) -> int:
                 break
             if limit is not None and time.monotonic() > limit:
                 break
+            if not traced and supervisor and supervisor.says_where:
+                traced = True
+                signal_group(child, signal.SIGUSR1)
+                # A shell ends by that, before what it has started has answered.
+                time.sleep(_ANSWER_SECONDS)
             if limit is None and (asked or (supervisor and supervisor.says_term)):
                 limit = time.monotonic() + arguments.grace
                 signal_group(child, signal.SIGTERM)
@@ -118,7 +125,7 @@ class _Supervisor:
     """The supervisor at the other end of the standard input."""
 
     def __init__(self, patience: float):
-        self.says_term = False
+        self.says_term = self.says_where = False
         self._patience, self._clock, self._heard = patience, Clock(), 0.0
         self._text = b""
 
@@ -132,6 +139,7 @@ class _Supervisor:
         self._heard = self._clock.now()
         self._text = (self._text + words)[-4096:]
         self.says_term = self.says_term or b"TERM\n" in self._text
+        self.says_where = self.says_where or b"WHERE\n" in self._text
         return bool(words)
 
 

@@ -16,7 +16,7 @@ from tfr_pipeline.cluster.tf_config import Task
 _TASK = Task("worker", 0, "{}")
 _OF_SUPERVISOR = {
     *("--log_dir", "--max_restarts", "--grace"),
-    *("--start_timeout", "--hang_timeout"),
+    *("--start_timeout", "--hang_timeout", "--stall_timeout"),
 }
 
 

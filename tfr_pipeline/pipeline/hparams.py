@@ -82,7 +82,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         unless somebody has set it.
       checkpoint_every_steps: Saves the state so often, beside the end of each epoch.
       checkpoint_every_seconds: Saves the state at the first step boundary after so
-        many seconds without a save; the chief's clock counts.
+        many seconds without a save; the chief's clock counts. None or 0 for never.
       callbacks: What returns a Keras callback each, called before training; they come
         after ours and before the one that saves.
       seed: Seed of everything random; None draws one, which `config.json` records.
@@ -123,7 +123,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     layout: str | None = None
     precision: str | None = None
     checkpoint_every_steps: int | None = None
-    checkpoint_every_seconds: float | None = None
+    checkpoint_every_seconds: float | None = 600.0
     callbacks: tuple[Callable[[], Any], ...] = ()
     seed: int | None = None
 
@@ -157,11 +157,11 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         if seconds is not None and (
             not isinstance(seconds, int | float)
             or isinstance(seconds, bool)
-            or not 0 < seconds < math.inf
+            or not 0 <= seconds < math.inf
         ):
             raise ConfigError(
-                "PipelineHparams.checkpoint_every_seconds: expected a positive number "
-                f"or None, found {seconds!r}."
+                "PipelineHparams.checkpoint_every_seconds: expected a positive number, "
+                f"or 0 or None for never, found {seconds!r}."
             )
         if self.precision not in (None, *PRECISIONS):
             raise ConfigError(

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import compat
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute import strategies
@@ -52,6 +53,7 @@ def serve(resolver: Any) -> None:
             task_index=resolver.task_id,
             protocol=resolver.rpc_layer or "grpc",
         )
+        heartbeat.moves(beat.SERVE)
         print(f"listening as {resolver.task_type} {resolver.task_id}", flush=True)
         # Python handles signals between waits only.
         while not stop.wait(0.5):
@@ -199,9 +201,10 @@ class Dispatcher:
         A step that was sent again, because its worker was lost, may have been taken
         twice.
         """
-        self._coordinator.join()
-        while self._under_way:
-            self._count()
+        with heartbeat.doing(beat.WAIT):
+            self._coordinator.join()
+            while self._under_way:
+                self._count()
         self._model.optimizer.iterations.assign(self.step)
 
     def results(self, names: Iterable[str]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError, unknown_name
 
 TPU_STRATEGY = "TPUStrategy"
@@ -191,4 +192,8 @@ def agreement(strategy: tf.distribute.Strategy | None) -> Callable[[int], int]:
 
         return strategy.experimental_local_results(strategy.run(on_replica))[0]
 
-    return lambda value: int(tf.reduce_max(gather(int(value))))
+    def agree(value: int) -> int:
+        with heartbeat.doing(beat.WAIT):
+            return int(tf.reduce_max(gather(int(value))))
+
+    return agree

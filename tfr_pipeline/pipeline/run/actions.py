@@ -5,6 +5,7 @@ called in this order:
 
 | action | does | stands there because |
 |---|---|---|
+| (first and last) | say when a step ends and when one begins; see `pulse` | all others are in between |
 | `Validate` | with parameter servers: evaluates after each epoch | all others read its results |
 | `StopOnNaN` | for models that do not look at their own loss | nothing broken may be saved |
 | `ExplainZeroLoss` | warns of a loss of exactly zero | |

@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError, RunError, unknown_name
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
@@ -154,7 +155,9 @@ class Backup(RunCallback):
       agree: Gives the largest of the workers' values to all of them: when one is told
         to stop, all do, at the same step.
       every_seconds: Also saves within epochs when the last save is so long ago, by the
-        clock of the worker that owns the run directory.
+        clock of the worker that owns the run directory: its wish goes to the others
+        with whether somebody is told to stop, in the one exchange that there is anyway.
+        None or 0 for never.
       after_first_save: Called once, after the first save; the workers then wait for
         each other.
     """
@@ -202,7 +205,7 @@ class Backup(RunCallback):
             raise SystemExit(143)
 
     def _is_time(self) -> int:
-        if self._seconds is None:
+        if not self._seconds:
             return 0
         return _SAVE if time.monotonic() - self._saved_at >= self._seconds else 0
 
@@ -221,7 +224,8 @@ class Backup(RunCallback):
     def _save(self) -> None:
         self._checkpoints.save()
         if self._after_first_save is not None:
-            self._after_first_save()
+            with heartbeat.doing(beat.REST):
+                self._after_first_save()
             self._after_first_save = None
             # A worker that is told to stop would leave the one that is at work.
             self._agree(0)

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline import files
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run import checkpoint_files
@@ -130,6 +131,8 @@ class Checkpoints:
             ),
         )
         self._fell_back = False
+        if self._run.is_ours:
+            heartbeat.keeps(self.step)
         self.clean()
 
     def _write(
@@ -146,7 +149,8 @@ class Checkpoints:
                 # Files alone are replaced. What somebody keeps there stays.
                 if (ours or other == checkpoint_files.LATEST) and os.path.isdir(place):
                     os.rmdir(place)
-            checkpoint.write(path, options)
+            with heartbeat.doing(beat.SAVE):
+                checkpoint.write(path, options)
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
                 f"{path}: the checkpoint cannot be written: {str(error)[:300]}. Once "

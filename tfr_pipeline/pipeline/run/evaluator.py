@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.cluster import heartbeat
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.pipeline.run.checkpoint_files import latest
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
@@ -59,6 +60,7 @@ def watch(pipeline: Any, told: dict[str, Any]) -> tf.keras.Model:
                     dataset, steps=steps, return_dict=True, verbose=0
                 )
                 _report(writer, checkpoints.step, found)
+                heartbeat.keeps(checkpoints.step)
                 done = path
             elif ends:
                 return model

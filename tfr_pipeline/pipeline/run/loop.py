@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
 from tfr_pipeline.pipeline.hparams import PipelineHparams
-from tfr_pipeline.pipeline.run import actions, diagnosis
+from tfr_pipeline.pipeline.run import actions, diagnosis, pulse
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.run.checkpoint_files import latest, step_of
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
@@ -119,6 +120,7 @@ def train(
     """
     checkpoints, dispatcher = pipeline._checkpoints, pipeline._dispatcher
     epochs, done = pipeline._hparams.num_epochs, checkpoints.step
+    heartbeat.moves(beat.REST, done)
     if done >= steps * epochs or checkpoints.state.stopped:
         return
     feed = pipeline._feed
@@ -140,6 +142,7 @@ def train(
         dispatcher is not None or getattr(model, "check_loss", False),
         validate,
     )
+    callbacks = pulse.around(callbacks, checkpoints)
 
     def fit(first: int, last: int, steps_per_epoch: int) -> None:
         model.fit(
@@ -201,6 +204,7 @@ def train(
             )
         ) from None
     finally:
+        heartbeat.moves(beat.REST)
         for callback in callbacks:
             if isinstance(callback, callbacks_lib.Backup):
                 callback.release()

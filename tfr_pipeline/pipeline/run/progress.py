@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.pipeline.run.console import Console
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 
@@ -44,7 +45,8 @@ def gathering(
             lambda _: tf.constant([value], tf.float32)
         )
         replicas = len(strategy.experimental_local_results(values))
-        return strategy.gather(values, axis=0).numpy()[::replicas].tolist()
+        with heartbeat.doing(beat.WAIT):
+            return strategy.gather(values, axis=0).numpy()[::replicas].tolist()
 
     return gather
 
