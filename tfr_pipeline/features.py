@@ -16,6 +16,7 @@ from typing import Any
 
 from tfr_pipeline import files
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.layout import FEATURE_DTYPES
 
 FILE_NAME = "features.json"
 VERSION = 1
@@ -197,6 +198,8 @@ class Features:
       data_format: `elwc` or `packed`: how the files beside it are written.
       label_transform: How labels were made of those of the input, see
         `tfr_pipeline.data.convert.label_transform`; None if they are the same.
+      feature_dtype: What packed files hold the float32 features as: `float32`, or
+        `float16` or `bfloat16` in half the room.
       reading: How the input was read (`input_format`, `nan`, columns of the ids), for
         those who read more of the kind; empty if nobody knows.
 
@@ -217,6 +220,7 @@ class Features:
     labels: dict[str, tuple[str, Feature]] = dataclasses.field(default_factory=dict)
     label_transform: dict[str, Any] | None = None
     reading: dict[str, str] = dataclasses.field(default_factory=dict)
+    feature_dtype: str = FEATURE_DTYPES[0]
 
     def __post_init__(self) -> None:
         if self.labels:
@@ -266,6 +270,8 @@ class Features:
         for key in ("label_transform", "reading"):
             if value := getattr(self, key):
                 more[key] = value
+        if self.feature_dtype != FEATURE_DTYPES[0]:
+            more["feature_dtype"] = self.feature_dtype
         return {
             "version": VERSION,
             "data_format": self.data_format,
@@ -292,6 +298,13 @@ class Features:
         if data_format not in _FORMATS:
             raise DataError(
                 f"{where}: expected data_format in {_FORMATS}, found {data_format!r}."
+            )
+        feature_dtype = value.get("feature_dtype", FEATURE_DTYPES[0])
+        known = FEATURE_DTYPES if data_format == "packed" else FEATURE_DTYPES[:1]
+        if feature_dtype not in known:
+            raise DataError(
+                f"{where}: expected feature_dtype in {known}, for data_format is "
+                f"{data_format!r}; found {feature_dtype!r}."
             )
         for key in ("query_id", "document_id"):
             if not isinstance(value.get(key), str | None):
@@ -345,6 +358,7 @@ class Features:
                 data_format=data_format,
                 label_transform=None if transform is None else dict(transform),
                 reading=dict(reading),
+                feature_dtype=feature_dtype,
             )
         except DataError:
             raise

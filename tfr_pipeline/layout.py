@@ -16,6 +16,9 @@ from typing import Any
 PACKED_INPUT = "documents_"
 PACKED_DTYPES = ("float32", "int64")
 PACKED_INPUTS = tuple(PACKED_INPUT + dtype for dtype in PACKED_DTYPES)
+# What the matrix of float32 features may be kept as, on disk and in memory. It becomes
+# float32 when a batch is gathered: specs and models know nothing of it.
+FEATURE_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
