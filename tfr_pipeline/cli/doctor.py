@@ -268,8 +268,10 @@ def check_data(folder: str) -> Iterator[Finding]:
         advice = f"run tfr-pipeline convert with --output={folder} again"
         yield Finding(FAIL, "data: features.json", str(error), advice)
     else:
+        stored = features.feature_dtype
+        stored = f" of {stored}" if stored != "float32" else ""
         found = (
-            f"{features.data_format}, {len(features.context)} query and "
+            f"{features.data_format}{stored}, {len(features.context)} query and "
             f"{len(features.example)} document features, label {features.label[0]!r}"
         )
         yield Finding(OK, "data: features.json", found)

@@ -182,4 +182,4 @@ def _columns(predictor: Any, lists: Any) -> Iterator[tuple[str, Any]]:
             for i in range(slot.width):
                 name = f"{slot.name}[{i}]" if slot.width > 1 else slot.name
                 name = names[i] if len(names) == slot.width else name
-                yield name, lists.values[dtype][:, slot.start + i]
+                yield name, lists.values[dtype][:, slot.start + i].astype(dtype)

@@ -61,7 +61,8 @@ class Lists:
 
     Attributes:
       values: Maps a dtype name (`float32`, `int64`) to a matrix `[documents, columns]`
-        that holds all document features of that dtype side by side.
+        that holds all document features of that dtype side by side. That of `float32`
+        may be kept as float16 or bfloat16, see `widened`.
       row_splits: int64 `[lists + 1]`, from 0 to the number of documents.
       labels: float32 `[documents]`, `[documents, tasks]` for several tasks, or None
         when the source has none.
@@ -184,6 +185,11 @@ class Lists:
             document_ids=self.document_ids[rows],
             loose={name: value.take(rows) for name, value in self.loose.items()},
         )
+
+    def widened(self) -> Lists:
+        """Returns the lists with matrices of the dtypes that they are named for."""
+        values = {d: block.astype(d, copy=False) for d, block in self.values.items()}
+        return dataclasses.replace(self, values=values)
 
     @staticmethod
     def concatenate(parts: Iterable[Lists]) -> Lists:

@@ -53,7 +53,7 @@ class Preparation:
         """Prepares documents.
 
         Args:
-          values: Maps dtypes to raw matrices `[documents, columns]`.
+          values: Maps dtypes to raw matrices `[documents, columns]`, of these dtypes.
 
         Returns:
           Matrices `[documents, columns]`: those of other dtypes as they came, and in

@@ -228,7 +228,7 @@ class Predictor:
             some, function = self._by_matrix, packed
         function = function or self._function
         parts = [
-            some(lists.slice(first, last), function)
+            some(lists.slice(first, last).widened(), function)
             for first, last in _portions(lists.lengths, padded)
         ]
         result = {}

@@ -12,7 +12,12 @@ from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
+from tfr_pipeline.layout import (
+    PACKED_DTYPES,
+    PACKED_INPUT,
+    PACKED_INPUTS,
+    BlockLayout,
+)
 
 Tensors = dict[str, Any]
 # Names of tensors: what of `Lists` they are, and the name there.
@@ -73,7 +78,7 @@ def gather(
     Args:
       tensors: Those of some lists; see `tensors_of`.
       index: Numbers of lists among them, int64 `[batch]`, or a pair of that and the
-        documents as `Selection` chooses them.
+        documents as `Selection` chooses them. Features kept in 16 bits become float32.
       list_size: Takes only the first so many documents of each list.
       num_lists: Fills each batch up to so many lists with some that have no documents;
         their query features are those of list 0. A batch must not have more.
@@ -114,7 +119,7 @@ def gather(
     for name, tensor in tensors.items():
         key = name.partition("/")[2]
         if name.startswith(_VALUES):
-            features[PACKED_INPUT + key] = ragged(name)
+            features[PACKED_INPUT + key] = _widened(ragged(name), key)
         elif name.startswith(_CONTEXT):
             features[key] = tf.gather(tensor, index)
         elif name.startswith(_LOOSE):
@@ -133,6 +138,13 @@ def bounds(tensors: Mapping[str, Any], index: Any) -> tuple[Any, Any]:
 def matrix_of(tensors: Mapping[str, Any], dtype: str) -> Any:
     """Returns the matrix of document features of a dtype, `[documents, columns]`."""
     return tensors[_VALUES + dtype]
+
+
+def _widened(value: Any, name: str) -> Any:
+    """Returns gathered features in the dtype they are named for, if they are."""
+    if name not in PACKED_DTYPES or value.dtype.name == name:
+        return value
+    return value.with_values(tf.cast(value.values, name))
 
 
 def pad(

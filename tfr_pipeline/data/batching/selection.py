@@ -87,6 +87,7 @@ class Selection:
         keys = rows.with_values(tf.gather_nd(matrix, places))
         # Integers keep their order: float64 tells those below 2 ** 53 apart.
         keys = tf.cast(keys, tf.float64) if matrix.dtype.is_integer else keys
+        keys = tf.cast(keys, tf.float32) if matrix.dtype.size == 2 else keys
         return keys.to_tensor(0)
 
 

@@ -18,8 +18,11 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
     turn it into a constant: a copy.
     """
     with tf.init_scope(), tf.device("CPU:0"):
+        if array.dtype == tf.bfloat16.as_numpy_dtype:
+            # NumPy exports its own types only; a bitcast copies nothing.
+            return tf.bitcast(as_tensor(array.view(np.uint16)), tf.bfloat16)
         if (
-            array.dtype.kind in "fi"
+            array.dtype.kind in "fiu"
             and array.size
             and array.flags.c_contiguous
             and array.flags.writeable

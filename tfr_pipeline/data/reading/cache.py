@@ -224,7 +224,8 @@ class _Column:
     shape: tuple[int, ...]
 
     def append(self, array: np.ndarray) -> None:
-        self.stream.write(np.ascontiguousarray(array).data)
+        # As bytes, for bfloat16 is no type of the buffer protocol.
+        self.stream.write(np.ascontiguousarray(array).view(np.uint8).data)
 
     def description(self) -> dict[str, Any]:
         return {

@@ -31,6 +31,7 @@ from tfr_pipeline.data.records.formats import (
     recognize,
 )
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.layout import FEATURE_DTYPES
 
 
 def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
@@ -42,7 +43,7 @@ def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
 def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None:
     """Refuses features of documents and queries that are NaN or infinite."""
     for dtype, block in lists.values.items():
-        if dtype != "float32" or np.isfinite(np.sum(block)):
+        if dtype != "float32" or _sums_up(block):
             continue
         bad = ~np.isfinite(block)
         if not bad.any():  # finite values whose sum overflows
@@ -72,6 +73,18 @@ def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None
                 f"{array[tuple(cell)]} in query {lists.query_ids[cell[0]]!r}. "
                 "Expected finite numbers."
             )
+
+
+def _sums_up(block: np.ndarray) -> bool:
+    """Whether numbers are finite, without looking at each, if they are float32.
+
+    False may also mean that the sum of finite numbers is infinite.
+    """
+    if block.dtype.itemsize > 2:
+        return bool(np.isfinite(np.sum(block)))
+    # Integers are quicker. All bits of the exponent are set in NaN and infinity.
+    exponent = np.array(np.inf, block.dtype).view(np.uint16)
+    return bool((block.view(np.uint16) & exponent).max(initial=0) < exponent)
 
 
 def check_labels(paths: list[str], lists: Lists) -> None:
@@ -240,12 +253,20 @@ def _packed_mismatch(serialized: bytes, parser: RecordParser) -> str | None:
         return f"expected a packed list, found no {PACKED_LABELS!r}."
     labels = len(features[PACKED_LABELS].bytes_list.value[0]) // 4
     for dtype in parser.layout.slots:
-        key = packed_block(dtype)
+        stored = parser.stored(dtype)
+        key = packed_block(stored)
         if key not in features:
+            others = [d for d in FEATURE_DTYPES if packed_block(d) in features]
+            if stored in FEATURE_DTYPES and others:
+                return (
+                    f"expected the feature_dtype {stored} of the first record that "
+                    f"is read, found {others[0]}. Convert files that are read "
+                    "together with the same --feature_dtype."
+                )
             return f"feature block {key!r} is missing."
         size = len(features[key].bytes_list.value[0])
         width = parser.layout.width(dtype)
-        step = tf.dtypes.as_dtype(dtype).size
+        step = tf.dtypes.as_dtype(stored).size
         if size != labels * width * step:
             return (
                 f"features of dtype {dtype}: expected {width} values a document, "

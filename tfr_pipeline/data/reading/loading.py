@@ -32,10 +32,12 @@ from tfr_pipeline.data.records.formats import (
     ELWC,
     EXAMPLE,
     MESSAGES,
+    PACKED,
     SEQ,
     recognize,
 )
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.layout import FEATURE_DTYPES
 
 Reader = Callable[[list[str]], Any]
 _PLAIN = RecordReader()
@@ -78,6 +80,18 @@ def sniff_format(
     return ELWC if wanted == AUTO else wanted
 
 
+def feature_dtype(paths: list[str], reader: Reader = _PLAIN) -> str:
+    """Returns what packed files hold their float32 features as.
+
+    The first record tells; `iterate` refuses those that differ from it.
+    """
+    for path in paths:
+        with contextlib.suppress(tf.errors.OpError):  # as above
+            for record in reader([path]).take(1):
+                return formats.feature_dtype(record.numpy()) or FEATURE_DTYPES[0]
+    return FEATURE_DTYPES[0]
+
+
 def iterate(
     paths: list[str],
     parser: RecordParser,
@@ -103,6 +117,8 @@ def iterate(
       DataError: A file is corrupt or does not match the specs; the message names the
         file, the record and the feature.
     """
+    if parser.data_format == PACKED:
+        parser = parser.of_stored(feature_dtype(paths, reader))
     examples = parser.data_format == EXAMPLE
     size = EXAMPLES_PER_PARSE if examples else RECORDS_PER_PARSE
     dataset = reader(paths).batch(size).prefetch(2)

@@ -6,6 +6,7 @@ sees in production exactly what it saw in training.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from tfr_pipeline.data.records.formats import (
     packed_block,
 )
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import PACKED_DTYPES, BlockLayout, Slot
+from tfr_pipeline.layout import FEATURE_DTYPES, PACKED_DTYPES, BlockLayout, Slot
 
 _ID_SPEC = tf.io.FixedLenFeature((), tf.string, "")
 
@@ -40,6 +41,8 @@ class RecordParser:
       document_id: Name of the string example feature with the document id, or None.
       data_format: One of `RECORD_FORMATS`. The parser itself knows `elwc` and
         `packed`; see `batch_parser` for the others.
+      feature_dtype: What packed records hold the float32 features as, one of
+        `FEATURE_DTYPES`; the matrix comes out as that.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class RecordParser:
         query_id: str | None = None,
         document_id: str | None = None,
         data_format: str = ELWC,
+        feature_dtype: str = FEATURE_DTYPES[0],
     ):
         self.context_spec = dict(context_spec)
         self.example_spec = dict(example_spec)
@@ -57,6 +61,7 @@ class RecordParser:
         self.query_id = query_id
         self.document_id = document_id
         self.data_format = data_format
+        self.feature_dtype = feature_dtype
         documents = {**self.example_spec, **self.extra_spec}
         for name, specs in ((query_id, self.context_spec), (document_id, documents)):
             if name and not isinstance(
@@ -93,6 +98,16 @@ class RecordParser:
         """
         _, lengths, contexts = split_elwc(serialized)
         return self._lists(lengths, contexts)
+
+    def of_stored(self, feature_dtype: str) -> RecordParser:
+        """Returns the same parser for packed records with another `feature_dtype`."""
+        other = copy.copy(self)
+        other.feature_dtype = feature_dtype
+        return other
+
+    def stored(self, dtype: str) -> str:
+        """Returns what packed records hold the matrix of a dtype as."""
+        return self.feature_dtype if dtype == FEATURE_DTYPES[0] else dtype
 
     @property
     def without_queries(self) -> RecordParser:
@@ -175,7 +190,8 @@ class RecordParser:
 
     def _packed(self, serialized: Any) -> dict[str, Any]:
         raw = tf.io.FixedLenFeature((), tf.string)
-        spec = {packed_block(dtype): raw for dtype in self.layout.slots}
+        stored = {dtype: self.stored(dtype) for dtype in self.layout.slots}
+        spec = {packed_block(dtype): raw for dtype in stored.values()}
         keys = dict(zip(self.extra_spec, (PACKED_LABELS, PACKED_WEIGHTS), strict=False))
         spec.update(dict.fromkeys(keys.values(), raw))
         if self.document_id:
@@ -184,15 +200,14 @@ class RecordParser:
         # Records hold whole matrices: joined, one decode serves all lists.
         values = {
             dtype: tf.reshape(
-                _decode(parsed[packed_block(dtype)], dtype),
+                _decode(parsed[packed_block(kept)], kept),
                 [-1, self.layout.width(dtype)],
             )
-            for dtype in self.layout.slots
+            for dtype, kept in stored.items()
         }
         row_bytes = {
-            packed_block(dtype): self.layout.width(dtype)
-            * tf.dtypes.as_dtype(dtype).size
-            for dtype in self.layout.slots
+            packed_block(kept): self.layout.width(dtype) * tf.dtypes.as_dtype(kept).size
+            for dtype, kept in stored.items()
         }
         row_bytes.update(dict.fromkeys(keys.values(), 4))
         sizes = {key: tf.strings.length(parsed[key]) for key in row_bytes}
@@ -226,5 +241,5 @@ def _columns(parsed: Mapping[str, Any], slot: Slot) -> Any:
 
 
 def _decode(raw: Any, dtype: str) -> Any:
-    assert dtype in PACKED_DTYPES
+    assert dtype in (*PACKED_DTYPES, *FEATURE_DTYPES)
     return tf.io.decode_raw(tf.strings.reduce_join(raw), tf.dtypes.as_dtype(dtype))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import ml_dtypes  # noqa: F401 - makes NumPy know bfloat16
 import numpy as np
 
 from tfr_pipeline.data.lists import Lists, Ragged
@@ -172,19 +173,21 @@ def packed(lists: Lists, features: Features) -> list[bytes]:
     """Returns one serialized `tf.train.Example` a list, with raw matrices.
 
     `packed/float32` holds the row-major little-endian matrix `[documents, columns]`,
-    its columns being the example features of that type sorted by name, `packed/int64`
-    the same; `packed/labels` and `packed/weights` hold float32 `[documents]`;
-    `packed/document_ids` has one value a document. The query id and the context are
-    ordinary features.
+    its columns being the example features of that type sorted by name; it is called
+    `packed/float16` or `packed/bfloat16` where `features.feature_dtype` says so.
+    `packed/int64` holds the same of integers; `packed/labels` and `packed/weights` hold
+    float32 `[documents]`; `packed/document_ids` has one value a document. The query id
+    and the context are ordinary features.
     """
     matrices = {}
     for dtype in lists.values:
         columns = _columns(lists, features, dtype)
         blocks = [columns[name] for name in sorted(columns)]
         if blocks:
-            little_endian = np.dtype(dtype).newbyteorder("<")
+            stored = features.feature_dtype if dtype == "float32" else dtype
+            little_endian = np.dtype(stored).newbyteorder("<")
             matrix = np.concatenate(blocks, axis=1)
-            matrices[packed_block(dtype)] = matrix.astype(little_endian, copy=False)
+            matrices[packed_block(stored)] = matrix.astype(little_endian, copy=False)
     if lists.labels is not None:
         matrices[PACKED_LABELS] = lists.labels.astype("<f4")
     if lists.weights is not None and features.weight is not None:

@@ -22,6 +22,7 @@ from tfr_pipeline.data.records.wire import (
     varint,
 )
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
+from tfr_pipeline.layout import FEATURE_DTYPES
 
 ELWC, EIE, SEQ, EXAMPLE, PACKED = "elwc", "eie", "seq", "example", "packed"
 AUTO = "auto"
@@ -54,6 +55,17 @@ class NotAListError(DataError):
 def packed_block(dtype: str) -> str:
     """Returns the key of the matrix `[documents, columns]` of a dtype."""
     return f"packed/{dtype}"
+
+
+def feature_dtype(record: bytes) -> str | None:
+    """Returns what a packed list holds its float32 features as; None if it has none."""
+    try:
+        ((start, stop),) = read_only(record, 0, len(record), FIRST)
+    except (WireError, IndexError):
+        return None
+    names = _names(record, start, stop) or []
+    found = (d for d in FEATURE_DTYPES if packed_block(d).encode() in names)
+    return next(found, None)
 
 
 def canonical(name: str, where: str = "input_format") -> str:

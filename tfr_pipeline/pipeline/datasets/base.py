@@ -399,6 +399,8 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
     def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:
             return lists
+        if any(str(matrix.dtype) != name for name, matrix in lists.values.items()):
+            return lists  # kept in half the room: not to have twice as much beside it
         return self._once(
             ("prepared", split), (lists, prepare), lambda: map_values(lists, prepare)
         )

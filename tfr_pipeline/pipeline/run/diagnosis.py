@@ -121,8 +121,8 @@ def _rows(lists: Lists, index: Iterable[int]) -> np.ndarray:
 def _largest(lists: Lists, index: Iterable[int]) -> str:
     """Says what the largest number among the features of some lists is, and where."""
     rows, best = _rows(lists, index), (-1.0, 0)
-    for block in lists.values.values():
-        sizes = np.abs(block[rows]).max(axis=1, initial=0)
+    for dtype, block in lists.values.items():
+        sizes = np.abs(block[rows].astype(dtype)).max(axis=1, initial=0)
         if len(rows):
             place = int(sizes.argmax())
             best = max(best, (float(sizes[place]), int(rows[place])))
@@ -145,7 +145,7 @@ def _owner(
         for slot in slots:
             if slot.name == name:
                 block = lists.values[dtype][rows, slot.start : slot.stop]
-                same = (block == np.ravel(values)).all(axis=1)
+                same = (block.astype(dtype) == np.ravel(values)).all(axis=1)
                 return f", in {lists.place(rows[same.argmax()])}" if same.any() else ""
     return ""
 
