@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num_shards", type=int, default=1, help="number of files (default: 1)")
     add("--output_format", default="elwc", help="elwc or packed (default: elwc)")
     add(
+        "--feature_dtype",
+        default="float32",
+        help="packed: what float features are kept as, float32, or float16 or bfloat16 "
+        "in half the room (default: float32)",
+    )
+    add(
         "--scalar_features",
         action="store_true",
         help="one feature for each column instead of one vector feature",
@@ -218,6 +224,7 @@ def run(args: argparse.Namespace) -> int:
         scalar_features=args.scalar_features,
         options=reading_options(args),
         label_transform=args.label_transform or "",
+        feature_dtype=args.feature_dtype,
         num_workers=args.workers,
     )
     print(

@@ -20,10 +20,11 @@ from tfr_pipeline.data.convert.description import (
     describe_output,
     find_transform,
     first_width,
-    names_of_columns,
+    names_of_floats,
     remember,
 )
 from tfr_pipeline.data.convert.label_transform import LabelTransform
+from tfr_pipeline.data.convert.narrow import check_dtype, narrow
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns, warn
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.progress import Progress
@@ -32,7 +33,8 @@ from tfr_pipeline.data.sources import libsvm, spooled
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.features import Features
+from tfr_pipeline.features import FILE_NAME, Features
+from tfr_pipeline.layout import FEATURE_DTYPES
 
 OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
@@ -88,6 +90,7 @@ def convert(
     scalar_features: bool = False,
     options: Options | None = None,
     label_transform: str = "",
+    feature_dtype: str = FEATURE_DTYPES[0],
     num_workers: int | None = None,
     report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -112,6 +115,9 @@ def convert(
       options: How to read.
       label_transform: `log`, `cap:TOP` or `quantiles:GRADES`; by default that of the
         splits that `output` already has, or none. See `LabelTransform`.
+      feature_dtype: What packed files hold float32 features as: `float32`, `float16` or
+        `bfloat16`. A finite value that is infinite in 16 bits is an error, unless
+        `options.nan` makes it 0 or keeps it; other losses are counted and reported.
       num_workers: Processes that parse and encode; by default one for each core.
       report: Takes lines for the user; by default they go to standard error.
 
@@ -130,6 +136,7 @@ def convert(
             "expected at least 1 for --num_shards and --workers, found "
             f"{num_shards} and {num_workers}."
         )
+    check_dtype(feature_dtype, output_format)
     output_folder.check_shards(num_shards)
     if not re.fullmatch(r"[A-Za-z0-9_.]+", split):
         raise ConfigError(
@@ -155,6 +162,12 @@ def convert(
             num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
         output_folder.check_ours(output, split)
         before = output_folder.earlier_features(output, split)
+        if before is not None:
+            # The rest is compared when it is known, these two before the work.
+            as_asked = dataclasses.replace(
+                before, data_format=output_format, feature_dtype=feature_dtype
+            )
+            output_folder.check_same(before, as_asked, os.path.join(output, FILE_NAME))
         staging = stack.enter_context(output_folder.staging_folder(output, split))
         source.options = dataclasses.replace(options, work_dir=staging)
         transform = find_transform(source, label_transform, before, num_workers, report)
@@ -162,6 +175,7 @@ def convert(
             describe_output,
             source,
             output_format=output_format,
+            feature_dtype=feature_dtype,
             scalar=scalar_features,
             transform=transform,
         )
@@ -169,7 +183,7 @@ def convert(
             _write, source, staging, num_shards, num_workers, split, size
         )
         if source.is_records:
-            features = source.records().output_as(output_format)
+            features = source.records().output_as(output_format, feature_dtype)
             features = remember(features, transform, before.reading if before else {})
             statistics = write(Target(features, 0, options.nan, transform))
         elif not source.is_text:
@@ -192,12 +206,7 @@ def convert(
                 hint_at_width(width, report)
                 features = describe(width)
                 statistics = write(Target(features, width, options.nan, transform))
-        columns = [
-            name
-            for key, feature in features.example.items()
-            if (feature.dtype, feature.kind) == ("float32", "fixed")
-            for name in names_of_columns(key, features)
-        ]
+        columns = names_of_floats(features)
         stats = {
             "split": split,
             "num_shards": num_shards,
@@ -211,6 +220,9 @@ def convert(
             staging, output, split, features, stats, described=options.features
         )
     warn(statistics, num_shards, report)
+    if statistics.losses is not None:
+        for line in statistics.losses.warnings(columns, options.nan):
+            report(line)
     return stats
 
 
@@ -227,10 +239,11 @@ def _convert_part(target: Target, part: Part) -> Converted:
             continue
         if target.transform is not None and parsed.lists.labels is not None:
             parsed.lists.labels = target.transform(parsed.lists.labels)
+        losses = narrow(parsed, target.features, target.nan)
         result.unnamed += parsed.unnamed
         result.documents += parsed.lists.lengths.tolist()
         result.records += tfrecord.frame(encoder(parsed.lists, target.features))
-        statistics = Statistics.of(parsed.lists)
+        statistics = Statistics.of(parsed.lists, losses)
         if result.statistics is None:
             result.statistics = statistics
         else:

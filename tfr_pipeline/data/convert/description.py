@@ -25,6 +25,16 @@ def names_of_columns(name: str, features: Features) -> tuple[str, ...]:
     return feature.columns or numbered
 
 
+def names_of_floats(features: Features) -> list[str]:
+    """Returns the names of the columns of float32 features, in their order."""
+    return [
+        name
+        for key, feature in features.example.items()
+        if (feature.dtype, feature.kind) == ("float32", "fixed")
+        for name in names_of_columns(key, features)
+    ]
+
+
 def first_width(source: Source, before: Features | None) -> tuple[int, bool]:
     """Returns the number of features of text to try, and whether it is certain."""
     if source.options.num_features is not None:
@@ -50,6 +60,7 @@ def describe_output(
     width: int,
     *,
     output_format: str,
+    feature_dtype: str,
     scalar: bool,
     transform: LabelTransform | None,
 ) -> Features:
@@ -87,6 +98,7 @@ def describe_output(
         example=example,
         weight=weight,
         data_format=output_format,
+        feature_dtype=feature_dtype,
         labels=labels,
     )
     return remember(features, transform, source.remembered())

@@ -215,7 +215,8 @@ def check_same(before: Features, now: Features, path: str) -> None:
                 )
     for kind in (
         *("label", "labels", "weight", "list_weight"),
-        *("query_id", "document_id", "data_format", "label_transform"),
+        *("query_id", "document_id", "data_format", "feature_dtype"),
+        "label_transform",
     ):
         if getattr(before, kind) != getattr(now, kind):
             raise DataError(

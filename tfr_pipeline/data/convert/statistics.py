@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline.data import ids
+from tfr_pipeline.data.convert.narrow import Losses
 from tfr_pipeline.data.lists import Lists
 
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -33,6 +34,7 @@ class Statistics:
       zeros: int64 `[features]`.
       nonfinite: int64 `[features]`, NaN and infinite values.
       unnamed: Number of documents whose cell for the id is empty.
+      losses: Values that did not survive in 16 bits; None for float32.
     """
 
     lengths: collections.Counter[int]
@@ -47,10 +49,11 @@ class Statistics:
     zeros: np.ndarray
     nonfinite: np.ndarray
     unnamed: int = 0
+    losses: Losses | None = None
 
     @classmethod
-    def of(cls, lists: Lists) -> Statistics:
-        """Counts some lists; `values["float32"]` are the features."""
+    def of(cls, lists: Lists, losses: Losses | None = None) -> Statistics:
+        """Counts some lists; `values["float32"]` are the features as written."""
         matrix = lists.values["float32"]
         finite = np.isfinite(matrix)
         nonfinite = len(matrix) - finite.sum(0)
@@ -84,6 +87,7 @@ class Statistics:
             total=kept.sum(0, dtype=np.float64),
             zeros=len(matrix) - np.count_nonzero(matrix, axis=0),
             nonfinite=nonfinite,
+            losses=losses,
         )
 
     def add(self, other: Statistics) -> None:
@@ -99,6 +103,8 @@ class Statistics:
         self.total = self.total + other.total
         self.zeros = self.zeros + other.zeros
         self.nonfinite = self.nonfinite + other.nonfinite
+        if self.losses is not None and other.losses is not None:
+            self.losses.add(other.losses)
 
     @property
     def queries(self) -> int:
@@ -131,6 +137,9 @@ class Statistics:
             }
             if count < documents:
                 features[name]["nonfinite"] = documents - count
+            if self.losses is not None:
+                features[name].update(self.losses.of_column(number))
+        more = {} if self.losses is None else {"feature_dtype": self.losses.dtype}
         return {
             "queries": self.queries,
             "documents": documents,
@@ -147,6 +156,7 @@ class Statistics:
             "lists_with_one_document": self.single[0],
             "lists_without_relevant_documents": self.irrelevant[0],
             "documents_with_a_repeated_id": self.repeated[0],
+            **more,
             "features": features,
         }
 

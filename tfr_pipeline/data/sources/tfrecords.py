@@ -24,6 +24,7 @@ from tfr_pipeline.data.sources.libsvm import Parsed
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import PADDING_LABEL, Feature, Features
+from tfr_pipeline.layout import FEATURE_DTYPES
 
 # Documents whose features are looked at.
 _DOCUMENTS = 2000
@@ -90,7 +91,7 @@ class RecordSource:
                     "--qid_column or --docid_column which feature has them."
                 )
 
-    def output_as(self, output_format: str) -> Features:
+    def output_as(self, output_format: str, feature_dtype: str) -> Features:
         """Returns the description of what will be written in a format.
 
         Raises:
@@ -112,7 +113,17 @@ class RecordSource:
                 "--output_format=packed holds one label; found those of the tasks "
                 f"{', '.join(self.output.labels)}. Use --output_format=elwc."
             )
-        return dataclasses.replace(self.output, data_format=output_format)
+        if feature_dtype != FEATURE_DTYPES[0] and not any(
+            feature.dtype == FEATURE_DTYPES[0]
+            for feature in self.output.example.values()
+        ):
+            raise ConfigError(
+                f"--feature_dtype={feature_dtype}: expected float32 features of "
+                "documents, found none. Leave it out: others stay as they are."
+            )
+        return dataclasses.replace(
+            self.output, data_format=output_format, feature_dtype=feature_dtype
+        )
 
     def parts(self) -> Iterator[Parsed]:
         """Yields the lists, some at a time."""
