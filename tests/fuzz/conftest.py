@@ -47,6 +47,9 @@ def sound(tmp_path_factory):
     for kind in ("elwc", "packed"):
         words = [f"--input={folder}/text.txt", f"--output={folder}/{kind}"]
         assert run("convert", *words, f"--output_format={kind}")[0] == 0
+    words = [f"--input={folder}/text.txt", f"--output={folder}/narrow"]
+    words += ["--output_format=packed", "--feature_dtype=bfloat16"]
+    assert run("convert", *words)[0] == 0
     features = Features.load(str(folder / "elwc"))
     export_untrained(features, folder / "model")
     return folder

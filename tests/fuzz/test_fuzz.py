@@ -183,7 +183,8 @@ def cache_case(rng, sound, folder, output):
 
 
 def packed_case(rng, sound, folder, output):
-    shutil.copytree(sound / "packed", folder / "packed")
+    kind = rng.choice(("packed", "narrow"))
+    shutil.copytree(sound / kind, folder / "packed")
     (path,) = (folder / "packed").glob("train-*")
     spoilt = records(path)
     place = rng.randrange(len(spoilt))
