@@ -11,9 +11,12 @@ from tests.data.conversion_helpers import all_records, sample_text, write
 from tests.ranking_data import write as write_records
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data import store
+from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.convert.narrow import rounded
+from tfr_pipeline.data.reading.disk_lists import DiskLists
+from tfr_pipeline.data.reading.place import SizeOf
 from tfr_pipeline.data.records import formats
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Features
@@ -107,6 +110,42 @@ def test_batches_are_those_of_the_rounded_features_in_float32(
             for mine, other in zip(flat(found), flat(expected), strict=True):
                 assert mine.dtype == other.dtype
                 np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("truncation", ["first", "feature_2"])
+@pytest.mark.parametrize("dtype", NARROW)
+def test_windows_read_from_disk_are_those_of_the_rounded_features(
+    folder, tmp_path, monkeypatch, dtype, truncation
+):
+    monkeypatch.setattr(windowed, "WINDOW", 900)
+    monkeypatch.setattr(windowed, "BLOCK", 300)
+    settings = {"seed": 3, "list_size": 5, "truncation": truncation}
+    narrow = make_builder(folder / dtype, cache=str(tmp_path), **settings)
+    wide = make_builder(folder / "float32", cache="memory", **settings)
+    with_rounded(wide, dtype)
+    assert isinstance(narrow.plan("train", "packed"), windowed.WindowedPlan)
+    assert isinstance(narrow.lists("train", "packed"), DiskLists)
+    for found, expected in zip(
+        narrow.make_dataset("train", "packed").take(9),
+        wide.make_dataset("train", "packed").take(9),
+        strict=True,
+    ):
+        for mine, other in zip(flat(found), flat(expected), strict=True):
+            assert mine.dtype == other.dtype
+            np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_size_of_narrow_features_is_known_before_they_are_read(folder, dtype):
+    found = {}
+    for name in ("float32", dtype):
+        paths = sorted(map(str, (folder / name).glob("train-*")))
+        reading = make_builder(folder / name)._reading()
+        parser = reading.parser("packed")
+        size = SizeOf(paths, parser, reading.label, reading.weight, reading.reader)
+        found[name] = size.get().bytes
+    # 108 documents of 7 features.
+    assert found["float32"] - found[dtype] == pytest.approx(108 * 7 * 2, rel=0.1)
 
 
 @pytest.mark.parametrize("dtype", NARROW)

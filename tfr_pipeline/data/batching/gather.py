@@ -78,7 +78,7 @@ def gather(
     Args:
       tensors: Those of some lists; see `tensors_of`.
       index: Numbers of lists among them, int64 `[batch]`, or a pair of that and the
-        documents as `Selection` chooses them.
+        documents as `Selection` chooses them. Features kept in 16 bits become float32.
       list_size: Takes only the first so many documents of each list.
       num_lists: Fills each batch up to so many lists with some that have no documents;
         their query features are those of list 0. A batch must not have more.

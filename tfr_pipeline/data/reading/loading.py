@@ -80,16 +80,21 @@ def sniff_format(
     return ELWC if wanted == AUTO else wanted
 
 
-def feature_dtype(paths: list[str], reader: Reader = _PLAIN) -> str:
-    """Returns what packed files hold their float32 features as.
+def of_stored(
+    parser: RecordParser, paths: list[str], reader: Reader = _PLAIN
+) -> RecordParser:
+    """Returns a parser for what packed files hold their float32 features as.
 
     The first record tells; `iterate` refuses those that differ from it.
     """
+    if parser.data_format != PACKED:
+        return parser
     for path in paths:
         with contextlib.suppress(tf.errors.OpError):  # as above
             for record in reader([path]).take(1):
-                return formats.feature_dtype(record.numpy()) or FEATURE_DTYPES[0]
-    return FEATURE_DTYPES[0]
+                found = formats.feature_dtype(record.numpy())
+                return parser.of_stored(found or FEATURE_DTYPES[0])
+    return parser
 
 
 def iterate(
@@ -117,8 +122,7 @@ def iterate(
       DataError: A file is corrupt or does not match the specs; the message names the
         file, the record and the feature.
     """
-    if parser.data_format == PACKED:
-        parser = parser.of_stored(feature_dtype(paths, reader))
+    parser = of_stored(parser, paths, reader)
     examples = parser.data_format == EXAMPLE
     size = EXAMPLES_PER_PARSE if examples else RECORDS_PER_PARSE
     dataset = reader(paths).batch(size).prefetch(2)

@@ -178,7 +178,7 @@ class SizeOf:
         examples = self.parser.data_format == EXAMPLE
         count = loading.EXAMPLES_PER_PARSE if examples else loading.RECORDS_PER_PARSE
         chosen = np.linspace(0, len(self.paths) - 1, _SAMPLED).astype(int)
-        parse = batch_parser(self.parser)
+        parse = batch_parser(loading.of_stored(self.parser, self.paths, self.reader))
         read = parsed = 0
         seconds = 0.0
         for number in sorted(set(chosen.tolist())):

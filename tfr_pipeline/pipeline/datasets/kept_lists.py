@@ -124,8 +124,7 @@ class Reading:
                 "several tasks, or of another kind, need ELWC, --output_format=elwc."
             )
         parser = self.parser(data_format)
-        if data_format == PACKED:
-            parser = parser.of_stored(loading.feature_dtype(paths, self.reader))
+        parser = loading.of_stored(parser, paths, self.reader)
         label, weight = self.label, self.weight
         how = parser, label, weight
         reader = self.reader if part is None else RecordRange(self.reader, *part)
