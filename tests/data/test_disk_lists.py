@@ -251,7 +251,7 @@ def test_numbers_that_are_not_finite_are_found_when_they_are_read(
     lists = of_packed(data, cache="memory")
     paths = [str(data / "train-00000-of-00003.tfrecord")]
     found = RecordLists(
-        RecordRange(RecordReader(), index.read(paths), 0, 50),
+        RecordRange(RecordReader(), index.read(paths), ((0, 50),)),
         lists._reading().parser("packed").of_stored(features.feature_dtype),
         lists._reading().label,
         None,
@@ -264,7 +264,7 @@ def test_numbers_that_are_not_finite_are_found_when_they_are_read(
         file.writelines(tfrecord.frame(record))
     offsets = np.concatenate([[0], np.cumsum([len(r) + 16 for r in record])])
     bad = index.ShardIndex(str(path), part.lengths, offsets)
-    records = RecordRange(RecordReader(), [bad], 0, 50)
+    records = RecordRange(RecordReader(), [bad], ((0, 50),))
     found = RecordLists(records, found._parser, "label", None)
     with pytest.raises(DataError, match="column 2 is nan"):
         found.read(np.arange(50))

@@ -197,3 +197,16 @@ def test_a_second_conversion_replaces_the_index(tmp_path):
     with pytest.raises(DataError):
         convert(str(tmp_path / "none"), str(data), split="train")
     assert index.read(sorted(map(str, data.glob("train-*")))) is not None
+
+
+def test_some_lists_are_read_without_the_others(data):
+    every = builder(data, sharding="none", cache="memory").lists("train", "packed")
+    made = builder(data)
+    numbers = np.array([199, 3, 4, 5, 77, 0])
+    found = made.some_lists("train", numbers, "packed")
+    wanted = every.take(numbers)
+    assert found.query_ids.tolist() == wanted.query_ids.tolist()
+    np.testing.assert_array_equal(found.row_splits, wanted.row_splits)
+    np.testing.assert_array_equal(found.values["float32"], wanted.values["float32"])
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    assert not made.kept._known

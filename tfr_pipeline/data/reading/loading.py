@@ -245,7 +245,7 @@ def load(
         return store.collect(parts(), parser.document_id is not None)
     how: tuple[Any, ...] = label, weight, whole, transform
     if isinstance(reader, RecordRange):
-        how = *how, f"lists {reader.first}:{reader.last}"
+        how = *how, str(reader)
     made_of = cache.fingerprint(paths, parser, *how)
 
     def building() -> Iterator[Lists]:

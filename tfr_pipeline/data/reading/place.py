@@ -131,9 +131,7 @@ class SizeOf:
     def __str__(self) -> str:
         count = len(self.paths) - 1
         more = f" and {count} more" if count else ""
-        part = ""
-        if isinstance(self.reader, RecordRange):
-            part = f", lists {self.reader.first} to {self.reader.last - 1}"
+        part = f", {self.reader}" if isinstance(self.reader, RecordRange) else ""
         return f"{self.paths[0]}{more}{part}"
 
     @property

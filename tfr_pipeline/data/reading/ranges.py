@@ -19,27 +19,34 @@ _PIECE = 1 << 25  # bytes that are read at once
 
 @dataclasses.dataclass(frozen=True)
 class RecordRange:
-    """Reads records `first:last` of files, counted over all of them.
+    """Reads some records of files, and no others.
 
     A `RecordReader` for `loading.load`, which is given the same files.
 
     Attributes:
       whole: Reads the files from their beginnings.
       shards: The index of each file.
-      first: The first record.
-      last: The one behind the last.
+      runs: Pairs of the first record and the one behind the last, counted over all
+        files; rising.
     """
 
     whole: RecordReader
     shards: Sequence[ShardIndex]
-    first: int
-    last: int
+    runs: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        return "lists " + ", ".join(f"{first} to {end - 1}" for first, end in self.runs)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """int64 `[lists]`, the numbers of the records."""
+        return np.concatenate([np.arange(first, end) for first, end in self.runs])
 
     @property
     def documents(self) -> np.ndarray:
         """int64 `[lists]`, documents of each list."""
         every = np.concatenate([shard.documents for shard in self.shards])
-        return every[self.first : self.last]
+        return every[self.numbers]
 
     @property
     def size(self) -> int:
@@ -58,27 +65,26 @@ class RecordRange:
         place = int(np.argmin(lengths[: len(wanted)] == wanted[: len(lengths)]))
         paths = ", ".join(shard.path for shard in self.shards)
         raise DataError(
-            f"{paths}: list {self.first + place} is not as long as the index says; "
+            f"{paths}: list {self.numbers[place]} is not as long as the index says; "
             f"{len(wanted)} lists were expected, {len(lengths)} found. Convert the "
             "data again."
         )
 
     def _pieces(self) -> list[tuple[str, int, int]]:
         """Returns path, first byte and last byte of pieces of whole records."""
-        pieces, before = [], 0
-        for shard in self.shards:
-            count = len(shard.documents)
-            begin, end = (
-                int(np.clip(number - before, 0, count))
-                for number in (self.first, self.last)
-            )
-            offsets = shard.offsets[begin : end + 1]
-            while len(offsets) > 1:
-                stop = int(np.searchsorted(offsets, offsets[0] + _PIECE, "right")) - 1
-                stop = max(1, stop)
-                pieces.append((shard.path, int(offsets[0]), int(offsets[stop])))
-                offsets = offsets[stop:]
-            before += count
+        pieces = []
+        for run in self.runs:
+            before = 0
+            for shard in self.shards:
+                count = len(shard.documents)
+                begin, end = (int(np.clip(n - before, 0, count)) for n in run)
+                before += count
+                offsets = shard.offsets[begin : end + 1]
+                while len(offsets) > 1:
+                    limit = offsets[0] + _PIECE
+                    stop = max(1, int(np.searchsorted(offsets, limit, "right")) - 1)
+                    pieces.append((shard.path, int(offsets[0]), int(offsets[stop])))
+                    offsets = offsets[stop:]
         return pieces
 
     def __call__(self, paths: Sequence[str]) -> tf.data.Dataset:

@@ -59,6 +59,7 @@ class RecordLists:
     ):
         self._records, self._parser = records, parser
         self.lengths = records.documents
+        self._numbers = records.numbers
         self._files = [DiskColumn(shard.path, "uint8", ()) for shard in records.shards]
         counts = [len(shard.documents) for shard in records.shards]
         self._ends = np.cumsum(counts)
@@ -124,7 +125,7 @@ class RecordLists:
             shape = (int(splits[-1]), *([width] if name.startswith("values") else []))
             found[name] = buffers.array(shape, dtype)
         new = self._places[0, numbers] < 0
-        inside = numbers + self._records.first
+        inside = self._numbers[numbers]
         shard_of = np.searchsorted(self._ends, inside, "right")
         for shard in np.unique(shard_of).tolist():
             mine = np.flatnonzero(shard_of == shard)

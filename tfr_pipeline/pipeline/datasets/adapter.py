@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.pipeline.datasets.protocol import (
     BatchRequest,
@@ -41,6 +43,22 @@ def is_ours(builder: Any) -> bool:
 def adapt(builder: Any) -> DatasetBuilder:
     """Returns a dataset builder that a pipeline can ask: itself, or one around it."""
     return builder if is_ours(builder) else _Foreign(builder)
+
+
+def some_lists(builder: Any, split: str, numbers: np.ndarray, layout: str) -> Lists:
+    """Returns some lists of a split, by number; without the others, if a builder can.
+
+    Args:
+      builder: A dataset builder that a pipeline can ask.
+      split: `train`, `valid` or `test`.
+      numbers: int64 `[lists]`.
+      layout: See `DatasetBuilder.lists`.
+    """
+    if hasattr(builder, "some_lists"):
+        found: Lists = builder.some_lists(split, numbers, layout)
+        return found
+    whole: Lists = builder.lists(split, layout)
+    return whole.take(numbers)
 
 
 class _Foreign:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import abc
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
@@ -20,7 +22,7 @@ from tfr_pipeline.data.batching.gather import gather, tensors_of
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading.place import PREPARED_BYTES
+from tfr_pipeline.data.reading.place import MEMORY, PREPARED_BYTES
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.store import map_values
 from tfr_pipeline.errors import ConfigError, unknown_name
@@ -265,6 +267,32 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         return self._once(
             ("lists", split), (lists, wanted.keep), lambda: wanted.choose(lists)
         )
+
+    def some_lists(
+        self, split: str, numbers: np.ndarray, layout: str = "padded"
+    ) -> Lists:
+        """Returns some lists of a split, without reading all of a large one.
+
+        Args:
+          split: `train`, `valid` or `test`.
+          numbers: int64 `[lists]`, their numbers, in any order.
+          layout: See `lists`.
+
+        Raises:
+          DataError: See `lists`.
+        """
+        index = self._index(split, 1)
+        if index is None:
+            return self.lists(split, layout).take(numbers)
+        wanted, places = np.unique(numbers, return_inverse=True)
+        ends = np.flatnonzero(np.diff(wanted) > 1)
+        firsts = [wanted[0], *wanted[ends + 1]]
+        lasts = [*wanted[ends], wanted[-1]]
+        runs = tuple((int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True))
+        pattern = self._split(split).pattern
+        reading = dataclasses.replace(self._reading(), cache=MEMORY)
+        found = reading.read(pattern, (index.shards, runs))
+        return self._as_trained("", layout, found).take(places)
 
     def _list_size(self, split: str) -> int | None:
         hparams = self._hparams

@@ -28,8 +28,8 @@ from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.pipeline.datasets.protocol import FeatureSpecs, Specs
 
-# Indices of files, and the first list and the one behind the last over all of them.
-Part = tuple[tuple[ShardIndex, ...], int, int]
+# Indices of files, and runs of lists over all of them; see `RecordRange`.
+Part = tuple[tuple[ShardIndex, ...], tuple[tuple[int, int], ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Reading:
 
         Args:
           pattern: Glob, or comma-separated globs.
-          part: Reads some lists in a row, and nothing else; all by default.
+          part: Reads these lists, and nothing else; all by default.
           straight: Index of the files, if lists that do not fit the memory are to stay
             where they are, where that can be.
 
@@ -140,7 +140,7 @@ class Reading:
         if folder and stays and isinstance(label, str):
             if not isinstance(reader, RecordRange):
                 count = sum(len(shard.documents) for shard in straight)
-                reader = RecordRange(self.reader, straight, 0, count)
+                reader = RecordRange(self.reader, straight, ((0, count),))
             return RecordLists(reader, parser, label, weight)
         lists = loading.load(
             paths, *how, reader, folder, before_building=lambda: size.check_disk(folder)
@@ -200,7 +200,7 @@ class KeptLists:
         """
         index = self.index(pattern, reading)
         assert index is not None
-        ranged = None if part is None else (index.shards, *part)
+        ranged = None if part is None else (index.shards, (part,))
         lists = self._once(
             pattern,
             (*reading.key, part),

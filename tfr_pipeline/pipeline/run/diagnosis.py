@@ -17,7 +17,7 @@ from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
 from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
-from tfr_pipeline.pipeline.datasets.adapter import adapt
+from tfr_pipeline.pipeline.datasets.adapter import adapt, some_lists
 from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
 
 # Enough to see what is wrong with all of them, of data that may have no end.
@@ -85,9 +85,9 @@ def explain_non_finite(
     )
     if layout is not None:
         plan = dataset_builder.plan("train", layout, replicas)
-        lists = dataset_builder.lists("train", layout)
-        index = plan.batch_of_step(step)
-        ids = [str(lists.query_ids[i]) for i in index]
+        lists = some_lists(dataset_builder, "train", plan.batch_of_step(step), layout)
+        index = range(lists.num_lists)
+        ids = [str(query) for query in lists.query_ids]
         shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
         message += f" The batch has the queries {shown}{_largest(lists, index)}."
         block_layout = BlockLayout.from_spec(dataset_builder.specs.example)

@@ -18,6 +18,7 @@ from tfr_pipeline.errors import RunError
 from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.metrics.evaluation import QueryMetrics
 from tfr_pipeline.metrics.query_table import QueryTable
+from tfr_pipeline.pipeline.datasets.adapter import some_lists
 from tfr_pipeline.pipeline.run import template
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
@@ -238,8 +239,9 @@ def _call_signature(model: tf.keras.Model) -> dict[str, Any]:
 
 def _compare(builder: Any, signatures: dict[str, Any], predictor: Predictor) -> None:
     split = "valid" if "valid" in builder.splits else "train"
-    lists = builder.lists(split, "packed")
-    some = lists.slice(0, min(_LISTS_TO_COMPARE, lists.num_lists))
+    plan = builder.plan(split, "packed")
+    count = min(_LISTS_TO_COMPARE, plan.num_lists)
+    some = some_lists(builder, split, np.arange(count), "packed")
     in_model = predictor.score_tasks(some, signatures[predictor.signature])
     # What a server does, and what a predictor does.
     both = [predictor.score_tasks(some, f) for f in (predictor.function, None)]
