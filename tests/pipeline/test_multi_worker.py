@@ -210,3 +210,38 @@ def test_a_worker_with_another_config_is_named_before_anybody_trains(data, tmp_p
             said
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_workers_with_shares_go_on_where_they_were_after_one_was_killed(data, tmp_path):
+    def config_of(name):
+        config = run_config(data, tmp_path / name)
+        return changed(
+            config, data__sharding="lists", data__cache=str(tmp_path / "cache")
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    wait(start_workers(config_of("one"), whole), whole)
+    running = start_workers(config_of("two"), killed, pause=0.2)
+    for line in running[0].stdout:
+        if int(line.split()[1]) >= 14:
+            break
+    running[1].send_signal(signal.SIGKILL)
+    assert running[0].wait(timeout=120) != 0
+    running[1].wait()
+    assert wait(start_workers(config_of("two"), killed), killed)[-1] == STEPS
+    for index in range(WORKERS):
+        for one, other in zip(
+            load(killed / f"{index}.npz"), load(whole / f"{index}.npz"), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    rows = [read_history(tmp_path / name) for name in ("one", "two")]
+    assert [(r["step"], r["documents"]) for r in rows[0]] == [
+        (r["step"], r["documents"]) for r in rows[1]
+    ]
+    # What each has parsed, and keeps: a share of its own, and none all of it.
+    parts = [json.loads(path.read_text()) for path in tmp_path.rglob("lists/meta.json")]
+    train = [m for m in parts if "train-" in m["content"]["paths"][0]]
+    sizes = [m["columns"]["labels"]["size"] // 4 for m in train]
+    assert sum(sizes) == rows[0][0]["documents"]
+    assert len(sizes) == WORKERS and max(sizes) < 0.6 * sum(sizes)
