@@ -18,39 +18,25 @@ from tfr_pipeline.data.convert.description import (
     find_transform,
     first_width,
     names_of_columns,
-    remember,
 )
-from tfr_pipeline.data.convert.label_transform import LabelTransform
+from tfr_pipeline.data.convert.job import (
+    OUTPUT_FORMATS,
+    Engine,
+    Job,
+    Target,
+    encode_lists,
+)
 from tfr_pipeline.data.convert.progress import Progress
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns, warn
 from tfr_pipeline.data.convert.statistics import Statistics
-from tfr_pipeline.data.records import encode, tfrecord
 from tfr_pipeline.data.sources import libsvm, spooled
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.features import Features
 
-OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
 _SMALL_INPUT = 8 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """How a worker writes.
-
-    Attributes:
-      features: Description of what is written.
-      num_features: Width of a row of the input; for text.
-      nan: What to do with NaN and infinite features.
-      transform: How labels become grades, if they are not the same.
-    """
-
-    features: Features
-    num_features: int
-    nan: str
-    transform: LabelTransform | None = None
 
 
 @dataclasses.dataclass
@@ -85,12 +71,13 @@ def convert(
     label_transform: str = "",
     num_workers: int | None = None,
     report: Callable[[str], None] | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Converts ranking files of one split.
 
     Writes `<split>-00000-of-0000N.tfrecord` ..., `features.json` and
-    `<split>.stats.json` into `output`; all of them at the end, or none. List `i` goes
-    to shard `i % num_shards`, so the result depends on nothing but the input.
+    `<split>.stats.json` into `output`; all of them at the end, or none. The result
+    depends on nothing but the input and the engine.
 
     Args:
       paths: A path, a folder, a glob, several with commas between, or a list of those;
@@ -109,6 +96,7 @@ def convert(
         splits that `output` already has, or none. See `LabelTransform`.
       num_workers: Processes that parse and encode; by default one for each core.
       report: Takes lines for the user; by default they go to standard error.
+      engine: Reads the input and writes the shards; by default `in_processes`.
 
     Returns:
       The content of `<split>.stats.json`.
@@ -152,41 +140,19 @@ def convert(
         before = output_folder.earlier_features(output, split)
         staging = stack.enter_context(output_folder.staging_folder(output, split))
         source.options = dataclasses.replace(options, work_dir=staging)
-        transform = find_transform(source, label_transform, before, num_workers, report)
         describe = functools.partial(
             describe_output,
             source,
             output_format=output_format,
             scalar=scalar_features,
-            transform=transform,
+            before=before,
         )
-        write = functools.partial(
-            _write, source, staging, num_shards, num_workers, split, size
+        streams = [name for path, name in names.items() if path != name]
+        job = Job(
+            *(source, split, num_shards, staging, num_workers, describe),
+            *(label_transform, before, streams, report),
         )
-        if source.is_records:
-            features = source.records().output_as(output_format)
-            features = remember(features, transform, before.reading if before else {})
-            statistics = write(Target(features, 0, options.nan, transform))
-        elif not source.is_text:
-            report_columns(source, report)
-            features = describe(0)
-            statistics = write(Target(features, 0, options.nan, transform))
-        else:
-            width, certain = first_width(source, before)
-            hint_at_width(width, report)
-            try:
-                features = describe(width)
-                statistics = write(Target(features, width, options.nan, transform))
-            except libsvm.FeatureIndexError:
-                if certain:
-                    raise
-                report(f"more than {width} features: reading the input once more")
-                width = max(
-                    workers.ordered_map(libsvm.max_index, source.texts(), num_workers)
-                )
-                hint_at_width(width, report)
-                features = describe(width)
-                statistics = write(Target(features, width, options.nan, transform))
+        features, statistics = (engine or in_processes)(job)
         columns = [
             name
             for key, feature in features.example.items()
@@ -213,18 +179,43 @@ def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def in_processes(job: Job) -> tuple[Features, Statistics]:
+    """The engine of one machine: list `i` goes to shard `i % num_shards`."""
+    source, report, nan = job.source, job.report, job.source.options.nan
+    transform = find_transform(
+        source, job.label_transform, job.before, job.num_workers, report
+    )
+    describe = functools.partial(job.describe, transform=transform)
+    if not source.is_text:
+        if not source.is_records:
+            report_columns(source, report)
+        features = describe(0)
+        return features, _write(job, Target(features, 0, nan, transform))
+    width, certain = first_width(source, job.before)
+    hint_at_width(width, report)
+    try:
+        features = describe(width)
+        return features, _write(job, Target(features, width, nan, transform))
+    except libsvm.FeatureIndexError:
+        if certain:
+            raise
+        report(f"more than {width} features: reading the input once more")
+        found = workers.ordered_map(libsvm.max_index, source.texts(), job.num_workers)
+        width = max(found)
+        hint_at_width(width, report)
+        features = describe(width)
+        return features, _write(job, Target(features, width, nan, transform))
+
+
 def _convert_part(target: Target, part: Part) -> Converted:
     """Parses and encodes a part of the input; runs in a worker."""
     result = Converted([], [], None, part.bytes_read)
-    encoder = OUTPUT_FORMATS[target.features.data_format]
     for parsed in parse(part, target.num_features, target.nan):
         if not parsed.lists.num_lists:
             continue
-        if target.transform is not None and parsed.lists.labels is not None:
-            parsed.lists.labels = target.transform(parsed.lists.labels)
+        records, statistics = encode_lists(target, parsed)
         result.unnamed += parsed.unnamed
-        result.records += tfrecord.frame(encoder(parsed.lists, target.features))
-        statistics = Statistics.of(parsed.lists)
+        result.records += records
         if result.statistics is None:
             result.statistics = statistics
         else:
@@ -238,28 +229,22 @@ def _convert_part(target: Target, part: Part) -> Converted:
     return result
 
 
-def _write(
-    source: Source,
-    staging: str,
-    num_shards: int,
-    num_workers: int,
-    split: str,
-    size: int,
-    target: Target,
-) -> Statistics:
+def _write(job: Job, target: Target) -> Statistics:
     """Writes the shards into the staging folder; returns the counts."""
+    source, num_shards = job.source, job.num_shards
     statistics: Statistics | None = None
     order = QueryOrder()
-    progress = Progress(size, f"converting {split}")
+    size = sum(os.path.getsize(path) for path in source.paths)
+    progress = Progress(size, f"converting {job.split}")
     number = unnamed = 0
     with contextlib.ExitStack() as stack:
         stack.callback(progress.clear)
         shards: list[IO[bytes]] = [
-            stack.enter_context(open(os.path.join(staging, name), "wb"))
-            for name in output_folder.shard_names(split, num_shards)
+            stack.enter_context(open(os.path.join(job.staging, name), "wb"))
+            for name in output_folder.shard_names(job.split, num_shards)
         ]
         results = workers.ordered_map(
-            functools.partial(_convert_part, target), source.parts(), num_workers
+            functools.partial(_convert_part, target), source.parts(), job.num_workers
         )
         stack.callback(results.close)  # type: ignore[attr-defined]
         for result in results:

@@ -214,9 +214,7 @@ def without_empty(lists: Lists) -> Lists:
     return lists.regrouped(whole, splits)
 
 
-def named(
-    parts: Iterable[Lists], paths: list[str], mark: str = ""
-) -> Iterator[Lists]:
+def named(parts: Iterable[Lists], paths: list[str], mark: str = "") -> Iterator[Lists]:
     """Yields lists after a look at their ids; documents without one get their number.
 
     Args:
