@@ -1,0 +1,223 @@
+"""`convert --runner`: a conversion as an Apache Beam pipeline, on many machines.
+
+Here the pipeline is started, watched, and its end understood; its steps are in
+`beam_steps`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.runner import create_runner
+
+from tfr_pipeline.data.convert import beam_worker, output_folder, shard, staged
+from tfr_pipeline.data.convert.beam_steps import Plan, Planner, build
+from tfr_pipeline.data.convert.description import (
+    agreed_transform,
+    first_width,
+    report_thresholds,
+)
+from tfr_pipeline.data.convert.job import Job
+from tfr_pipeline.data.convert.pieces import Reader
+from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns
+from tfr_pipeline.data.convert.shard import Rules, Written
+from tfr_pipeline.data.convert.statistics import Statistics
+from tfr_pipeline.errors import ConfigError, PipelineError, RunError
+from tfr_pipeline.features import Features
+
+IN_PROCESS = "in_process"
+# Beam's DirectRunner looks for another runner in the internet first.
+_IN_PROCESS = (IN_PROCESS, "direct", "directrunner", "fnapirunner")
+_LOGGER = "apache_beam"
+
+
+class BeamEngine:
+    """Runs conversions as pipelines; an `Engine` for `convert`.
+
+    Args:
+      runner: `in_process`, or what Beam calls a runner: `FlinkRunner`, `SparkRunner`,
+        `DataflowRunner`, `PortableRunner`, or in short `flink` and so on.
+      flags: Flags for Beam, such as `--flink_master=HOST:PORT`.
+
+    Raises:
+      ConfigError: There is no such runner, or a flag is unknown.
+    """
+
+    def __init__(self, runner: str = IN_PROCESS, flags: Sequence[str] = ()) -> None:
+        self.in_process = runner.lower() in _IN_PROCESS
+        self.name = "the in-process runner" if self.in_process else runner
+        if self.in_process:
+            _check_flags(flags)
+        self._options = PipelineOptions(list(flags))
+        self._runner: Any = None
+        try:
+            if not self.in_process:
+                self._runner = create_runner(runner)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise ConfigError(f"--runner={runner}: {error}") from error
+
+    def __call__(self, job: Job) -> tuple[Features, Statistics]:
+        """Writes the shards of a job into its staging folder.
+
+        Raises:
+          DataError: The input is malformed.
+          ConfigError: Workers cannot read the input.
+          RunError: The pipeline failed.
+        """
+        if job.streams and not self.in_process:
+            raise ConfigError(
+                f"--input: {', '.join(job.streams)} is read by this machine alone, "
+                f"not by the workers of {self.name}. Write it to a file they all see."
+            )
+        reader, planner = _prepared(job)
+        runner = self._runner or _in_process(self._options, job.num_workers)
+        try:
+            pipeline = beam.Pipeline(runner=runner, options=self._options)
+        except ValueError as error:  # options that a runner cannot do without
+            text = " ".join(str(error).split())
+            raise ConfigError(f"--runner_args: {text}") from error
+        build(pipeline, job, reader, planner)
+        files = len(job.source.paths)
+        job.report(f"converting {job.split} with {self.name}: {files} files")
+        is_shard = functools.partial(output_folder.is_shard, split=job.split)
+        with staged.watching(
+            job.staging, f"converting {job.split}", files, job.num_shards, is_shard
+        ):
+            self._run(pipeline, job.staging)
+        return _result(job, planner)
+
+    def _run(self, pipeline: Any, staging: str) -> None:
+        try:
+            with _quiet() if self.in_process else contextlib.nullcontext():
+                result = pipeline.run()
+                try:
+                    result.wait_until_finish()
+                except (KeyboardInterrupt, SystemExit):
+                    # A cluster would go on for nobody.
+                    with contextlib.suppress(Exception):
+                        result.cancel()
+                    raise
+                state = str(result.state)
+        except PipelineError:
+            raise
+        except Exception as error:
+            if found := staged.failure(staging):
+                raise found from error
+            text = str(error).strip() or type(error).__name__
+            raise RunError(
+                f"{self.name} failed: {text.splitlines()[-1][:500]} (--debug shows "
+                "all of it). Nothing was changed."
+            ) from error
+        if state != "DONE":
+            raise staged.failure(staging) or RunError(
+                f"{self.name} ended in the state {state}, expected DONE. Nothing was "
+                "changed."
+            )
+
+
+def _prepared(job: Job) -> tuple[Reader, Planner]:
+    """Looks at the input, as far as it must be known before the pipeline begins."""
+    source = job.source
+    # The pipeline brings queries together anyway.
+    source.options = dataclasses.replace(source.options, group_by_query=False)
+    transform = agreed_transform(job.label_transform, job.before, job.report)
+    width, certain = 0, True
+    if source.is_text:
+        # Looks at query files too, even where the width is known.
+        next(source.texts(), None)
+        width, certain = first_width(source, job.before)
+        hint_at_width(width, job.report)
+    elif not source.is_records:
+        report_columns(source, job.report)
+    job.describe(width, transform=transform)  # raises what can be known by now
+    count_labels = transform is not None and transform.needs_labels
+    reader = Reader(source, job.num_shards, width, certain, count_labels)
+    rules = Rules(source.paths, source.joins_queries)
+    counted = source.is_records or source.counts_queries
+    nan = source.options.nan
+    planner = Planner(job.describe, transform, nan, rules, counted, job.staging)
+    return reader, planner
+
+
+def _result(job: Job, planner: Planner) -> tuple[Features, Statistics]:
+    """Returns description and counts of what the workers wrote."""
+    names = output_folder.shard_names(job.split, job.num_shards)
+    written: Written = shard.total(staged.load(job.staging, name) for name in names)
+    for name in names:
+        if not os.path.exists(os.path.join(job.staging, name)):
+            raise RunError(f"{job.staging}: expected {name}, found no such file.")
+    plan: Plan = staged.load(job.staging, "plan")
+    if written.statistics is None:
+        raise job.source.empty()
+    transform = plan.target.transform
+    asked = planner.transform
+    if transform is not None and asked is not None and asked.needs_labels:
+        report_thresholds(transform, job.report)
+    count, query = written.gathered
+    if count:
+        job.report(
+            f"warning: {count} queries had rows in several places, which were brought "
+            f"together, e.g. query {query!r}"
+        )
+    written.statistics.unnamed = plan.unnamed
+    return plan.target.features, written.statistics
+
+
+def _in_process(options: PipelineOptions, num_workers: int) -> Any:
+    """Returns the runner that needs no other program, with its processes."""
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
+        direct.direct_num_workers = num_workers
+    elif direct.direct_running_mode == "multi_threading":
+        return FnApiRunner()
+    if direct.direct_num_workers == 1:
+        return FnApiRunner()
+    direct.direct_running_mode = "in_memory"  # or Beam would start its own workers
+    command = f"exec {shlex.quote(sys.executable)} -m {beam_worker.__name__}"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
+
+
+def _check_flags(flags: Sequence[str]) -> None:
+    """Refuses flags that no part of Beam knows, which it would leave out in silence.
+
+    Runners of a cluster may know more of them.
+    """
+    options = PipelineOptions(list(flags))
+    unknown = [
+        name
+        for name in options.get_all_options(
+            drop_default=True, retain_unknown_options=True
+        )
+        if name not in PipelineOptions([]).get_all_options()
+    ]
+    if unknown:
+        raise ConfigError(
+            f"--runner_args: expected flags of Apache Beam, found "
+            f"{', '.join('--' + name for name in unknown)}."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what Beam says of an error to itself: the cause is told in one line."""
+    logger = logging.getLogger(_LOGGER)
+    level = logger.level
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # as with --debug
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
