@@ -32,7 +32,7 @@ from tfr_pipeline.data.convert.pieces import Reader
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns
 from tfr_pipeline.data.convert.shard import Rules, Written
 from tfr_pipeline.data.convert.statistics import Statistics
-from tfr_pipeline.errors import ConfigError, PipelineError, RunError
+from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.features import Features
 
 IN_PROCESS = "in_process"
@@ -108,9 +108,7 @@ class BeamEngine:
                         result.cancel()
                     raise
                 state = str(result.state)
-        except PipelineError:
-            raise
-        except Exception as error:
+        except Exception as error:  # one of ours, too, with Beam's additions
             if found := staged.failure(staging):
                 raise found from error
             text = str(error).strip() or type(error).__name__
