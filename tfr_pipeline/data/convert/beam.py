@@ -13,6 +13,7 @@ import logging
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,6 @@ from tfr_pipeline.features import Features
 IN_PROCESS = "in_process"
 # Beam's DirectRunner looks for another runner in the internet first.
 _IN_PROCESS = (IN_PROCESS, "direct", "directrunner", "fnapirunner")
-_LOGGER = "apache_beam"
 
 
 class BeamEngine:
@@ -80,7 +80,7 @@ class BeamEngine:
                 f"not by the workers of {self.name}. Write it to a file they all see."
             )
         reader, planner = _prepared(job)
-        runner = self._runner or _in_process(self._options, job.num_workers)
+        runner = self._runner or _in_process(self._options, job)
         try:
             pipeline = beam.Pipeline(runner=runner, options=self._options)
         except ValueError as error:  # options that a runner cannot do without
@@ -97,30 +97,63 @@ class BeamEngine:
         return _result(job, planner)
 
     def _run(self, pipeline: Any, staging: str) -> None:
+        run = _Run(pipeline)
         try:
-            with _quiet() if self.in_process else contextlib.nullcontext():
-                result = pipeline.run()
-                try:
-                    result.wait_until_finish()
-                except (KeyboardInterrupt, SystemExit):
-                    # A cluster would go on for nobody.
-                    with contextlib.suppress(Exception):
-                        result.cancel()
-                    raise
-                state = str(result.state)
+            with _quiet():
+                state = run.wait()
         except Exception as error:  # one of ours, too, with Beam's additions
             if found := staged.failure(staging):
                 raise found from error
-            text = str(error).strip() or type(error).__name__
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            advice = (
+                "If a worker was killed, memory may be short: try fewer --workers. "
+                if self.in_process
+                else ""
+            )
             raise RunError(
-                f"{self.name} failed: {text.splitlines()[-1][:500]} (--debug shows "
-                "all of it). Nothing was changed."
+                f"{self.name} failed: {lines[-1][:500]} (--debug shows all of it). "
+                f"{advice}Nothing was changed."
             ) from error
         if state != "DONE":
             raise staged.failure(staging) or RunError(
                 f"{self.name} ended in the state {state}, expected DONE. Nothing was "
                 "changed."
             )
+
+
+class _Run:
+    """A pipeline that runs while the main thread can take signals.
+
+    Beam's own waiting ends by waiting for workers, which a signal has not reached.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def _work(self) -> None:
+        try:
+            self._result = self._pipeline.run()
+            self._result.wait_until_finish()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> str:
+        """Returns the state in which the pipeline ended."""
+        self._thread.start()
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.2)
+        except (KeyboardInterrupt, SystemExit):
+            if self._result is not None:  # or a cluster would go on for nobody
+                with contextlib.suppress(Exception):
+                    self._result.cancel()
+            raise
+        if self._error is not None:
+            raise self._error
+        return str(self._result.state)
 
 
 def _prepared(job: Job) -> tuple[Reader, Planner]:
@@ -171,20 +204,21 @@ def _result(job: Job, planner: Planner) -> tuple[Features, Statistics]:
     return plan.target.features, written.statistics
 
 
-def _in_process(options: PipelineOptions, num_workers: int) -> Any:
+def _in_process(options: PipelineOptions, job: Job) -> Any:
     """Returns the runner that needs no other program, with its processes."""
     from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode == "in_memory" and direct.direct_num_workers == 1:
-        direct.direct_num_workers = num_workers
+        direct.direct_num_workers = job.num_workers
     elif direct.direct_running_mode == "multi_threading":
         return FnApiRunner()
     if direct.direct_num_workers == 1:
         return FnApiRunner()
     direct.direct_running_mode = "in_memory"  # or Beam would start its own workers
-    command = f"exec {shlex.quote(sys.executable)} -m {beam_worker.__name__}"
+    words = [sys.executable, "-m", beam_worker.__name__, os.path.abspath(job.staging)]
+    command = f"exec {shlex.join(words)}"
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
 
 
@@ -211,11 +245,19 @@ def _check_flags(flags: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps what Beam says of an error to itself: the cause is told in one line."""
-    logger = logging.getLogger(_LOGGER)
-    level = logger.level
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # as with --debug
-        logger.setLevel(logging.CRITICAL + 1)
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # as with --debug
+        yield
+        return
+    hook, level = threading.excepthook, logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    threading.excepthook = lambda _: None
+    stopped = False
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        stopped = True  # and threads of Beam have yet to notice
+        raise
     finally:
-        logger.setLevel(level)
+        if not stopped:
+            logging.disable(level)
+            threading.excepthook = hook

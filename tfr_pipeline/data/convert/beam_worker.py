@@ -13,19 +13,25 @@ import threading
 import time
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
+def _end_with(parent: int, folder: str) -> None:
+    while os.getppid() == parent and os.path.isdir(folder):
         time.sleep(0.5)
     os._exit(1)
 
 
 def main() -> None:
-    """Works for the process that started this one, until that has no more."""
+    """Works for the process that started this one, until that has no more.
+
+    The argument is a folder that is there for as long as the work is wanted.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(
+        target=_end_with, args=(os.getppid(), sys.argv.pop()), daemon=True
+    ).start()
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # as with --debug
         logging.disable(logging.CRITICAL)
+        threading.excepthook = lambda _: None
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)

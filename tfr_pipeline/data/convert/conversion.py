@@ -94,7 +94,8 @@ def convert(
       options: How to read.
       label_transform: `log`, `cap:TOP` or `quantiles:GRADES`; by default that of the
         splits that `output` already has, or none. See `LabelTransform`.
-      num_workers: Processes that parse and encode; by default one for each core.
+      num_workers: Processes that parse and encode; by default one for each core, or
+        one for another engine.
       report: Takes lines for the user; by default they go to standard error.
       engine: Reads the input and writes the shards; by default `in_processes`.
 
@@ -135,7 +136,8 @@ def convert(
             outputs.check_output(path, source.inputs, what="--output")
         size = sum(os.path.getsize(path) for path in source.paths)
         if num_workers is None:
-            num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
+            several = engine is None and size >= _SMALL_INPUT
+            num_workers = workers.available_cores() if several else 1
         output_folder.check_ours(output, split)
         before = output_folder.earlier_features(output, split)
         staging = stack.enter_context(output_folder.staging_folder(output, split))

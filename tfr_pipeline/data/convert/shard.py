@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 import numpy as np
 
+from tfr_pipeline.data.convert import staged
 from tfr_pipeline.data.convert.job import Target, encode_lists
 from tfr_pipeline.data.convert.pieces import MARK, Piece
 from tfr_pipeline.data.convert.statistics import Statistics
@@ -104,6 +105,7 @@ def _write_records(
     try:
         with open(temporary, "wb") as file:
             for records, _ in batches:
+                staged.check_wanted(os.path.dirname(path))
                 file.writelines(records)
         os.replace(temporary, path)
     finally:
