@@ -6,8 +6,11 @@ import itertools
 import json
 import os
 import pathlib
+import resource
+import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from tfr_pipeline.data.convert import pieces
 from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.sources import libsvm_chunks
 from tfr_pipeline.data.sources.options import Options
-from tfr_pipeline.errors import ConfigError, DataError, PipelineError
+from tfr_pipeline.errors import ConfigError, DataError, PipelineError, RunError
 
 pytest.importorskip("apache_beam", exc_type=ImportError)
 
@@ -474,6 +477,115 @@ def test_a_pipe_is_refused_where_workers_are_elsewhere(tmp_path):
         convert(str(path), str(tmp_path / "out"), engine=engine)
     writer.wait(10)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipeline_of_another_server_gives_the_same(tmp_path, monkeypatch):
+    paths = libsvm_files(tmp_path)
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m"),
+            "apache_beam.runners.portability.local_job_service_main",
+            *("--job_port", "0", "--port_file", str(tmp_path / "port")),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "port").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        port = (tmp_path / "port").read_text()
+        flags = [f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"]
+        monkeypatch.chdir(tmp_path)  # which the workers need not be in
+        names = [os.path.basename(path) for path in paths]
+        engines = {"here": BeamEngine(), "there": BeamEngine("PortableRunner", flags)}
+        for output, engine in engines.items():
+            convert(names, output, num_shards=2, engine=engine)
+        for file in (tmp_path / "here").iterdir():
+            assert file.read_bytes() == (tmp_path / "there" / file.name).read_bytes()
+        write(tmp_path / "bad.txt", BAD["malformed"])
+        with pytest.raises(DataError, match=r"bad.txt:2: expected 'index:value'"):
+            convert([*names, "bad.txt"], "out", engine=engines["there"])
+        assert not (tmp_path / "out").exists()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def files_of_a_long_run(folder: pathlib.Path) -> str:
+    """Writes files that take seconds; returns what matches them."""
+    (folder / "in").mkdir()
+    text = sample_text(queries=300, documents=20, features=30)
+    for number in range(24):
+        other = text.replace("qid:", f"qid:{number}_")
+        write(folder / "in" / f"{number:02d}.txt", other)
+    return str(folder / "in")
+
+
+def processes_of(session: int) -> list[int]:
+    """Returns the processes of a session, the first aside, from /proc."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(stat.parent.name)
+        if int(fields[3]) == session and fields[0] != "Z" and pid != session:
+            found.append(pid)
+    return found
+
+
+@pytest.mark.slow  # three processes
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("victim", ["SIGTERM", "SIGINT", "SIGKILL", "worker"])
+def test_a_stopped_pipeline_leaves_no_output_and_no_process(tmp_path, victim, workers):
+    if (victim, workers) == ("worker", 1):
+        pytest.skip("has no other process")
+    folder, out = files_of_a_long_run(tmp_path), tmp_path / "out"
+    flags = [f"--input={folder}", f"--output={out}", f"--workers={workers}"]
+    command = [sys.executable, "-m", "tfr_pipeline", "convert", *flags, "--runner"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=said, stdout=said, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(out.glob(".train.*.tmp/read-*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        if victim == "worker":
+            os.kill(processes_of(process.pid)[0], signal.SIGKILL)
+        else:
+            process.send_signal(getattr(signal, victim))
+        codes = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -9, "worker": 1}
+        assert process.wait(60) == codes[victim]
+        assert "Traceback" not in (tmp_path / "said").read_text()
+        if victim == "SIGKILL":
+            assert [name[:7] for name in os.listdir(out)] == [".train."]
+        else:
+            assert not out.exists()
+        deadline = time.monotonic() + 20
+        while processes_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not processes_of(process.pid)
+    finally:
+        process.kill()
+    if victim == "SIGKILL":
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / "train.stats.json").read_text())["queries"] == 7200
+
+
+def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path):
+    path = write(tmp_path / "a.txt", sample_text(queries=500))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(RunError, match="cannot be written: File too large"):
+            convert(path, str(tmp_path / "out"), engine=BeamEngine())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_processes_write_the_bytes_that_one_writes(tmp_path):

@@ -58,7 +58,7 @@ class BeamEngine:
         self.name = "the in-process runner" if self.in_process else runner
         if self.in_process:
             _check_flags(flags)
-        self._options = PipelineOptions(list(flags))
+        self._flags = list(flags)
         self._runner: Any = None
         try:
             if not self.in_process:
@@ -79,22 +79,47 @@ class BeamEngine:
                 f"--input: {', '.join(job.streams)} is read by this machine alone, "
                 f"not by the workers of {self.name}. Write it to a file they all see."
             )
-        reader, planner = _prepared(job)
-        runner = self._runner or _in_process(self._options, job)
+        job = dataclasses.replace(job, staging=os.path.abspath(job.staging))
+        reader, planner = self._prepared(job)
+        options = PipelineOptions(self._flags)
+        runner = self._runner or _in_process(options, job)
         try:
-            pipeline = beam.Pipeline(runner=runner, options=self._options)
+            pipeline = beam.Pipeline(runner=runner, options=options)
         except ValueError as error:  # options that a runner cannot do without
             text = " ".join(str(error).split())
             raise ConfigError(f"--runner_args: {text}") from error
         build(pipeline, job, reader, planner)
-        files = len(job.source.paths)
-        job.report(f"converting {job.split} with {self.name}: {files} files")
+        files, title = len(job.source.paths), f"converting {job.split}"
+        job.report(f"{title} with {self.name}: {files} file{'s' if files > 1 else ''}")
         is_shard = functools.partial(output_folder.is_shard, split=job.split)
-        with staged.watching(
-            job.staging, f"converting {job.split}", files, job.num_shards, is_shard
-        ):
+        with staged.watching(job.staging, title, files, job.num_shards, is_shard):
             self._run(pipeline, job.staging)
-        return _result(job, planner)
+        return _result(job, reader, planner)
+
+    def _prepared(self, job: Job) -> tuple[Reader, Planner]:
+        """Looks at the input, as far as it must be known before the pipeline begins."""
+        source = job.source
+        # The pipeline brings queries together anyway.
+        source.options = dataclasses.replace(source.options, group_by_query=False)
+        transform = agreed_transform(job.label_transform, job.before, job.report)
+        width, certain = 0, True
+        if source.is_text:
+            # Looks at query files too, even where the width is known.
+            next(source.texts(), None)
+            width, certain = first_width(source, job.before)
+            hint_at_width(width, job.report)
+        elif not source.is_records:
+            report_columns(source, job.report)
+        job.describe(width, transform=transform)  # raises what can be known by now
+        if not self.in_process:
+            source = source.absolute()
+        count_labels = transform is not None and transform.needs_labels
+        reader = Reader(source, job.num_shards, width, certain, count_labels)
+        rules = Rules(source.paths, source.joins_queries)
+        counted = source.is_records or source.counts_queries
+        nan = source.options.nan
+        planner = Planner(job.describe, transform, nan, rules, counted, job.staging)
+        return reader, planner
 
     def _run(self, pipeline: Any, staging: str) -> None:
         run = _Run(pipeline)
@@ -156,31 +181,7 @@ class _Run:
         return str(self._result.state)
 
 
-def _prepared(job: Job) -> tuple[Reader, Planner]:
-    """Looks at the input, as far as it must be known before the pipeline begins."""
-    source = job.source
-    # The pipeline brings queries together anyway.
-    source.options = dataclasses.replace(source.options, group_by_query=False)
-    transform = agreed_transform(job.label_transform, job.before, job.report)
-    width, certain = 0, True
-    if source.is_text:
-        # Looks at query files too, even where the width is known.
-        next(source.texts(), None)
-        width, certain = first_width(source, job.before)
-        hint_at_width(width, job.report)
-    elif not source.is_records:
-        report_columns(source, job.report)
-    job.describe(width, transform=transform)  # raises what can be known by now
-    count_labels = transform is not None and transform.needs_labels
-    reader = Reader(source, job.num_shards, width, certain, count_labels)
-    rules = Rules(source.paths, source.joins_queries)
-    counted = source.is_records or source.counts_queries
-    nan = source.options.nan
-    planner = Planner(job.describe, transform, nan, rules, counted, job.staging)
-    return reader, planner
-
-
-def _result(job: Job, planner: Planner) -> tuple[Features, Statistics]:
+def _result(job: Job, reader: Reader, planner: Planner) -> tuple[Features, Statistics]:
     """Returns description and counts of what the workers wrote."""
     names = output_folder.shard_names(job.split, job.num_shards)
     written: Written = shard.total(staged.load(job.staging, name) for name in names)
@@ -194,11 +195,13 @@ def _result(job: Job, planner: Planner) -> tuple[Features, Statistics]:
     asked = planner.transform
     if transform is not None and asked is not None and asked.needs_labels:
         report_thresholds(transform, job.report)
+    if plan.target.num_features > reader.width:
+        hint_at_width(plan.target.num_features, job.report)
     count, query = written.gathered
     if count:
         job.report(
-            f"warning: {count} queries had rows in several places, which were brought "
-            f"together, e.g. query {query!r}"
+            f"warning: {count} {'queries' if count > 1 else 'query'} had rows in "
+            f"several places, which were brought together, e.g. query {query!r}"
         )
     written.statistics.unnamed = plan.unnamed
     return plan.target.features, written.statistics

@@ -31,7 +31,9 @@ def main() -> None:
     ).start()
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "0":  # as with --debug
         logging.disable(logging.CRITICAL)
-        threading.excepthook = lambda _: None
+        # Errors come to the parent by another way; here they are printed whole.
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)

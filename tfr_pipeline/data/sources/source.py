@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,14 @@ class Source:
             source._records = self.records().one(self.paths[number])
         elif not self.is_text:
             source._like = self.paths[0], self.columns()
+        return source
+
+    def absolute(self) -> Source:
+        """Returns the same input for processes that run in another folder."""
+        source = copy.copy(self)
+        source.paths = [os.path.abspath(path) for path in self.paths]
+        if self._query_files is not None:
+            source._query_files = [os.path.abspath(path) for path in self._query_files]
         return source
 
     @property
