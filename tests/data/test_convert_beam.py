@@ -588,6 +588,13 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_real_letor_parts_give_the_same(shared_data, tmp_path):
+    parts = sorted((shared_data / "clueweb09_letor").glob("P*.txt.gz"))
+    assert len(parts) == 5
+    plain, piped = both(tmp_path, list(map(str, parts)), "libsvm", num_shards=4)
+    check_same(plain, piped)
+
+
 def test_processes_write_the_bytes_that_one_writes(tmp_path):
     paths = libsvm_files(tmp_path)
     for workers in (1, 2):
