@@ -79,7 +79,7 @@ def shard_of(key: str, num_shards: int) -> int:
 
     Example:
       >>> [shard_of(key, 4) for key in ("a", "b", "c")]
-      [3, 1, 1]
+      [3, 1, 3]
     """
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % num_shards
