@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from tfr_pipeline.cli import arguments
-from tfr_pipeline.cli.quiet import load_tensorflow
+from tfr_pipeline.cli.quiet import load_beam, load_tensorflow
 
 if TYPE_CHECKING:
+    from tfr_pipeline.data.convert.job import Engine
     from tfr_pipeline.data.sources.options import Options
 
 TABLE_FLAGS = (
@@ -71,6 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a folder share it (default: that of the splits already in OUTPUT, or none)",
     )
     add("--workers", type=int, help="processes (default: one for each core)")
+    add(
+        "--runner",
+        nargs="?",
+        const="in_process",
+        help="convert as an Apache Beam pipeline: in_process, flink, spark, dataflow, "
+        "or what Beam calls a runner (--runner alone: in_process; default: none)",
+    )
+    add("--runner_args", help="flags of Beam, such as '--flink_master=HOST:8081'")
     add(
         "--features",
         type=arguments.path,
@@ -207,11 +217,39 @@ def reading_options(
     )
 
 
+def _engine(args: argparse.Namespace) -> Engine | None:
+    """Returns what runs the conversion; None for the processes of this machine."""
+    from tfr_pipeline.errors import ConfigError
+
+    if args.runner is None:
+        if args.runner_args is not None:
+            raise ConfigError("--runner_args: expected --runner beside it, found none.")
+        return None
+    load_beam()
+    from tfr_pipeline.data.convert.beam import BeamEngine
+
+    try:
+        flags = shlex.split(args.runner_args or "")
+    except ValueError as error:
+        raise ConfigError(
+            f"--runner_args: expected words as a shell takes them, found "
+            f"{args.runner_args!r} ({error})."
+        ) from error
+    engine = BeamEngine(args.runner, flags)
+    if args.workers is not None and not engine.in_process:
+        print(
+            f"warning: --workers has no effect with --runner={args.runner}",
+            file=sys.stderr,
+        )
+    return engine
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline.data.convert.conversion import convert
     from tfr_pipeline.data.sources.options import RECORD_FORMATS
 
+    engine = _engine(args)
     if args.input_format in RECORD_FORMATS:
         load_tensorflow()
     stats = convert(
@@ -226,6 +264,7 @@ def run(args: argparse.Namespace) -> int:
         label_transform=args.label_transform or "",
         feature_dtype=args.feature_dtype,
         num_workers=args.workers,
+        engine=engine,
     )
     print(
         f"{args.output}: {args.split}: {stats['queries']:,} queries, "

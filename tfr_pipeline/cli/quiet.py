@@ -1,12 +1,15 @@
-"""Keeps TensorFlow's start-up messages off the terminal."""
+"""Keeps start-up messages of TensorFlow and Beam off the terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+
+from tfr_pipeline.errors import ConfigError
 
 
 @contextlib.contextmanager
@@ -57,3 +60,22 @@ def load_tensorflow() -> None:
         if not shown:
             tf.get_logger().setLevel("WARNING")
         assert tfr
+
+
+def load_beam() -> None:
+    """Imports Apache Beam without its remarks on what is not installed.
+
+    Raises:
+      ConfigError: It is missing or does not work.
+    """
+    try:
+        logging.disable(logging.WARNING)
+        import apache_beam
+    except ImportError as error:
+        raise ConfigError(
+            f"--runner needs Apache Beam ({error}). Install it with: pip install "
+            "'tfr_pipeline[beam]'"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    assert apache_beam

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import dataclasses
 import functools
@@ -12,8 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-import numpy as np
-
 from tfr_pipeline import outputs, signals
 from tfr_pipeline.data.convert import output_folder, workers
 from tfr_pipeline.data.convert.description import (
@@ -21,41 +18,29 @@ from tfr_pipeline.data.convert.description import (
     find_transform,
     first_width,
     names_of_floats,
-    remember,
 )
-from tfr_pipeline.data.convert.label_transform import LabelTransform
-from tfr_pipeline.data.convert.narrow import check_dtype, narrow
+from tfr_pipeline.data.convert.job import (
+    OUTPUT_FORMATS,
+    Engine,
+    Job,
+    Result,
+    Target,
+    encode_lists,
+)
+from tfr_pipeline.data.convert.narrow import check_dtype
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns, warn
 from tfr_pipeline.data.convert.statistics import Statistics
 from tfr_pipeline.data.progress import Progress
-from tfr_pipeline.data.records import encode, index, tfrecord
+from tfr_pipeline.data.records import index
 from tfr_pipeline.data.sources import libsvm, spooled
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import Part, QueryOrder, Source, parse
 from tfr_pipeline.errors import ConfigError, unknown_name
-from tfr_pipeline.features import FILE_NAME, Features
+from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.layout import FEATURE_DTYPES
 
-OUTPUT_FORMATS = {"elwc": encode.elwc, "packed": encode.packed}
 # Starting processes takes longer than converting less than this in one.
 _SMALL_INPUT = 8 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """How a worker writes.
-
-    Attributes:
-      features: Description of what is written.
-      num_features: Width of a row of the input; for text.
-      nan: What to do with NaN and infinite features.
-      transform: How labels become grades, if they are not the same.
-    """
-
-    features: Features
-    num_features: int
-    nan: str
-    transform: LabelTransform | None = None
 
 
 @dataclasses.dataclass
@@ -93,12 +78,13 @@ def convert(
     feature_dtype: str = FEATURE_DTYPES[0],
     num_workers: int | None = None,
     report: Callable[[str], None] | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Converts ranking files of one split.
 
     Writes `<split>-00000-of-0000N.tfrecord` ..., `<split>.index.npz`, `features.json`
-    and `<split>.stats.json` into `output`; all of them at the end, or none. List `i`
-    goes to shard `i % num_shards`, so the result depends on nothing but the input.
+    and `<split>.stats.json` into `output`; all of them at the end, or none. The result
+    depends on nothing but the input and the engine.
 
     Args:
       paths: A path, a folder, a glob, several with commas between, or a list of those;
@@ -118,8 +104,10 @@ def convert(
       feature_dtype: What packed files hold float32 features as: `float32`, `float16` or
         `bfloat16`. A finite value that is infinite in 16 bits is an error, unless
         `options.nan` makes it 0 or keeps it; other losses are counted and reported.
-      num_workers: Processes that parse and encode; by default one for each core.
+      num_workers: Processes that parse and encode; by default one for each core, or
+        one for another engine.
       report: Takes lines for the user; by default they go to standard error.
+      engine: Reads the input and writes the shards; by default `in_processes`.
 
     Returns:
       The content of `<split>.stats.json`.
@@ -159,7 +147,8 @@ def convert(
             outputs.check_output(path, source.inputs, what="--output")
         size = sum(os.path.getsize(path) for path in source.paths)
         if num_workers is None:
-            num_workers = workers.available_cores() if size >= _SMALL_INPUT else 1
+            several = engine is None and size >= _SMALL_INPUT
+            num_workers = workers.available_cores() if several else 1
         output_folder.check_ours(output, split)
         before = output_folder.earlier_features(output, split)
         if before is not None:
@@ -170,42 +159,21 @@ def convert(
             output_folder.check_same(before, as_asked, os.path.join(output, FILE_NAME))
         staging = stack.enter_context(output_folder.staging_folder(output, split))
         source.options = dataclasses.replace(options, work_dir=staging)
-        transform = find_transform(source, label_transform, before, num_workers, report)
         describe = functools.partial(
             describe_output,
             source,
             output_format=output_format,
             feature_dtype=feature_dtype,
             scalar=scalar_features,
-            transform=transform,
+            before=before,
         )
-        write = functools.partial(
-            _write, source, staging, num_shards, num_workers, split, size
+        streams = [name for path, name in names.items() if path != name]
+        job = Job(
+            *(source, split, num_shards, staging, num_workers, describe),
+            *(label_transform, before, streams, report),
         )
-        if source.is_records:
-            features = source.records().output_as(output_format, feature_dtype)
-            features = remember(features, transform, before.reading if before else {})
-            statistics = write(Target(features, 0, options.nan, transform))
-        elif not source.is_text:
-            report_columns(source, report)
-            features = describe(0)
-            statistics = write(Target(features, 0, options.nan, transform))
-        else:
-            width, certain = first_width(source, before)
-            hint_at_width(width, report)
-            try:
-                features = describe(width)
-                statistics = write(Target(features, width, options.nan, transform))
-            except libsvm.FeatureIndexError:
-                if certain:
-                    raise
-                report(f"more than {width} features: reading the input once more")
-                width = max(
-                    workers.ordered_map(libsvm.max_index, source.texts(), num_workers)
-                )
-                hint_at_width(width, report)
-                features = describe(width)
-                statistics = write(Target(features, width, options.nan, transform))
+        features, statistics, shards = (engine or in_processes)(job)
+        index.write(staging, split, shards)
         columns = names_of_floats(features)
         stats = {
             "split": split,
@@ -220,9 +188,6 @@ def convert(
             staging, output, split, features, stats, described=options.features
         )
     warn(statistics, num_shards, report)
-    if statistics.losses is not None:
-        for line in statistics.losses.warnings(columns, options.nan):
-            report(line)
     return stats
 
 
@@ -230,20 +195,44 @@ def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def in_processes(job: Job) -> Result:
+    """The engine of one machine: list `i` goes to shard `i % num_shards`."""
+    source, report, nan = job.source, job.report, job.source.options.nan
+    transform = find_transform(
+        source, job.label_transform, job.before, job.num_workers, report
+    )
+    describe = functools.partial(job.describe, transform=transform)
+    if not source.is_text:
+        if not source.is_records:
+            report_columns(source, report)
+        features = describe(0)
+        return features, *_write(job, Target(features, 0, nan, transform))
+    width, certain = first_width(source, job.before)
+    hint_at_width(width, report)
+    try:
+        features = describe(width)
+        return features, *_write(job, Target(features, width, nan, transform))
+    except libsvm.FeatureIndexError:
+        if certain:
+            raise
+        report(f"more than {width} features: reading the input once more")
+        found = workers.ordered_map(libsvm.max_index, source.texts(), job.num_workers)
+        width = max(found)
+        hint_at_width(width, report)
+        features = describe(width)
+        return features, *_write(job, Target(features, width, nan, transform))
+
+
 def _convert_part(target: Target, part: Part) -> Converted:
     """Parses and encodes a part of the input; runs in a worker."""
     result = Converted([], [], None, part.bytes_read)
-    encoder = OUTPUT_FORMATS[target.features.data_format]
     for parsed in parse(part, target.num_features, target.nan):
         if not parsed.lists.num_lists:
             continue
-        if target.transform is not None and parsed.lists.labels is not None:
-            parsed.lists.labels = target.transform(parsed.lists.labels)
-        losses = narrow(parsed, target.features, target.nan)
+        records, statistics = encode_lists(target, parsed)
         result.unnamed += parsed.unnamed
         result.documents += parsed.lists.lengths.tolist()
-        result.records += tfrecord.frame(encoder(parsed.lists, target.features))
-        statistics = Statistics.of(parsed.lists, losses)
+        result.records += records
         if result.statistics is None:
             result.statistics = statistics
         else:
@@ -257,33 +246,23 @@ def _convert_part(target: Target, part: Part) -> Converted:
     return result
 
 
-def _write(
-    source: Source,
-    staging: str,
-    num_shards: int,
-    num_workers: int,
-    split: str,
-    size: int,
-    target: Target,
-) -> Statistics:
-    """Writes the shards into the staging folder; returns the counts."""
+def _write(job: Job, target: Target) -> tuple[Statistics, list[index.ShardIndex]]:
+    """Writes the shards into the staging folder; returns the counts and the index."""
+    source, num_shards = job.source, job.num_shards
     statistics: Statistics | None = None
     order = QueryOrder()
-    progress = Progress(size, f"converting {split}")
+    size = sum(os.path.getsize(path) for path in source.paths)
+    progress = Progress(size, f"converting {job.split}")
     number = unnamed = 0
-    paths = [
-        os.path.join(staging, name)
-        for name in output_folder.shard_names(split, num_shards)
-    ]
-    # Of each shard, documents and bytes of its lists.
-    documents, sizes = ([array.array("q") for _ in paths] for _ in range(2))
+    names = output_folder.shard_names(job.split, num_shards)
+    written = [index.Writing(os.path.join(job.staging, name)) for name in names]
     with contextlib.ExitStack() as stack:
         stack.callback(progress.clear)
         shards: list[IO[bytes]] = [
-            stack.enter_context(open(path, "wb")) for path in paths
+            stack.enter_context(open(shard.path, "wb")) for shard in written
         ]
         results = workers.ordered_map(
-            functools.partial(_convert_part, target), source.parts(), num_workers
+            functools.partial(_convert_part, target), source.parts(), job.num_workers
         )
         stack.callback(results.close)  # type: ignore[attr-defined]
         for result in results:
@@ -292,10 +271,8 @@ def _write(
                 if not source.is_records:
                     order.add(parsed)
             for record, length in zip(result.records, result.documents, strict=True):
-                shard = number % num_shards
-                shards[shard].write(record)
-                documents[shard].append(length)
-                sizes[shard].append(len(record))
+                shards[number % num_shards].write(record)
+                written[number % num_shards].add(length, len(record))
                 number += 1
             unnamed += result.unnamed
             if statistics is None:
@@ -307,13 +284,4 @@ def _write(
     if statistics is None:
         raise source.empty()
     statistics.unnamed = unnamed
-    shard_indices = [
-        index.ShardIndex(
-            path,
-            np.asarray(own, np.int64),
-            np.concatenate([[0], np.cumsum(bytes_)]).astype(np.int64),
-        )
-        for path, own, bytes_ in zip(paths, documents, sizes, strict=True)
-    ]
-    index.write(staging, split, shard_indices)
-    return statistics
+    return statistics, [shard.index() for shard in written]

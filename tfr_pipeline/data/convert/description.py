@@ -63,8 +63,22 @@ def describe_output(
     feature_dtype: str,
     scalar: bool,
     transform: LabelTransform | None,
+    before: Features | None = None,
 ) -> Features:
-    """Returns the description of what will be written."""
+    """Returns the description of what will be written.
+
+    Args:
+      source: The input.
+      width: Number of features; of text.
+      output_format: `elwc` or `packed`.
+      feature_dtype: What packed files hold float32 features as.
+      scalar: Whether each column is a feature; of text and tables.
+      transform: What becomes of labels.
+      before: Description of the splits that are there already.
+    """
+    if source.is_records:
+        features = source.records().output_as(output_format, feature_dtype)
+        return remember(features, transform, before.reading if before else {})
     if source.is_text:
         columns = column_names(width)
         context, weight = {}, None
@@ -117,14 +131,13 @@ def remember(
     )
 
 
-def find_transform(
-    source: Source,
-    text: str,
-    before: Features | None,
-    num_workers: int,
-    report: Callable[[str], None],
+def agreed_transform(
+    text: str, before: Features | None, report: Callable[[str], None]
 ) -> LabelTransform | None:
-    """Returns how labels become grades: in all splits of a folder the same way."""
+    """Returns how labels become grades: in all splits of a folder the same way.
+
+    It may still need the labels, see `LabelTransform.needs_labels`.
+    """
     asked = LabelTransform.parse(text) if text else None
     if before is not None:
         known = None
@@ -139,6 +152,18 @@ def find_transform(
         if known is not None:
             report(f"labels: --label_transform={known}, as the splits already there")
         return known
+    return asked
+
+
+def find_transform(
+    source: Source,
+    text: str,
+    before: Features | None,
+    num_workers: int,
+    report: Callable[[str], None],
+) -> LabelTransform | None:
+    """Returns the transform that was agreed on, fitted to labels if it needs them."""
+    asked = agreed_transform(text, before, report)
     if asked is None or not asked.needs_labels:
         return asked
     report("reading the labels first, for their quantiles")
@@ -147,10 +172,15 @@ def find_transform(
     for found in workers.ordered_map(find, source.parts(), num_workers):
         counts = label_transforms.total(counts, found)
     asked = asked.fitted(counts)
-    for column in asked.thresholds:
+    report_thresholds(asked, report)
+    return asked
+
+
+def report_thresholds(transform: LabelTransform, report: Callable[[str], None]) -> None:
+    """Says which labels have which grade."""
+    for column in transform.thresholds:
         bounds = ", ".join(f"{bound:g}" for bound in column)
         report(f"labels: largest label of the grades from 1 on: {bounds}, any")
-    return asked
 
 
 def _count_labels(nan: str, part: Part) -> Counts:

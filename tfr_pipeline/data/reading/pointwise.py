@@ -25,6 +25,23 @@ def group(parts: Iterable[Lists], query_id: str, paths: list[str]) -> Iterator[L
       DataError: A document has no id, or a query comes again after another.
     """
     seen: set[str] = set()
+    for lists in neighbours(parts, query_id, paths):
+        yield _checked(lists, seen, paths)
+
+
+def neighbours(
+    parts: Iterable[Lists], query_id: str, paths: list[str]
+) -> Iterator[Lists]:
+    """Yields neighbours with the same query id as a list; a query may come again.
+
+    Args:
+      parts: See `group`, as the other two.
+      query_id: See `group`.
+      paths: See `group`.
+
+    Raises:
+      DataError: A document has no id.
+    """
     held: Lists | None = None
     documents = 0
     for part in parts:
@@ -38,9 +55,9 @@ def group(parts: Iterable[Lists], query_id: str, paths: list[str]) -> Iterator[L
         # The last list may go on in the next part.
         held = lists.slice(lists.num_lists - 1, lists.num_lists)
         if lists.num_lists > 1:
-            yield _checked(lists.slice(0, lists.num_lists - 1), seen, paths)
+            yield lists.slice(0, lists.num_lists - 1)
     if held is not None:
-        yield _checked(held, seen, paths)
+        yield held
 
 
 def check_ids(part: Lists, first: int, query_id: str, paths: list[str]) -> None:

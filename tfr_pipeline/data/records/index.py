@@ -6,6 +6,7 @@ and read its own share without a look at what others train on.
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import os
 import re
@@ -43,6 +44,29 @@ class ShardIndex:
     path: str
     documents: np.ndarray
     offsets: np.ndarray
+
+
+class Writing:
+    """The index of a shard that is being written.
+
+    Args:
+      path: The shard.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._documents, self._bytes = array.array("q"), array.array("q")
+
+    def add(self, documents: int, size: int) -> None:
+        """Adds a list by its number of documents and the bytes of its record."""
+        self._documents.append(documents)
+        self._bytes.append(size)
+
+    def index(self) -> ShardIndex:
+        """Returns the index of what was added."""
+        ends = np.cumsum(np.asarray(self._bytes, np.int64))
+        offsets = np.concatenate([[0], ends]).astype(np.int64)
+        return ShardIndex(self.path, np.asarray(self._documents, np.int64), offsets)
 
 
 def write(folder: str, split: str, shards: Sequence[ShardIndex]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -106,6 +108,8 @@ class Source:
         self._format = input_format
         self._query_files: list[str] | None = None
         self._records: RecordSource | None = None
+        self._columns: tables.Columns | None = None
+        self._like: tuple[str, tables.Columns] | None = None
         if options.query_file and self.is_text:
             if options.group_by_query:
                 raise ConfigError(
@@ -118,6 +122,46 @@ class Source:
     def inputs(self) -> list[str]:
         """All files that are read, the query files too."""
         return [*self.paths, *(self._query_files or ())]
+
+    def one(self, number: int) -> Source:
+        """Returns one of the files alone, to be read as it is among the others.
+
+        Columns and features stay those of all; what is counted over files, as the ids
+        of `query_file` are, starts anew.
+        """
+        source = copy.copy(self)
+        source.paths = self.paths[number : number + 1]
+        if self._query_files is not None:
+            source._query_files = self._query_files[number : number + 1]
+        if self.is_records:
+            source._records = self.records().one(self.paths[number])
+        elif not self.is_text:
+            source._like = self.paths[0], self.columns()
+        return source
+
+    def absolute(self) -> Source:
+        """Returns the same input for processes that run in another folder."""
+        source = copy.copy(self)
+        source.paths = [os.path.abspath(path) for path in self.paths]
+        if self._query_files is not None:
+            source._query_files = [os.path.abspath(path) for path in self._query_files]
+        return source
+
+    @property
+    def counts_queries(self) -> bool:
+        """Whether the id of a query is its number among all of the input."""
+        if self.is_records:
+            return self.records().features.query_id is None
+        return self._query_files is not None
+
+    @property
+    def joins_queries(self) -> bool:
+        """Whether documents with one query id are one list.
+
+        TFRecord files have lists already, which may share an id.
+        """
+        is_lists = self.is_records and self._format != "example"
+        return not (is_lists or self.counts_queries)
 
     def texts(self) -> Iterator[Chunk]:
         """Yields the parts of a text format."""
@@ -133,7 +177,7 @@ class Source:
             return self.texts()
         if self.is_records:
             return self.records().parts()
-        return tables.read(self.paths, self._format, self.options)
+        return tables.read(self.paths, self._format, self.options, self._like)
 
     def records(self) -> RecordSource:
         """Returns the lists of TFRecord files."""
@@ -147,7 +191,9 @@ class Source:
 
     def columns(self) -> tables.Columns:
         """Returns the columns of a table."""
-        return tables.columns(self.paths[0], self._format, self.options)
+        if self._columns is None:
+            self._columns = tables.columns(self.paths[0], self._format, self.options)
+        return self._columns
 
     def remembered(self) -> dict[str, str]:
         """Returns what to know to read such files; see `Options.remembered`."""

@@ -129,19 +129,32 @@ def _context_feature(kind: pa.DataType) -> Feature:
     return Feature("string", (1,), "")
 
 
-def read(paths: list[str], input_format: str, options: Options) -> Iterator[Parsed]:
+def read(
+    paths: list[str],
+    input_format: str,
+    options: Options,
+    like: tuple[str, Columns] | None = None,
+) -> Iterator[Parsed]:
     """Yields the lists of tables, several at a time.
+
+    Args:
+      paths: The files.
+      input_format: `csv`, `tsv` or `parquet`.
+      options: How to read them.
+      like: A file and its columns, which the others must have; by default the first.
 
     Raises:
       DataError: A file is malformed or has other columns than the first.
     """
-    roles = columns(paths[0], input_format, options)
-    for path in paths[1:]:
+    first, roles = like or (paths[0], columns(paths[0], input_format, options))
+    for path in paths:
+        if path == first:
+            continue
         other = columns(path, input_format, options)
         if (other.used, other.context) != (roles.used, roles.context):
             wrong = sorted(set(roles.used) ^ set(other.used)) or other.used
             raise DataError(
-                f"{path}: expected the columns of {paths[0]}, found others: "
+                f"{path}: expected the columns of {first}, found others: "
                 f"{', '.join(wrong[:10])}. Name the columns with --feature_columns."
             )
 

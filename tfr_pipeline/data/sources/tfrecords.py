@@ -6,7 +6,9 @@ Which features there are is found in the first records, unless it is described.
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -125,8 +127,51 @@ class RecordSource:
             self.output, data_format=output_format, feature_dtype=feature_dtype
         )
 
+    def one(self, path: str) -> RecordSource:
+        """Returns the source of one of the files, or of one like them."""
+        source = copy.copy(self)
+        source._paths = [path]
+        return source
+
     def parts(self) -> Iterator[Parsed]:
         """Yields the lists, some at a time."""
+        for lists in named(map(without_empty, self.lists()), self._paths):
+            yield self.settled(lists)
+
+    def lists(self, *, scattered: bool = False) -> Iterator[Lists]:
+        """Yields the lists as they stand; some may be empty, ids may be missing.
+
+        Args:
+          scattered: Whether a query of `example` files may come again after another;
+            then several lists have its id.
+        """
+        features = self.features
+        weight = features.weight[0] if features.weight else None
+        names = tuple(name for name, _ in features.labels.values())
+        label = names or features.label[0]
+        arguments = self._paths, self._parser, label, weight, RecordReader()
+        query = features.query_id
+        if self._format == EXAMPLE and scattered and query:
+            singles = loading.iterate(*arguments, grouped=False)
+            return pointwise.neighbours(singles, query, self._paths)
+        if self._format == EXAMPLE and self._options.group_by_query:
+            return self._together(loading.iterate(*arguments, grouped=False))
+        return loading.iterate(*arguments)
+
+    def settled(self, lists: Lists) -> Parsed:
+        """Returns lists as they are written: without the id among their features.
+
+        NaN and infinite features are what the options say.
+        """
+        lists.context.pop(self.features.query_id or "", None)
+        lists.values.setdefault(
+            "float32", np.zeros((lists.num_documents, 0), np.float32)
+        )
+        self._numbers(lists)
+        return Parsed(lists, [(self._paths[0], 0)] * lists.num_lists)
+
+    @functools.cached_property
+    def _parser(self) -> RecordParser:
         features = self.features
         context = dict(self.output.context)
         if self._query_dtype is not None and features.query_id:
@@ -135,7 +180,7 @@ class RecordSource:
             # Not a feature, but written with them.
             context.setdefault(*features.list_weight)
         labels = list(features.labels_spec.values()) or [features.label_spec]
-        parser = RecordParser(
+        return RecordParser(
             {name: feature.to_spec() for name, feature in context.items()},
             features.example_spec,
             dict([*labels, *filter(None, [features.weight_spec])]),
@@ -143,21 +188,6 @@ class RecordSource:
             features.document_id,
             self._format,
         )
-        weight = features.weight[0] if features.weight else None
-        names = tuple(name for name, _ in features.labels.values())
-        label = names or features.label[0]
-        arguments = self._paths, parser, label, weight, RecordReader()
-        if self._format == EXAMPLE and self._options.group_by_query:
-            parts = self._together(loading.iterate(*arguments, grouped=False))
-        else:
-            parts = loading.iterate(*arguments)
-        for lists in named(map(_without_empty, parts), self._paths):
-            lists.context.pop(features.query_id or "", None)
-            lists.values.setdefault(
-                "float32", np.zeros((lists.num_documents, 0), np.float32)
-            )
-            self._numbers(lists, parser)
-            yield Parsed(lists, [(self._paths[0], 0)] * lists.num_lists)
 
     def _together(self, parts: Iterable[Lists]) -> Iterator[Lists]:
         """Yields the lists of all documents, which are held in memory."""
@@ -172,11 +202,11 @@ class RecordSource:
         for start in range(0, lists.num_lists, step):
             yield lists.slice(start, min(start + step, lists.num_lists))
 
-    def _numbers(self, lists: Lists, parser: RecordParser) -> None:
+    def _numbers(self, lists: Lists) -> None:
         """Does with NaN and infinite features what the options say."""
         explain.check_labels(self._paths, lists)
         if self._options.nan == "error":
-            explain.check_features(self._paths, lists, parser)
+            explain.check_features(self._paths, lists, self._parser)
         elif self._options.nan == "zero":
             loose = [*lists.loose.values(), *lists.loose_context.values()]
             for block in (
@@ -188,19 +218,20 @@ class RecordSource:
                     block[~np.isfinite(block)] = 0
 
 
-def _without_empty(lists: Lists) -> Lists:
+def without_empty(lists: Lists) -> Lists:
     """Returns the lists that have a document."""
     whole = np.flatnonzero(lists.lengths)
     splits = np.append(lists.row_splits[whole], lists.num_documents)
     return lists.regrouped(whole, splits)
 
 
-def named(parts: Iterable[Lists], paths: list[str]) -> Iterator[Lists]:
+def named(parts: Iterable[Lists], paths: list[str], mark: str = "") -> Iterator[Lists]:
     """Yields lists after a look at their ids; documents without one get their number.
 
     Args:
       parts: The lists, in the order of the files.
       paths: The files; for messages.
+      mark: Stands before the numbers.
 
     Raises:
       DataError: An id cannot stand in a line of predictions, or a query has none.
@@ -215,10 +246,13 @@ def named(parts: Iterable[Lists], paths: list[str]) -> Iterator[Lists]:
         ids.check(lists.query_ids.tolist(), "query", place("list", queries))
         names = lists.document_ids.tolist()
         ids.check(names, "document", place("document", documents))
-        numbers = map(str, range(documents + 1, documents + lists.num_documents + 1))
+        numbers = [
+            f"{mark}{number}"
+            for number in range(documents + 1, documents + lists.num_documents + 1)
+        ]
         lists.document_ids = np.where(
             lists.document_ids == "",
-            np.array(list(numbers), object),
+            np.array(numbers, object),
             lists.document_ids,
         )
         queries += lists.num_lists
