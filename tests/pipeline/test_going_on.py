@@ -12,6 +12,7 @@ import pytest
 
 from tests.pipeline.training_helpers import changed, make_config, read_json, tree
 from tfr_pipeline.compat import tf
+from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import DEFAULT_MASK, Features
@@ -272,3 +273,21 @@ def test_notes_of_the_data_that_are_none_are_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ConfigError, match=f"{path}: .*another model_dir"):
         RunDirectory(str(tmp_path)).check_data({"train": {"a": "7 bytes"}})
+
+
+def test_a_run_whose_lists_would_come_in_another_order_is_refused(
+    data, tmp_path, monkeypatch
+):
+    def training(epochs):
+        config = make_config(data, tmp_path / "run", num_epochs=epochs)
+        return build_pipeline(config).train()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(windowed, "WINDOW", 1000)
+        training(1)
+        training(2)  # goes on
+    # As with a number of workers that does not divide the shares.
+    with pytest.raises(
+        ConfigError, match=r"dealt .* into \d shares, .* there are none"
+    ):
+        training(3)

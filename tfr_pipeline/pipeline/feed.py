@@ -153,6 +153,13 @@ class Feed:
             return given or steps
         return min(steps, given or steps)
 
+    def shares(self, layout: str | None) -> int | None:
+        """Returns how many shares the training lists are dealt into; see `RunState`."""
+        if layout is None:
+            return None
+        plan = self._dataset_builder.plan("train", layout, self.replicas)
+        return plan.shares if isinstance(plan, WindowedPlan) else 0
+
     def dataset(
         self, split: str, layout: str | None, start_step: int = 0, model: Any = None
     ) -> Any:

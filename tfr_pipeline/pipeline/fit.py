@@ -248,13 +248,14 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._run.compare(told)
             if twin is not None:
                 self._dispatcher = Dispatcher(model, twin, role.strategy, role.resolver)
-            state = RunState(seed=seed)
+            shares = self._feed.shares(layout)
+            state = RunState(seed=seed, shares=shares)
             checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
             self._checkpoints = checkpoints
             checkpoints.check_same(role.agree)
             if checkpoints.restore():
                 self._run.check_data(data, accept_changed_data)
-                standing = loop.go_on(checkpoints, steps, hparams)
+                standing = loop.go_on(checkpoints, steps, hparams, shares)
                 console.say(f"{self._run.path}: {standing}")
             self._run.claim(told)
             self._run.write_environment(

@@ -62,6 +62,8 @@ class RunState:
       stopped: Why training ended before its last epoch, or an empty string.
       history: One dict an epoch: `epoch`, `step`, the figures of `Progress` and the
         metrics.
+      shares: Into how many shares the training lists are dealt, on which their order
+        depends; 0 where they are not, None if that is not known.
     """
 
     seed: int = 0
@@ -73,6 +75,7 @@ class RunState:
     plateau_epoch: int = -1
     stopped: str = ""
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    shares: int | None = None
 
     def to_json(self) -> str:
         """Returns the state as one line of JSON."""

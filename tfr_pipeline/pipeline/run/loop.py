@@ -61,20 +61,37 @@ def standing(done: int, steps: int, epochs: int, stopped: str) -> str:
     return f"going on from step {done} of {total}" if done else ""
 
 
-def go_on(checkpoints: Checkpoints, steps: int, hparams: PipelineHparams) -> str:
+def go_on(
+    checkpoints: Checkpoints, steps: int, hparams: PipelineHparams, shares: int | None
+) -> str:
     """Checks that a restored run can go on, cleans up, and says from where it does.
 
     Args:
       checkpoints: Checkpoints of the run, restored.
       steps: Steps of an epoch.
       hparams: Hyperparameters.
+      shares: See `RunState`; of this process.
 
     Raises:
-      ConfigError: See `check_progress`.
+      ConfigError: See `check_progress`; or lists would come in another order.
       RunError: The run has ended, and the weights of its best epoch are gone.
     """
     done, epochs = checkpoints.step, hparams.num_epochs
     check_progress(done, steps, epochs)
+    before = checkpoints.state.shares
+    if None not in (before, shares) and before != shares:
+        raise ConfigError(
+            f"the run dealt its training lists into {before or 'no'} shares, and with "
+            f"this number of replicas, or data.sharding, there are {shares or 'none'}: "
+            "lists would come in another order, some of them twice in an epoch. Go on "
+            "as it began"
+            + (
+                f", or with a number of replicas that divides {before}."
+                if before
+                else "."
+            )
+        )
+    checkpoints.state.shares = shares
     stopped = checkpoints.state.stopped
     if hparams.export_best_model:
         checkpoints.check_best(ended=bool(stopped) or done >= steps * epochs)
