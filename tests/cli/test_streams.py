@@ -79,4 +79,4 @@ def test_a_path_whose_bytes_are_no_text_is_read_written_and_printed(project, tmp
     )
     assert done.returncode == 0, done.stderr
     assert rb"caf\udce9/o: train: " in done.stdout
-    assert len(os.listdir(folder + b"/o")) == 3
+    assert len(os.listdir(folder + b"/o")) == 4

@@ -188,6 +188,9 @@ def convert(
             staging, output, split, features, stats, described=options.features
         )
     warn(statistics, num_shards, report)
+    if statistics.losses is not None:
+        for line in statistics.losses.warnings(columns, options.nan):
+            report(line)
     return stats
 
 
