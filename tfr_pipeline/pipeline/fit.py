@@ -37,7 +37,7 @@ from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 from tfr_pipeline.pipeline.run.finish import check_places, export
 from tfr_pipeline.pipeline.run.trained import Trained
 from tfr_pipeline.serialization import plain
-from tfr_pipeline.serving import versions
+from tfr_pipeline.serving import remote_versions, versions
 
 
 class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
@@ -368,11 +368,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           RunError: There is no such checkpoint, or the export failed.
         """
         model, _, step = self._of_checkpoint(best)
-        path = os.path.join(output, str(step))
-        versions.check(output)
-        self.export_saved_model(model, path)
-        versions.publish(path)
-        return path
+        with remote_versions.published(output) as folder:
+            path = os.path.join(folder, str(step))
+            versions.check(folder)
+            self.export_saved_model(model, path)
+            versions.publish(path)
+        return os.path.join(output, str(step))
 
     # Export
 

@@ -1,0 +1,379 @@
+"""Object stores and other remote file systems, by URL, through `fsspec`.
+
+`fsspec` and its drivers come with the extras `s3` and `gcs`; nothing here is imported
+before a URL is used. What fails for a moment is tried again with longer and longer
+pauses; what fails for good is one line that names the URL, what was found and what to
+do. There is no rename here that could make a folder visible at once: writers write what
+names the rest last, and readers look for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import importlib
+import os
+import posixpath
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tfr_pipeline import urls
+from tfr_pipeline.errors import DataError, PipelineError, RunError
+
+# Seconds for which an operation is tried again before it has failed.
+PATIENCE = "TFR_PIPELINE_REMOTE_PATIENCE"
+_PATIENCE_SECONDS = 120.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+# Where writing a file is all or nothing.
+_ATOMIC = (*_EXTRAS, "memory", "abfs", "abfss", "az")
+_NO_CREDENTIALS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "TokenRetrievalError",
+    "SSOTokenLoadError",
+    "ProfileNotFound",
+    "DefaultCredentialsError",
+    "RefreshError",
+)
+# No other answer would come: of botocore, and what code or its arguments are to blame
+# for.
+_FOR_GOOD = ("ParamValidationError", "TypeError", "ValueError", "NotImplementedError")
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.EFBIG)
+Result = TypeVar("Result")
+
+
+class GoneError(DataError):
+    """A bucket, a file or a folder is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A remote file as it is at one time.
+
+    Attributes:
+      size: Its bytes.
+      tag: What changes when it is written: the tag of its content where the store has
+        one, else the time.
+    """
+
+    size: int
+    tag: str
+
+    @classmethod
+    def of(cls, info: dict[str, Any]) -> Entry:
+        """Takes it from what `fsspec` says of a file."""
+        keys = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime")
+        found = (info.get(key) for key in (*keys, "updated", "modified", "created"))
+        tag = next(filter(None, found), "")
+        if isinstance(tag, datetime.datetime):
+            tag = tag.timestamp()
+        if isinstance(tag, float):  # one driver may write a time in several ways
+            tag = f"{tag:.3f}"
+        return cls(int(info.get("size") or 0), str(tag))
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Returns the `fsspec` file system of a URL, and the path that it has there.
+
+    Raises:
+      RunError: Its driver is not installed, or there is none.
+    """
+    scheme = url.partition("://")[0].lower()
+    extra = _EXTRAS.get(scheme)
+    need = f"pip install 'tfr_pipeline[{extra}]'" if extra else "pip install fsspec"
+    try:
+        fsspec = importlib.import_module("fsspec")
+        # What a store held a moment ago says nothing about now.
+        return fsspec.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        found = f"no module {error.name!r}" if error.name else str(error)
+        raise RunError(
+            f"{url}: expected the driver for {scheme}:// to be installed, found "
+            f"{found}. Run: {need}"
+        ) from error
+    except ValueError as error:
+        raise RunError(
+            f"{url}: expected a URL that fsspec knows, such as s3:// or gs://, found "
+            f"{scheme}:// ({_cause(error)})."
+        ) from error
+    except Exception as error:
+        raise _explained(error, url) from error
+
+
+def patience() -> float:
+    """Returns the seconds for which an operation is tried again."""
+    text = os.environ.get(PATIENCE, "")
+    try:
+        return float(text) if text else _PATIENCE_SECONDS
+    except ValueError as error:
+        raise RunError(
+            f"{PATIENCE}: expected a number of seconds, found {text!r}."
+        ) from error
+
+
+def retried(
+    action: Callable[[], Result], url: str, seconds: float | None = None
+) -> Result:
+    """Returns the result of an operation that is tried again while that may help.
+
+    Args:
+      action: The operation. May be called several times.
+      url: What it is about.
+      seconds: For how long; by default `patience`.
+
+    Raises:
+      GoneError: What it is about is not there.
+      RunError: It failed.
+    """
+    start, pause, said = time.monotonic(), _FIRST_PAUSE, False
+    limit = patience() if seconds is None else seconds
+    while True:
+        try:
+            return action()
+        except PipelineError:
+            raise
+        except Exception as error:
+            spent = time.monotonic() - start
+            if not _is_passing(error) or spent + pause > limit:
+                raise _explained(error, url, spent) from error
+            if not said:
+                _say(f"{url}: {_cause(error)}; trying again for up to {limit:.0f} s")
+                said = True
+        time.sleep(pause * random.uniform(0.75, 1.0))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _say(line: str) -> None:
+    print(urls.shown(line), file=sys.stderr, flush=True)
+
+
+def _cause(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.rstrip(".")[:300]
+
+
+def _kinds(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether the same operation may succeed a moment later."""
+    gone = FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError
+    if isinstance(error, gone | NotADirectoryError | ImportError):
+        return False
+    if isinstance(error, OSError) and error.errno in (*_OF_THIS_MACHINE, errno.EINVAL):
+        return False
+    if "Anonymous caller" in str(error) or getattr(error, "code", 0) in (401, 403):
+        return False
+    return not _kinds(error) & {*_NO_CREDENTIALS, *_FOR_GOOD}
+
+
+def _explained(error: BaseException, url: str, spent: float = 0.0) -> PipelineError:
+    """Returns the error of ours for one of a driver."""
+    cause = _cause(error)
+    anonymous = "Anonymous caller" in cause
+    if _kinds(error) & set(_NO_CREDENTIALS) or anonymous:
+        how = (
+            "gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS"
+            if url.startswith(("gs:", "gcs:"))
+            else "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            if url.startswith("s3")
+            else "see the documentation of its driver"
+        )
+        return RunError(f"{url}: no credentials for it were found ({cause}): {how}.")
+    if isinstance(error, PermissionError) or getattr(error, "code", 0) in (401, 403):
+        return RunError(
+            f"{url}: access was denied ({cause}). Check which credentials this process "
+            "has, and what they allow."
+        )
+    if isinstance(error, FileNotFoundError):
+        named = f" ({cause})" if " " in cause else ""
+        return GoneError(f"{url}: no such bucket, folder or file{named}.")
+    if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
+        return RunError(
+            f"{url}: {error.strerror or cause} on this machine"
+            f"{f' ({error.filename})' if error.filename else ''}."
+        )
+    tried = f", tried for {spent:.0f} s" if spent >= 1 else ""
+    return RunError(f"{url}: {type(error).__name__}: {cause}{tried}.")
+
+
+def stat(url: str) -> Entry | None:
+    """Returns what a remote file is; None where there is none."""
+    fs, path = filesystem(url)
+
+    def look() -> Entry | None:
+        try:
+            info = fs.info(path)
+        except FileNotFoundError:
+            return None
+        return Entry.of(info) if info["type"] == "file" else None
+
+    return retried(look, url)
+
+
+def find(url: str, deep: bool = True) -> dict[str, Entry]:
+    """Returns the files below a remote folder, by their paths in it, sorted.
+
+    Args:
+      url: The folder; there may be nothing.
+      deep: Whether to look into folders in it, too.
+
+    Raises:
+      GoneError: The bucket is not there.
+    """
+    fs, path = filesystem(url)
+    path = path.rstrip("/")
+    found = retried(
+        lambda: fs.find(path, maxdepth=None if deep else 1, detail=True), url
+    )
+    result = {}
+    for name, info in sorted(found.items()):
+        relative = name[len(path) :].lstrip("/") if path else name.lstrip("/")
+        # The file itself; or an object that some tools put in the place of a folder.
+        if not relative or relative.endswith("/"):
+            continue
+        if posixpath.normpath(relative) != relative or relative.startswith(".."):
+            raise DataError(
+                f"{url}: expected files below it, found one called {relative!r}."
+            )
+        result[relative] = Entry.of(info)
+    return result
+
+
+def glob(url: str) -> dict[str, Entry]:
+    """Returns the files that a URL with wildcards matches, by URL, sorted."""
+    fs, path = filesystem(url)
+    found = retried(lambda: fs.glob(path, detail=True), url)
+    # What precedes the path, such as the scheme and a host, was taken off.
+    start = url[: len(url) - len(path.lstrip("/"))] if url.endswith(path) else url
+    start = start if url.endswith(path) else f"{url.partition('://')[0]}://"
+    return {
+        start + name.lstrip("/"): Entry.of(info)
+        for name, info in sorted(found.items())
+        if info["type"] == "file"
+    }
+
+
+def read(url: str) -> bytes:
+    """Returns the content of a remote file.
+
+    Raises:
+      GoneError: It is not there.
+    """
+    fs, path = filesystem(url)
+    return retried(lambda: fs.cat_file(path), url)
+
+
+def read_range(url: str, offset: int, size: int) -> bytes:
+    """Returns bytes of a remote file.
+
+    Args:
+      url: The file.
+      offset: Where they begin.
+      size: How many.
+
+    Raises:
+      GoneError: The file is not there.
+      DataError: It is shorter.
+    """
+    if not size:
+        return b""
+    fs, path = filesystem(url)
+    found = retried(lambda: fs.cat_file(path, start=offset, end=offset + size), url)
+    if len(found) != size:
+        raise DataError(
+            f"{url}: expected {size} bytes at byte {offset}, found {len(found)}. The "
+            "file was changed while it was read."
+        )
+    return found
+
+
+def get(url: str, entry: Entry, path: str) -> None:
+    """Copies a remote file to a local one, whole or with an error.
+
+    Raises:
+      DataError: It is not what it was, or gone.
+    """
+    fs, source = filesystem(url)
+    retried(lambda: fs.get_file(source, path), url)
+    found, size = stat(url), os.path.getsize(path)
+    if found != entry or size != entry.size:
+        problem = "is gone" if found is None else "has changed"
+        raise DataError(
+            f"{url}: it {problem} while it was fetched: expected {entry.size} bytes, "
+            f"got {size}. Run the same command again when nobody is writing there."
+        )
+
+
+def put(path: str, url: str, seconds: float | None = None) -> Entry:
+    """Copies a local file to a remote one, which readers see whole or not at all.
+
+    Args:
+      path: The file.
+      url: Its place.
+      seconds: See `retried`.
+
+    Returns:
+      What it is there.
+    """
+    fs, place = filesystem(url)
+    size = os.path.getsize(path)
+
+    def send() -> Entry:
+        if url.partition("://")[0].lower() in _ATOMIC:
+            fs.put_file(path, place)
+        else:
+            folder, name = posixpath.split(place)
+            temporary = posixpath.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+            fs.makedirs(folder, exist_ok=True)
+            try:
+                fs.put_file(path, temporary)
+                fs.mv(temporary, place)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    fs.rm_file(temporary)
+                raise
+        entry = Entry.of(fs.info(place))
+        if entry.size != size:
+            raise OSError(f"{entry.size} of {size} bytes arrived")
+        return entry
+
+    return retried(send, url, seconds)
+
+
+def write(url: str, content: bytes, *, new: bool = False) -> bool:
+    """Writes a small file; returns False if `new` and there is one already.
+
+    Not tried again: the caller knows what a second time would mean.
+    """
+    fs, path = filesystem(url)
+    try:
+        fs.pipe_file(path, content, mode="create" if new else "overwrite")
+    except FileExistsError:
+        return False
+    except Exception as error:
+        # S3's own name for a file that is there.
+        if new and ("PreconditionFailed" in repr(error.__cause__)):
+            return False
+        raise _explained(error, url) from error
+    return True
+
+
+def remove(url: str, seconds: float | None = None) -> None:
+    """Removes a remote file; one that is gone is none to remove."""
+    fs, path = filesystem(url)
+
+    def take() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path)
+
+    retried(take, url, seconds)
