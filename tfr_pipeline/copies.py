@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
+from typing import TypeVar
 
 from tfr_pipeline import remote, urls
 from tfr_pipeline.errors import DataError, RunError
@@ -33,6 +34,8 @@ _ATTEMPTS = 3  # to see a folder that does not change while it is fetched
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.tfrecord")
 _DESCRIPTION = "features.json"
 _said: set[str] = set()
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def root(*names: str) -> str:
@@ -59,6 +62,19 @@ def key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
+def at_once(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Returns the function of each item, several at once; the first error ends it."""
+    with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        jobs = [pool.submit(function, item) for item in items]
+        try:
+            for job in futures.as_completed(jobs):
+                job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+    return [job.result() for job in jobs]
+
+
 def fetch(names: Iterable[str]) -> list[str]:
     """Returns local copies of remote files; local files stay what they are.
 
@@ -77,12 +93,11 @@ def fetch(names: Iterable[str]) -> list[str]:
     if not wanted_urls:
         return names
     entries: dict[str, Entry] = {}
-    with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        states = pool.map(remote.stat, wanted_urls)
-        for url, entry in zip(wanted_urls, states, strict=True):
-            if entry is None:
-                raise remote.GoneError(f"{url}: no such file.")
-            entries[url] = entry
+    states = at_once(remote.stat, wanted_urls)
+    for url, entry in zip(wanted_urls, states, strict=True):
+        if entry is None:
+            raise remote.GoneError(f"{url}: no such file.")
+        entries[url] = entry
     beside = _statistics(entries)
     wanted: dict[str, tuple[str, Entry]] = {}
     places: dict[str, str] = {}
@@ -140,14 +155,7 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
 
-    with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        jobs = [pool.submit(get, pair) for pair in missing.items()]
-        try:
-            for job in jobs:
-                job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
+    at_once(get, missing.items())
     _say(
         f"{urls.redact(what)}: {total}; fetched {needed / 1e6:,.1f} MB into {root()} "
         f"in {time.perf_counter() - start:.1f} s"
@@ -337,6 +345,4 @@ def publish(
         return remote.put(os.path.join(folder, *path.split("/")), urls.join(url, path))
 
     for part in parts:
-        with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            for job in [pool.submit(put, path) for path in part]:
-                job.result()
+        at_once(put, part)

@@ -263,14 +263,18 @@ def glob(url: str) -> dict[str, Entry]:
     }
 
 
-def read(url: str) -> bytes:
+def read(url: str, seconds: float | None = None) -> bytes:
     """Returns the content of a remote file.
+
+    Args:
+      url: The file.
+      seconds: See `retried`.
 
     Raises:
       GoneError: It is not there.
     """
     fs, path = filesystem(url)
-    return retried(lambda: fs.cat_file(path), url)
+    return retried(lambda: fs.cat_file(path), url, seconds)
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -350,22 +354,34 @@ def put(path: str, url: str, seconds: float | None = None) -> Entry:
     return retried(send, url, seconds)
 
 
-def write(url: str, content: bytes, *, new: bool = False) -> bool:
+def write(
+    url: str, content: bytes, *, new: bool = False, seconds: float | None = None
+) -> bool:
     """Writes a small file; returns False if `new` and there is one already.
 
-    Not tried again: the caller knows what a second time would mean.
+    That may be the one of an earlier try, whose answer was lost.
+
+    Args:
+      url: The file.
+      content: What to write.
+      new: Leaves a file alone that is there.
+      seconds: See `retried`.
     """
     fs, path = filesystem(url)
-    try:
-        fs.pipe_file(path, content, mode="create" if new else "overwrite")
-    except FileExistsError:
-        return False
-    except Exception as error:
-        # S3's own name for a file that is there.
-        if new and ("PreconditionFailed" in repr(error.__cause__)):
+
+    def send() -> bool:
+        try:
+            fs.pipe_file(path, content, mode="create" if new else "overwrite")
+        except FileExistsError:
             return False
-        raise _explained(error, url) from error
-    return True
+        except OSError as error:
+            # S3's own name for a file that is there.
+            if new and "PreconditionFailed" in repr(error.__cause__):
+                return False
+            raise
+        return True
+
+    return retried(send, url, seconds)
 
 
 def remove(url: str, seconds: float | None = None) -> None:

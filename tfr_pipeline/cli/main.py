@@ -125,7 +125,7 @@ def _run(argv: list[str]) -> int:
     try:
         return module.run(args)
     except KeyboardInterrupt as error:
-        print(f"interrupted: {error}".rstrip(": "), file=sys.stderr)
+        print(f"interrupted: {urls.shown(str(error))}".rstrip(": "), file=sys.stderr)
         return 130
     except Exception as error:
         if debug:

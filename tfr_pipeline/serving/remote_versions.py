@@ -112,11 +112,7 @@ def _upload(folder: str, output: str, there: list[str]) -> None:
         os.path.join(folder, name),
         urls.join(output, name),
         [[n for n in inside if n != MODEL], [MODEL]],
-        [
-            n[len(at) :]
-            for n in there
-            if n.startswith(at) and n[len(at) :] not in inside
-        ],
+        [n for n in before if n not in inside],
     )
     pointer = os.path.join(folder, "newest.txt")
     with open(pointer, "w", encoding="utf-8") as text:

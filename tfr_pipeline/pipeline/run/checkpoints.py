@@ -131,6 +131,7 @@ class Checkpoints:
         )
         self._fell_back = False
         self.clean()
+        self._run.mirror()
 
     def _write(
         self,
