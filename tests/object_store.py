@@ -118,3 +118,25 @@ class ObjectStore:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed since."""
+        return self._process is not None
+
+    def make_bucket(self) -> None:
+        """Makes the bucket, once the server can."""
+        import s3fs
+
+        client = s3fs.S3FileSystem(
+            key=KEY, secret=SECRET, endpoint_url=self.endpoint, skip_instance_cache=True
+        )
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                client.mkdir(BUCKET)
+                return
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)

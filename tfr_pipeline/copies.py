@@ -145,17 +145,21 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
 
     def get(pair: tuple[str, tuple[str, Entry]]) -> None:
         path, (url, entry) = pair
-        folder, name = os.path.split(path)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with _temporary(path) as temporary:
             remote.get(url, entry, temporary)
             os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
 
-    at_once(get, missing.items())
+    first: dict[str, str] = {}
+    for path, (url, _) in missing.items():
+        first.setdefault(url, path)
+    at_once(get, [(path, missing[path]) for path in first.values()])
+    for path, (url, _) in missing.items():
+        if path != first[url]:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            with _temporary(path) as temporary:
+                shutil.copyfile(first[url], temporary)
+                os.replace(temporary, path)
     _say(
         f"{urls.redact(what)}: {total}; fetched {needed / 1e6:,.1f} MB into {root()} "
         f"in {time.perf_counter() - start:.1f} s"
@@ -284,7 +288,10 @@ def _temporary(place: str) -> Iterator[str]:
     try:
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class Entry:
         if isinstance(tag, datetime.datetime):
             tag = tag.timestamp()
         if isinstance(tag, float):  # one driver may write a time in several ways
-            tag = f"{tag:.3f}"
+            tag = f"{tag:.6f}"
         return cls(int(info.get("size") or 0), str(tag))
 
 
