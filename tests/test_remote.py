@@ -1,4 +1,4 @@
-"""Remote files: listed, read, written; what passes is tried again, the rest explained."""
+"""Remote files: listed, read, written; tried again, or explained in a line."""
 
 from __future__ import annotations
 

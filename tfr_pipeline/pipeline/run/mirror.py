@@ -36,13 +36,15 @@ _WRITER = ".writer"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp|_temp(/|$)|checkpoint\.tmp")
 # What readers look for, in the order in which it may appear. The rest comes before.
 _LATER = (
-    re.compile(rf"checkpoints/.*\.index|.*/\d+/{MODEL}|checkpoints/template/{MODEL}"),
+    re.compile(
+        rf"checkpoints/[^/]*\.index|.*/\d+/{MODEL}|checkpoints/template/{MODEL}"
+    ),
     re.compile(rf"checkpoints/checkpoint|export/[^/]+/{re.escape(NEWEST)}"),
     re.compile(rf"export/[^/]+/{MODEL}|history\.csv"),
     re.compile(r"metrics\.json"),
 )
 # Of these, parts of two must never be read: they go first when they are replaced.
-_WHOLE = re.compile(rf"checkpoints/.*\.index|.*/{MODEL}")
+_WHOLE = re.compile(rf"checkpoints/[^/]*\.index|.*/{MODEL}")
 State = list[int]  # bytes and time of a local file
 
 
@@ -297,7 +299,8 @@ class Mirror:
                     remote.remove(urls.join(self.url, name))
             for rank in range(len(_LATER) + 1):
                 self._put(snapshot, [name for name in new if _rank(name) == rank])
-            for name in [n for n in self._known if n not in snapshot.states]:
+            gone = [name for name in self._known if name not in snapshot.states]
+            for name in sorted(gone, key=_rank, reverse=True):
                 if _is_replaced(name, snapshot.states):
                     remote.remove(urls.join(self.url, name))
                 del self._known[name]
