@@ -88,6 +88,7 @@ class ObjectStore:
                     *("-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=64"),
                     *(f"-master.port={master}", f"-volume.port={volume}"),
                     *("-volume.max=50", "-master.volumePreallocate=false"),
+                    "-master.electionTimeout=1s",
                     *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}"),
                     f"-s3.config={self._folder / 's3.json'}",
                 ],

@@ -1,3 +1,4 @@
+# ruff: noqa: F811
 """Copies of remote files: fetched once, whole, never of two states."""
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def fetched(calls):
 
 
 @pytest.fixture
-def calls(faulty):  # noqa: F811
+def calls(faulty):
     found = []
     faulty.watch = lambda call, path: found.append((call, path))
     return found
@@ -82,7 +83,7 @@ def test_nothing_is_an_error_that_names_the_pattern(pattern):
 
 
 @pytest.mark.parametrize("change", ["changed", "gone"])
-def test_what_changes_while_it_is_fetched_is_an_error(faulty, change):  # noqa: F811
+def test_what_changes_while_it_is_fetched_is_an_error(faulty, change):
     remote.write("faulty://d/a.txt", b"one")
 
     def watch(call, path):
@@ -135,7 +136,7 @@ def test_shards_of_others_need_no_marker():
     assert len(files.expand("faulty://d/train-*")) == 1
 
 
-def test_a_folder_is_fetched_as_it_was_at_one_time(faulty):  # noqa: F811
+def test_a_folder_is_fetched_as_it_was_at_one_time(faulty):
     remote.write("faulty://m/a", b"old")
     remote.write("faulty://m/b", b"old")
 
@@ -159,7 +160,7 @@ def test_no_room_is_an_error_before_anything_is_fetched(monkeypatch, calls):
     assert not fetched(calls)
 
 
-def test_an_output_is_written_whole_or_kept_here(faulty):  # noqa: F811
+def test_an_output_is_written_whole_or_kept_here(faulty):
     def watch(call, path):
         if call == "put_file":
             raise ConnectionError("refused")

@@ -1,3 +1,4 @@
+# ruff: noqa: F811
 """Remote files: listed, read, written; tried again, or explained in a line."""
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def test_put_and_remove_and_get(place, tmp_path):
     assert remote.stat(f"{place}/file") is None
 
 
-def test_what_fails_for_a_moment_is_tried_again(faulty, capsys):  # noqa: F811
+def test_what_fails_for_a_moment_is_tried_again(faulty, capsys):
     remote.write("faulty://a", b"1")
     left = [TimeoutError("slow"), OSError(5, "reset")]
 
@@ -92,7 +93,7 @@ def test_what_fails_for_a_moment_is_tried_again(faulty, capsys):  # noqa: F811
     assert capsys.readouterr().err.count("trying again") == 1
 
 
-def test_what_fails_for_long_is_an_error_that_names_it(faulty):  # noqa: F811
+def test_what_fails_for_long_is_an_error_that_names_it(faulty):
     def watch(call, path):
         raise ConnectionError("refused")
 
@@ -101,7 +102,7 @@ def test_what_fails_for_long_is_an_error_that_names_it(faulty):  # noqa: F811
         remote.read("faulty://a")
 
 
-def test_names_that_lead_out_of_the_folder_are_refused(faulty):  # noqa: F811
+def test_names_that_lead_out_of_the_folder_are_refused(faulty):
     remote.write("faulty://a/b/x", b"1")
     store = faulty.store
     store["/a/b/../../../etc/passwd"] = store.pop("/a/b/x")
@@ -116,19 +117,19 @@ def test_names_that_lead_out_of_the_folder_are_refused(faulty):  # noqa: F811
         ("nothing://a/b", "expected a URL that fsspec knows"),
     ],
 )
-def test_what_is_not_there_is_named(s3, url, message):  # noqa: F811
+def test_what_is_not_there_is_named(s3, url, message):
     with pytest.raises((DataError, RunError), match=f"^{url}: .*{message}"):
         remote.find(url)
 
 
-def test_without_credentials_it_says_which_are_missing(s3, monkeypatch):  # noqa: F811
+def test_without_credentials_it_says_which_are_missing(s3, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(RunError, match=r"no credentials .*AWS_ACCESS_KEY_ID"):
         remote.find("s3://bucket/data")
 
 
-def test_with_wrong_credentials_access_is_denied(s3, monkeypatch):  # noqa: F811
+def test_with_wrong_credentials_access_is_denied(s3, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     with pytest.raises(RunError, match=r"access was denied") as caught:
         remote.find("s3://bucket/data")

@@ -67,7 +67,8 @@ def check_output(
 def _check_remote(path: str, inputs: Iterable[str], folder: bool, what: str) -> None:
     """As `check_output`; what it asks also tells whether the store can be reached."""
     try:
-        a_folder, a_file = bool(remote.find(path, deep=False)), remote.stat(path)
+        # All that is below: no driver says of less whether there is a bucket.
+        a_folder, a_file = bool(remote.find(path)), remote.stat(path)
     except remote.GoneError as error:
         raise ConfigError(f"{what}: {error}") from error
     if folder and a_file is not None:

@@ -1,4 +1,5 @@
-"""Run directories in a store: whole at any moment, gone on with anywhere, one job each."""
+# ruff: noqa: F811
+"""Run directories in a store: whole at any moment, gone on with anywhere, by one."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ BEST = {
 
 
 @pytest.fixture(autouse=True)
-def hurried(faulty, monkeypatch):  # noqa: F811
+def hurried(faulty, monkeypatch):
     monkeypatch.setattr(remote_lock, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(remote_lock, "STALE_SECONDS", 1.5)
     monkeypatch.setattr(remote_lock, "_POLL_SECONDS", 0.1)
@@ -110,7 +111,7 @@ def broken(names, read):
     return ""
 
 
-def test_what_is_in_the_store_is_whole_at_any_moment(data, faulty):  # noqa: F811
+def test_what_is_in_the_store_is_whole_at_any_moment(data, faulty):
     problems, moments = [], []
 
     def watch(call, path):
@@ -160,7 +161,7 @@ def test_a_machine_that_comes_back_takes_what_the_other_one_did(
     assert [row["epoch"] for row in history(stored()["history.csv"])] == [0, 1, 2]
 
 
-def test_a_run_that_was_removed_from_the_store_begins_anew(data, faulty):  # noqa: F811
+def test_a_run_that_was_removed_from_the_store_begins_anew(data, faulty):
     train(make_config(data, URL, num_epochs=2))
     faulty.store.clear()
     train(changed(make_config(data, URL, num_epochs=1), seed=8))
@@ -170,7 +171,7 @@ def test_a_run_that_was_removed_from_the_store_begins_anew(data, faulty):  # noq
 @pytest.mark.parametrize("machine", ["same", "other"])
 def test_a_store_that_fails_for_good_loses_nothing(
     data,
-    faulty,  # noqa: F811
+    faulty,
     elsewhere,
     tmp_path,
     machine,
@@ -246,7 +247,7 @@ def test_a_run_whose_place_another_job_took_stops(data):
 
 def test_a_run_whose_place_vanishes_while_it_trains_stops(
     data,
-    faulty,  # noqa: F811
+    faulty,
 ):
     config = make_config(data, URL, num_epochs=10_000)
     pipeline = build_pipeline(config)
@@ -289,7 +290,7 @@ def test_another_config_is_refused(data, elsewhere):
         train(make_config(data, URL, num_epochs=1, learning_rate=0.5))
 
 
-def test_secrets_in_urls_are_written_nowhere(data, faulty, capsys):  # noqa: F811
+def test_secrets_in_urls_are_written_nowhere(data, faulty, capsys):
     url = "faulty://ann:s3cr3t@runs/one"
     with RunDirectory(url).held() as _, pytest.raises(RunError) as caught:
         raise RunError(f"{url}: no")
