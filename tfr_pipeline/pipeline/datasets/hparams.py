@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import urls
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching import selection
 from tfr_pipeline.data.batching.loose import KEPT
@@ -116,6 +117,11 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
             raise ConfigError(
                 "DatasetHparams.cache: expected '', 'memory' or a folder, found "
                 f"{self.cache!r}."
+            )
+        if urls.is_remote(self.cache):
+            raise ConfigError(
+                "DatasetHparams.cache: expected '', 'memory' or a folder of this "
+                f"machine, which is mapped into memory, found {self.cache!r}."
             )
         formats.canonical(self.input_format, "DatasetHparams.input_format")
         record_reader.canonical(self.compression)

@@ -115,6 +115,7 @@ class RunDirectory:
         self._lock: RunLock | None = None
         self._kept: contextlib.ExitStack | None = None
         self._written: list[str] = []
+        self._seen: remote.Entry | None = None
         if not chief:
             self._writes_to = tempfile.mkdtemp(prefix="tfr_pipeline_worker_")
             atexit.register(shutil.rmtree, self._writes_to, ignore_errors=True)
@@ -180,11 +181,43 @@ class RunDirectory:
             return
         folder = tempfile.mkdtemp(prefix="tfr_pipeline_run_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        self.path = os.path.join(folder, "run")
+        place = os.path.join(folder, "run")
         try:
-            copies.fetch_folder(self.url, is_of_state, self.path)
+            copies.fetch_folder(self.url, is_of_state, place)
         except remote.GoneError:  # a run that begins
-            os.mkdir(self.path)
+            os.mkdir(place)
+        self.path = place
+
+    def refresh(self) -> None:
+        """As `fetch`, where there is another checkpoint than the last time."""
+        if not self.url:
+            return
+        latest = urls.join(self.url, "checkpoints", "checkpoint")
+        before = self.path
+        # What cannot be had now may be had at the next look.
+        with contextlib.suppress(DataError, RunError):
+            found = remote.stat(latest)
+            if found != self._seen:
+                self.fetch()
+                self._seen = found
+        if before not in (self.path, self._writes_to):
+            shutil.rmtree(os.path.dirname(before), ignore_errors=True)
+
+    def logs(self, name: str) -> str:
+        """Returns the folder for the logs of a task that writes nothing else."""
+        return os.path.join(self._writes_to if self.url else self.path, "logs", name)
+
+    def share_logs(self, name: str) -> None:
+        """Uploads the logs of such a task where the directory is remote."""
+        if not self.url:
+            return
+        folder = self.logs(name)
+        for file in os.listdir(folder):
+            place = urls.join(self.url, "logs", name, file)
+            try:
+                remote.put(os.path.join(folder, file), place)
+            except (DataError, RunError) as error:
+                warnings.warn(f"{error} It is tried again later.", stacklevel=2)
 
     def mirror(self) -> None:
         """Uploads, in the background, what stands in a remote directory's place."""
