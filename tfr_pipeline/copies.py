@@ -310,7 +310,7 @@ def staged(url: str) -> Iterator[str]:
     Raises:
       RunError: It cannot be written there; the message says where it is kept.
     """
-    folder = tempfile.mkdtemp(prefix="tfr_pipeline_")
+    folder = tempfile.mkdtemp(dir=root("staging"))
     path = os.path.join(folder, urls.split(url)[1] or "output")
     keep = False
     try:

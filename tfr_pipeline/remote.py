@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import errno
 import importlib
+import math
 import os
 import posixpath
 import random
@@ -30,6 +31,9 @@ from tfr_pipeline.errors import DataError, PipelineError, RunError
 PATIENCE = "TFR_PIPELINE_REMOTE_PATIENCE"
 _PATIENCE_SECONDS = 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
+# Between two lines about the same store.
+_SILENCE_SECONDS = 30.0
+_said: dict[str, float] = {}
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 # Where writing a file is all or nothing.
 _ATOMIC = (*_EXTRAS, "memory", "abfs", "abfss", "az")
@@ -133,7 +137,7 @@ def retried(
       GoneError: What it is about is not there.
       RunError: It failed.
     """
-    start, pause, said = time.monotonic(), _FIRST_PAUSE, False
+    start, pause = time.monotonic(), _FIRST_PAUSE
     limit = patience() if seconds is None else seconds
     while True:
         try:
@@ -144,15 +148,17 @@ def retried(
             spent = time.monotonic() - start
             if not _is_passing(error) or spent + pause > limit:
                 raise _explained(error, url, spent) from error
-            if not said:
-                _say(f"{url}: {_cause(error)}; trying again for up to {limit:.0f} s")
-                said = True
+            _say_once(url, f"{_cause(error)}; trying again for up to {limit:.0f} s")
         time.sleep(pause * random.uniform(0.75, 1.0))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
 
-def _say(line: str) -> None:
-    print(urls.shown(line), file=sys.stderr, flush=True)
+def _say_once(url: str, what: str) -> None:
+    """Says something of a store, but not of each of its files."""
+    store, now = url.split("/")[2], time.monotonic()
+    if now - _said.get(store, -math.inf) > _SILENCE_SECONDS:
+        _said[store] = now
+        print(urls.shown(f"{url}: {what}"), file=sys.stderr, flush=True)
 
 
 def _cause(error: BaseException) -> str:

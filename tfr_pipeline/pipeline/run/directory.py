@@ -108,17 +108,20 @@ class RunDirectory:
 
     def __init__(self, path: str, chief: bool = True):
         self.url = path if urls.is_remote(path) else ""
-        self._mirror = Mirror(path) if self.url else None
+        self._mirror = Mirror(path) if self.url and chief else None
         self.path = self._mirror.folder if self._mirror else path
         self.is_ours = chief
         self._writes_to = self.path
         self._lock: RunLock | None = None
         self._kept: contextlib.ExitStack | None = None
         self._written: list[str] = []
+        self._fetched: str | None = None
         self._seen: remote.Entry | None = None
         if not chief:
             self._writes_to = tempfile.mkdtemp(prefix="tfr_pipeline_worker_")
             atexit.register(shutil.rmtree, self._writes_to, ignore_errors=True)
+        if self.url and not chief:
+            self.path = os.path.join(self._writes_to, "of_chief")  # until it is fetched
 
     def join(self, *parts: str) -> str:
         """Returns a path to write to."""
@@ -186,22 +189,21 @@ class RunDirectory:
             copies.fetch_folder(self.url, is_of_state, place)
         except remote.GoneError:  # a run that begins
             os.mkdir(place)
-        self.path = place
+        before, self._fetched, self.path = self._fetched, folder, place
+        if before is not None:
+            shutil.rmtree(before, ignore_errors=True)
 
     def refresh(self) -> None:
         """As `fetch`, where there is another checkpoint than the last time."""
         if not self.url:
             return
         latest = urls.join(self.url, "checkpoints", "checkpoint")
-        before = self.path
         # What cannot be had now may be had at the next look.
         with contextlib.suppress(DataError, RunError):
             found = remote.stat(latest)
             if found != self._seen:
                 self.fetch()
                 self._seen = found
-        if before not in (self.path, self._writes_to):
-            shutil.rmtree(os.path.dirname(before), ignore_errors=True)
 
     def logs(self, name: str) -> str:
         """Returns the folder for the logs of a task that writes nothing else."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ from tfr_pipeline.pipeline.run.remote_lock import RemoteLock
 from tfr_pipeline.serving.versions import MODEL, NEWEST
 
 _WRITER = ".writer"
+_LOG_SECONDS = 60.0
 # What a process that was killed leaves.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp|_temp(/|$)|checkpoint\.tmp")
 # What readers look for, in the order in which it may appear. The rest comes before.
@@ -98,6 +100,7 @@ class Mirror:
         self._changed = threading.Condition()
         self._waiting: _Snapshot | None = None
         self._is_busy = False
+        self._logged = -math.inf
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -172,8 +175,9 @@ class Mirror:
     def _replace(self, anything: bool) -> None:
         """Takes what the store has for what is here; keeps what only is here."""
         states = self._states()
+        known = {n: s for n, s in self._known.items() if not n.startswith("logs/")}
         aside = ""
-        if states and states != self._known:
+        if states and states != known:
             aside = f"{self.folder}.{time.strftime('%Y%m%dT%H%M%S')}"
             os.mkdir(aside)
             _say(
@@ -257,17 +261,19 @@ class Mirror:
         with self._changed:
             while self._is_busy:
                 self._changed.wait()
-        self._upload(self._snapshot())
+        self._upload(self._snapshot(last=True))
 
     def _states(self) -> dict[str, State]:
-        """Returns bytes and time of the files in the local folder."""
-        return {name: _state(path) for name, path in self._files()}
+        """Returns bytes and time of the files that make the run, which logs do not."""
+        return {name: _state(path) for name, path in self._files(logs=False)}
 
-    def _files(self) -> Iterator[tuple[str, str]]:
+    def _files(self, logs: bool) -> Iterator[tuple[str, str]]:
         for place, _, names in os.walk(self.folder):
             for name in names:
                 path = os.path.join(place, name)
                 relative = os.path.relpath(path, self.folder)
+                if not logs and relative.startswith("logs/"):
+                    continue
                 if is_of_run(relative) and not _TEMPORARY.search(relative):
                     yield relative, path
         for place in ("latest_model", "best_model_by_metric"):
@@ -276,11 +282,15 @@ class Mirror:
             if os.path.islink(path) and os.path.isdir(path):  # `walk` takes a folder
                 yield pointer, path
 
-    def _snapshot(self) -> _Snapshot:
+    def _snapshot(self, last: bool = False) -> _Snapshot:
+        # Logs only grow, and go up as a whole each time.
+        logs = last or time.monotonic() - self._logged >= _LOG_SECONDS
+        if logs:
+            self._logged = time.monotonic()
         folder = os.path.join(self._home, f"snapshot-{uuid.uuid4().hex[:8]}")
         result = _Snapshot(folder, {}, {})
         os.makedirs(folder)
-        for name, path in self._files():
+        for name, path in self._files(logs):
             copy = os.path.join(folder, str(len(result.places)))
             if os.path.basename(name) == NEWEST:
                 _write_pointer(path, copy)

@@ -67,6 +67,7 @@ class RemoteLock:
                 seen, since = found, time.monotonic()
             if _is_dead(found) or time.monotonic() - since >= STALE_SECONDS:
                 self._write()
+                time.sleep(_POLL_SECONDS)  # others may have had the same thought
                 if (now := self._read()) and now.get("token") == self._token:
                     return
                 continue
