@@ -131,6 +131,16 @@ def test_a_split_that_its_marker_does_not_fit_is_refused(changes, problem):
         files.expand("faulty://d/train-*")
 
 
+def test_who_reads_shards_in_place_may_ask_whether_they_are_whole():
+    put_split()
+    found = files.expand("faulty://d/train-*", fetch=False)
+    assert [url.startswith("faulty://d/train-0") for url in found] == [True, True]
+    copies.check_splits(found)
+    remote.remove("faulty://d/train.stats.json")
+    with pytest.raises(DataError, match=r"conversion is under way"):
+        copies.check_splits(found)
+
+
 def test_shards_of_others_need_no_marker():
     remote.write("faulty://d/train-00000-of-00009.tfrecord", b"x")
     assert len(files.expand("faulty://d/train-*")) == 1

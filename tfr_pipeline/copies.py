@@ -75,6 +75,29 @@ def at_once(function: Callable[[Item], Result], items: Iterable[Item]) -> list[R
     return [job.result() for job in jobs]
 
 
+def states(names: Iterable[str]) -> dict[str, Entry]:
+    """Returns what remote files are now, by URL.
+
+    Raises:
+      GoneError: One is not there.
+    """
+    names = list(names)
+    found = dict(zip(names, at_once(remote.stat, names), strict=True))
+    for url, entry in found.items():
+        if entry is None:
+            raise remote.GoneError(f"{url}: no such file.")
+    return {url: entry for url, entry in found.items() if entry is not None}
+
+
+def check_splits(names: Iterable[str]) -> None:
+    """Refuses remote shards of splits that are not whole; for who reads them in place.
+
+    Raises:
+      DataError: `convert` has not written all of a split, or a shard is gone.
+    """
+    _statistics(states(names))
+
+
 def fetch(names: Iterable[str]) -> list[str]:
     """Returns local copies of remote files; local files stay what they are.
 
@@ -89,15 +112,9 @@ def fetch(names: Iterable[str]) -> list[str]:
       RunError: The store cannot be reached, or there is no room for the copies.
     """
     names = list(names)
-    wanted_urls = [name for name in names if urls.is_remote(name)]
-    if not wanted_urls:
+    entries = states(name for name in names if urls.is_remote(name))
+    if not entries:
         return names
-    entries: dict[str, Entry] = {}
-    states = at_once(remote.stat, wanted_urls)
-    for url, entry in zip(wanted_urls, states, strict=True):
-        if entry is None:
-            raise remote.GoneError(f"{url}: no such file.")
-        entries[url] = entry
     beside = _statistics(entries)
     wanted: dict[str, tuple[str, Entry]] = {}
     places: dict[str, str] = {}
