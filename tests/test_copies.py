@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("fsspec")
 
 from tests.remote_stores import faulty  # noqa: F401
-from tfr_pipeline import copies, files, remote, urls
+from tfr_pipeline import copies, files, remote, remote_splits, urls
 from tfr_pipeline.errors import DataError, RunError
 
 pytestmark = pytest.mark.usefixtures("faulty")
@@ -135,10 +135,10 @@ def test_who_reads_shards_in_place_may_ask_whether_they_are_whole():
     put_split()
     found = files.expand("faulty://d/train-*", fetch=False)
     assert [url.startswith("faulty://d/train-0") for url in found] == [True, True]
-    copies.check_splits(found)
+    remote_splits.check_splits(found)
     remote.remove("faulty://d/train.stats.json")
     with pytest.raises(DataError, match=r"conversion is under way"):
-        copies.check_splits(found)
+        remote_splits.check_splits(found)
 
 
 def test_shards_of_others_need_no_marker():

@@ -11,31 +11,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
-import re
 import shutil
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent import futures
-from typing import TypeVar
 
-from tfr_pipeline import remote, urls
+from tfr_pipeline import remote, remote_splits, urls
 from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.remote import Entry
 
 ROOT = "TFR_PIPELINE_CACHE"
-_AT_ONCE = 8  # requests under way
 _ATTEMPTS = 3  # to see a folder that does not change while it is fetched
-# As `convert` names what it writes.
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.tfrecord")
-_DESCRIPTION = "features.json"
 _said: set[str] = set()
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def root(*names: str) -> str:
@@ -62,42 +52,6 @@ def key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
-def at_once(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Returns the function of each item, several at once; the first error ends it."""
-    with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        jobs = [pool.submit(function, item) for item in items]
-        try:
-            for job in futures.as_completed(jobs):
-                job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
-    return [job.result() for job in jobs]
-
-
-def states(names: Iterable[str]) -> dict[str, Entry]:
-    """Returns what remote files are now, by URL.
-
-    Raises:
-      GoneError: One is not there.
-    """
-    names = list(names)
-    found = dict(zip(names, at_once(remote.stat, names), strict=True))
-    for url, entry in found.items():
-        if entry is None:
-            raise remote.GoneError(f"{url}: no such file.")
-    return {url: entry for url, entry in found.items() if entry is not None}
-
-
-def check_splits(names: Iterable[str]) -> None:
-    """Refuses remote shards of splits that are not whole; for who reads them in place.
-
-    Raises:
-      DataError: `convert` has not written all of a split, or a shard is gone.
-    """
-    _statistics(states(names))
-
-
 def fetch(names: Iterable[str]) -> list[str]:
     """Returns local copies of remote files; local files stay what they are.
 
@@ -112,10 +66,10 @@ def fetch(names: Iterable[str]) -> list[str]:
       RunError: The store cannot be reached, or there is no room for the copies.
     """
     names = list(names)
-    entries = states(name for name in names if urls.is_remote(name))
+    entries = remote.states(name for name in names if urls.is_remote(name))
     if not entries:
         return names
-    beside = _statistics(entries)
+    beside = remote_splits.statistics(entries)
     wanted: dict[str, tuple[str, Entry]] = {}
     places: dict[str, str] = {}
     for url, entry in entries.items():
@@ -170,7 +124,7 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
     first: dict[str, str] = {}
     for path, (url, _) in missing.items():
         first.setdefault(url, path)
-    at_once(get, [(path, missing[path]) for path in first.values()])
+    remote.at_once(get, [(path, missing[path]) for path in first.values()])
     for path, (url, _) in missing.items():
         if path != first[url]:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -185,64 +139,6 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _statistics(entries: Mapping[str, Entry]) -> dict[str, tuple[str, Entry]]:
-    """Returns by shard URL what makes its split whole: URL and state of the marker.
-
-    Raises:
-      DataError: A split is not whole.
-    """
-    found: dict[str, tuple[str, Entry]] = {}
-    listed: dict[str, dict[str, Entry]] = {}
-    checked: set[tuple[str, str]] = set()
-    for url in entries:
-        folder, name = urls.split(url)
-        match = _SHARD.fullmatch(name)
-        if not match:
-            continue
-        if folder not in listed:
-            listed[folder] = remote.find(folder, deep=False)
-        there, marker = listed[folder], f"{match[1]}.stats.json"
-        if marker not in there:
-            if _DESCRIPTION in there:
-                raise DataError(
-                    f"{url}: expected {marker} beside it, which `convert` writes when "
-                    "all of a split is there, found none: a conversion is under way, "
-                    "or was interrupted. Wait for it, or convert again."
-                )
-            continue  # of others, who write no such file
-        found[url] = urls.join(folder, marker), there[marker]
-        if (folder, marker) not in checked:
-            checked.add((folder, marker))
-            _check_split(folder, match[1], there)
-    return found
-
-
-def _check_split(folder: str, split: str, there: Mapping[str, Entry]) -> None:
-    """Refuses a split whose shards are not those that its statistics tell of."""
-    url = urls.join(folder, f"{split}.stats.json")
-    try:
-        stats = json.loads(remote.read(url))
-        count, sizes = stats["num_shards"], stats.get("shard_bytes")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return  # not of ours: `wholeness` says so
-    names = [name for name in there if (m := _SHARD.fullmatch(name)) and m[1] == split]
-    expected = [f"{split}-{i:05d}-of-{count:05d}.tfrecord" for i in range(count)]
-    problem = ""
-    if wrong := sorted(set(expected) ^ set(names)):
-        state = "is missing" if wrong[0] in expected else "is not of this conversion"
-        problem = f"{wrong[0]} {state}"
-    elif sizes is not None:
-        for name, size in zip(expected, sizes, strict=False):
-            if there[name].size != size:
-                problem = f"{name} has {there[name].size} bytes instead of {size}"
-    if problem:
-        raise DataError(
-            f"{url}: expected the {count} shards that it tells of, found others: "
-            f"{problem}. A conversion is under way, or was interrupted, or files were "
-            "copied in part: convert again."
-        )
 
 
 def fetch_folder(
@@ -369,4 +265,4 @@ def publish(
         return remote.put(os.path.join(folder, *path.split("/")), urls.join(url, path))
 
     for part in parts:
-        at_once(put, part)
+        remote.at_once(put, part)

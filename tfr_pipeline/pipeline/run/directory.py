@@ -24,7 +24,8 @@ from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.pipeline.run.lock import RunLock, held
-from tfr_pipeline.pipeline.run.mirror import Mirror, is_of_state
+from tfr_pipeline.pipeline.run.mirror import Mirror
+from tfr_pipeline.pipeline.run.snapshot import is_of_state
 from tfr_pipeline.serialization import plain
 
 _PACKAGES = (
