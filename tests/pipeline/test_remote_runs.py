@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import time
 
@@ -157,6 +158,14 @@ def test_a_machine_that_comes_back_takes_what_the_other_one_did(
     elsewhere()
     train(make_config(data, URL, num_epochs=2))
     monkeypatch.setenv("TFR_PIPELINE_CACHE", before)
+    train(make_config(data, URL, num_epochs=3))
+    assert [row["epoch"] for row in history(stored()["history.csv"])] == [0, 1, 2]
+
+
+def test_a_local_folder_that_was_emptied_is_filled_again(data, tmp_path):
+    train(make_config(data, URL, num_epochs=2))
+    (home,) = (tmp_path / "cache" / "runs").iterdir()
+    shutil.rmtree(home / "work")
     train(make_config(data, URL, num_epochs=3))
     assert [row["epoch"] for row in history(stored()["history.csv"])] == [0, 1, 2]
 

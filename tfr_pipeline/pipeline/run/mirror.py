@@ -73,8 +73,8 @@ class Mirror:
             except BaseException:
                 try:
                     self._finish()
-                except PipelineError as error:
-                    _say(f"warning: {error} {self._kept}")
+                except Exception as error:  # must not hide what happened before
+                    _say(f"warning: {urls.shown(str(error))} {self._kept}")
                 raise
             try:
                 self._finish()
@@ -112,18 +112,25 @@ class Mirror:
         if there.pop(WRITER, None) is not None:
             writer = remote.read(urls.join(self.url, WRITER))
         is_ours = bool(self._writer) and writer.decode() == self._writer
-        if not (is_ours and (there or not self._known)):
+        if not is_ours or self._is_emptied() or (self._known and not there):
             self._replace(bool(there))
         for name in [name for name in self._known if name not in there]:
             del self._known[name]  # to be uploaded again
+        here = snapshots.states(self.folder)
         for name in there:
             # Of an upload that was cut off: to be written anew, or removed.
-            if name.startswith("checkpoints/"):
+            if name.startswith("checkpoints/") or name in here:
                 self._known.setdefault(name, [0, 0])
         self._save()
         remote.write(urls.join(self.url, WRITER), self._writer.encode())
         if self._known or snapshots.states(self.folder):
             self._upload(self._snapshot())
+
+    def _is_emptied(self) -> bool:
+        """Whether files are gone from here that no run removes."""
+        here = snapshots.states(self.folder)
+        gone = (n for n in self._known if n not in here and not n.startswith(LOGS))
+        return any(not snapshots.is_replaced(name, here) for name in gone)
 
     def _replace(self, anything: bool) -> None:
         """Takes what the store has for what is here; keeps what only is here."""
@@ -181,7 +188,11 @@ class Mirror:
 
     def save(self) -> None:
         """Uploads, in the background, what stands in the folder now."""
-        snapshot = self._snapshot()
+        try:
+            snapshot = self._snapshot()
+        except OSError as error:
+            _say(f"warning: {self._home}: {error.strerror}: this checkpoint waits.")
+            return
         with self._changed:
             if self._waiting is not None:
                 self._waiting.remove()
