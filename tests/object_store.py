@@ -88,7 +88,9 @@ class ObjectStore:
                     *("-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=64"),
                     *(f"-master.port={master}", f"-volume.port={volume}"),
                     *("-volume.max=50", "-master.volumePreallocate=false"),
-                    "-master.electionTimeout=1s",
+                    *("-master.electionTimeout=1s", "-master.telemetry=false"),
+                    # Ports of their own would be the same for two servers.
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                     *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}"),
                     f"-s3.config={self._folder / 's3.json'}",
                 ],

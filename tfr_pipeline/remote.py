@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib
+import logging
 import os
 import posixpath
 import uuid
@@ -27,6 +28,8 @@ from tfr_pipeline.retries import cause_of, explained, retried
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 # Where writing a file is all or nothing.
 _ATOMIC = (*_EXTRAS, "memory", "abfs", "abfss", "az")
+# Drivers that log each request that they made in vain, with a traceback.
+_CHATTY = ("gcsfs", "google.auth")
 _AT_ONCE = 8  # requests under way
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,6 +70,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     scheme = url.partition("://")[0].lower()
     extra = _EXTRAS.get(scheme)
     need = f"pip install 'tfr_pipeline[{extra}]'" if extra else "pip install fsspec"
+    for name in _CHATTY:
+        if not (logger := logging.getLogger(name)).level:
+            logger.setLevel(logging.CRITICAL)
     try:
         fsspec = importlib.import_module("fsspec")
         # What a store held a moment ago says nothing about now.
