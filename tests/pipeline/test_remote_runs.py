@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 
@@ -26,7 +27,7 @@ from tests.remote_stores import faulty  # noqa: F401
 from tfr_pipeline import remote
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.experiment.build import build_pipeline
-from tfr_pipeline.pipeline.run import remote_lock
+from tfr_pipeline.pipeline.run import actions, remote_lock
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 
 URL = "faulty://runs/one"
@@ -209,6 +210,23 @@ def test_a_store_that_fails_for_good_loses_nothing(
         np.testing.assert_array_equal(one, other)
     assert not broken(set(stored()), lambda name: stored()[name])
     assert "metrics.json" in stored()
+
+
+def test_sigterm_saves_into_the_store_and_gives_the_place_free(data):
+    pipeline = build_pipeline(make_config(data, URL, num_epochs=100))
+
+    def end(step, logs):
+        if step >= 25:
+            signal.raise_signal(signal.SIGTERM)
+
+    theirs = pipeline.build_callbacks
+    pipeline.build_callbacks = lambda: [actions.every_steps(5, end), *theirs()]
+    with pytest.raises(SystemExit) as ended:
+        pipeline.train_and_validate()
+    assert ended.value.code == 143
+    found = stored()
+    assert b'"ckpt-25"' in found["checkpoints/checkpoint"]
+    assert "checkpoints/ckpt-25.index" in found and "lock" not in found
 
 
 def lock_of(owner, **more):
