@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from tfr_pipeline import urls
+
 
 class PipelineError(Exception):
     """Base class of the errors raised on purpose by `tfr_pipeline`."""
@@ -20,6 +22,10 @@ class PipelineError(Exception):
     __init__ = Exception.__init__
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Names URLs, not their local copies, and none of the secrets in them."""
+        return urls.shown(super().__str__())
 
 
 class DataError(PipelineError, ValueError):

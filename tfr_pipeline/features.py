@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tfr_pipeline import files
+from tfr_pipeline import files, urls
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.layout import FEATURE_DTYPES
 
@@ -381,9 +381,10 @@ class Features:
         Raises:
           DataError: The file is missing, is not JSON or has another layout.
         """
-        if os.path.isdir(path):
+        remote_folder = urls.is_remote(path) and not path.endswith(".json")
+        if os.path.isdir(path) or remote_folder:
             path = os.path.join(path, FILE_NAME)
-        if not os.path.lexists(path):
+        if not files.exists(path):
             raise DataError(
                 f"{path}: not found. Expected the description that "
                 "`tfr-pipeline convert` writes beside its data."

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
+from tfr_pipeline import copies, remote, urls
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 
 # What `convert` writes beside its shards.
@@ -29,7 +30,7 @@ _PIECES, _PIECE = 16, 4096
 
 
 def local(path: str, what: str = "path") -> str:
-    """Returns a path of this machine, `~` being the home of the user.
+    """Returns a path, `~` being the home of the user, or a URL as it is.
 
     Raises:
       ConfigError: The path is empty; for the system that is the working directory.
@@ -40,7 +41,14 @@ def local(path: str, what: str = "path") -> str:
     """
     if not path.strip():
         raise ConfigError(f"{what}: expected a path, found nothing.")
-    return os.path.expanduser(path)
+    return path if urls.is_remote(path) else os.path.expanduser(path)
+
+
+def exists(path: str) -> bool:
+    """Whether something is at a path, or a file at a URL."""
+    if urls.is_remote(path):
+        return remote.stat(path) is not None
+    return os.path.lexists(path)
 
 
 def expand(
@@ -48,6 +56,7 @@ def expand(
     what: str = "input",
     *,
     streams: bool = False,
+    fetch: bool = True,
 ) -> list[str]:
     """Returns the files that paths, folders or globs match, those of each sorted.
 
@@ -59,10 +68,12 @@ def expand(
       patterns: What to look for.
       what: How messages call it, such as `--input`.
       streams: Whether to take what can be read but once, such as a pipe.
+      fetch: Whether to return local copies of remote files, or their URLs.
 
     Raises:
       DataError: A pattern matches no file, a path without wildcard is missing, or a
-        folder holds the splits of a conversion.
+        folder holds the splits of a conversion; or a remote file cannot be fetched.
+      RunError: A store cannot be reached.
     """
     if isinstance(patterns, str):
         patterns = _at_commas(patterns)
@@ -75,9 +86,8 @@ def expand(
             problem = "no file matches" if glob.has_magic(pattern) else "no such file"
             if os.path.isdir(os.path.expanduser(pattern)):
                 problem = "no file in the folder"
-            raise DataError(
-                f"{what}: {problem} {pattern!r} (looked from {os.getcwd()})."
-            )
+            where = "" if urls.is_remote(pattern) else f" (looked from {os.getcwd()})"
+            raise DataError(f"{what}: {problem} {pattern!r}{where}.")
         for path in matches:
             if is_stream(path) and not streams:
                 raise DataError(
@@ -92,7 +102,7 @@ def expand(
                     f"{os.path.join(folder, 'test-*')!r}."
                 )
         found.extend(path for path in matches if path not in found)
-    return found
+    return copies.fetch(found) if fetch else found
 
 
 def _at_commas(text: str) -> list[str]:
@@ -100,11 +110,14 @@ def _at_commas(text: str) -> list[str]:
     parts = text.split(",")
     found, start = [], 0
     while start < len(parts):
+        # A URL is never the rest of a name.
+        following = range(start + 1, len(parts))
+        limit = next((i for i in following if urls.is_remote(parts[i].strip())), None)
         # The longest that is there: a folder may be called as the start of a name.
         end = next(
             (
                 end
-                for end in range(len(parts), start + 1, -1)
+                for end in range(limit or len(parts), start + 1, -1)
                 if _matches(",".join(parts[start:end]).strip())
             ),
             start + 1,
@@ -117,6 +130,8 @@ def _at_commas(text: str) -> list[str]:
 
 def _matches(pattern: str) -> list[str]:
     """Returns the files and streams that one path or glob matches."""
+    if urls.is_remote(pattern):
+        return _remote_matches(pattern)
     path = "/dev/stdin" if pattern == "-" else os.path.expanduser(pattern)
     if os.path.isdir(path):
         names = sorted(os.listdir(path))
@@ -126,6 +141,18 @@ def _matches(pattern: str) -> list[str]:
     else:
         matches = sorted(glob.glob(path))
     return [match for match in matches if os.path.isfile(match)]
+
+
+def _remote_matches(pattern: str) -> list[str]:
+    try:
+        if remote.stat(pattern) is not None:
+            return [pattern]
+        if glob.has_magic(pattern):
+            return list(remote.glob(pattern))
+        names = [n for n in remote.find(pattern, deep=False) if n[0] not in "._"]
+        return [urls.join(pattern, name) for name in names]
+    except remote.GoneError as error:
+        raise DataError(f"{error} No file matches {pattern!r}.") from error
 
 
 def descriptor(path: str) -> int | None:
@@ -165,7 +192,7 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
     raises, all stays as it was: the temporary is removed, and so are the folders that
     were made for it. Links are followed. A
     device, a pipe or `-`, which is standard output, is no file that could be replaced:
-    the whole content is written to it at the end.
+    the whole content is written to it at the end, and so is a remote file.
 
     Args:
       path: What to write.
@@ -185,6 +212,10 @@ def replacing(path: str, ours: Sequence[str] = ()) -> Iterator[str]:
       ['a.txt']
     """
     path = local(path)
+    if urls.is_remote(path):
+        with copies.staged(path) as temporary:
+            yield temporary
+        return
     if descriptor(path) is not None or is_stream(path):
         with tempfile.TemporaryDirectory(prefix="tfr_pipeline_") as place:
             temporary = os.path.join(place, "output")
@@ -279,8 +310,12 @@ def read_json(path: str) -> Any:
       DataError: The file is missing, cannot be read or is not JSON.
     """
     try:
+        if urls.is_remote(path):
+            return json.loads(remote.read(path))
         with open(path, encoding="utf-8") as file:
             return json.load(file)
+    except remote.GoneError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found.") from error
     except OSError as error:

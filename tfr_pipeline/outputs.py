@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from tfr_pipeline import files
+from tfr_pipeline import files, remote, urls
 from tfr_pipeline.errors import ConfigError
 
 # What a run directory holds that `evaluate`, `predict` and `export` may read.
@@ -40,6 +40,9 @@ def check_output(
         however either is spelled or linked.
     """
     files.local(path, what)
+    if urls.is_remote(path):
+        _check_remote(path, inputs, folder, what)
+        return
     if folder and files.descriptor(path) is not None:
         raise ConfigError(f"{what}: expected a folder, found the stream {path!r}.")
     if folder and os.path.lexists(path) and not os.path.isdir(path):
@@ -61,6 +64,24 @@ def check_output(
             )
 
 
+def _check_remote(path: str, inputs: Iterable[str], folder: bool, what: str) -> None:
+    """As `check_output`; what it asks also tells whether the store can be reached."""
+    try:
+        # All that is below: no driver says of less whether there is a bucket.
+        a_folder, a_file = bool(remote.find(path)), remote.stat(path)
+    except remote.GoneError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    if folder and a_file is not None:
+        raise ConfigError(f"{what}: expected a folder, found the file {path!r}.")
+    if not folder and (a_folder or path.endswith("/")):
+        raise ConfigError(f"{what}: expected a file, found the folder {path!r}.")
+    for read in inputs:
+        if urls.origin(read).rstrip("/") == path.rstrip("/"):
+            raise ConfigError(
+                f"{what}: {path!r} is what this command reads. Choose another place."
+            )
+
+
 def same_file(one: str, other: str) -> bool:
     """Whether two paths lead to the same file or folder, which is there.
 
@@ -70,6 +91,8 @@ def same_file(one: str, other: str) -> bool:
       >>> same_file(".", "./.")
       True
     """
+    if urls.is_remote(here := urls.origin(one)):
+        return here == urls.origin(other)
     try:
         same = os.path.samefile(one, other)
     except OSError:
@@ -79,6 +102,9 @@ def same_file(one: str, other: str) -> bool:
 
 def files_of_model(path: str) -> Iterator[str]:
     """Yields the files that belong to a SavedModel, its versions or its run."""
+    if urls.is_remote(path):
+        yield from (urls.join(path, name) for name in remote.find(path))
+        return
     for place, _, names in os.walk(path):
         relative = os.path.relpath(place, path)
         whole = relative.split(os.sep)[0] in _RUN_FOLDERS or _in_saved_model(

@@ -9,6 +9,7 @@ import pytest
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 
 THEIRS = tfr.keras.pipeline.PipelineHparams
@@ -118,3 +119,8 @@ def test_an_impossible_value_is_an_error_that_names_parameter_and_value(name, va
 def test_none_means_one_pass_over_the_data():
     hparams = make(steps_per_epoch=None, validation_steps=None)
     assert hparams.steps_per_epoch is None
+
+
+def test_a_cache_that_is_mapped_into_memory_is_no_url():
+    with pytest.raises(ConfigError, match=r"folder of this machine.*s3://bucket/cache"):
+        DatasetHparams("a", "b", 1, 1, cache="s3://bucket/cache")

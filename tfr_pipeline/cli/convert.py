@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from tfr_pipeline import urls
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_beam, load_tensorflow
 
@@ -267,7 +268,7 @@ def run(args: argparse.Namespace) -> int:
         engine=engine,
     )
     print(
-        f"{args.output}: {args.split}: {stats['queries']:,} queries, "
+        f"{urls.redact(args.output)}: {args.split}: {stats['queries']:,} queries, "
         f"{stats['documents']:,} documents, {len(stats['features'])} features in "
         f"{args.num_shards} file{'s' if args.num_shards > 1 else ''}"
     )

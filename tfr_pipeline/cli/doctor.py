@@ -17,12 +17,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tfr_pipeline import files
+from tfr_pipeline import files, remote, urls
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.doctor_cluster import check_ports, check_tf_config
 from tfr_pipeline.cli.finding import FAIL, OK, WARN, Finding
 from tfr_pipeline.cli.quiet import native_messages_hidden
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import DataError, RunError
 
 PACKAGES = (
     "tensorflow",
@@ -258,12 +258,15 @@ def check_data(folder: str) -> Iterator[Finding]:
     """Whether `folder` holds what `train` reads: description, shards, statistics."""
     from tfr_pipeline.features import Features
 
-    if not os.path.isdir(folder):
+    if not urls.is_remote(folder) and not os.path.isdir(folder):
         advice = "make it: tfr-pipeline convert --input=... --output=" + folder
         yield Finding(FAIL, "data", f"{folder} is not a folder", advice)
         return
     try:
         features = Features.load(folder)
+    except RunError as error:
+        yield Finding(FAIL, "data", str(error), "see docs/remote.md")
+        return
     except DataError as error:
         advice = f"run tfr-pipeline convert with --output={folder} again"
         yield Finding(FAIL, "data: features.json", str(error), advice)
@@ -284,7 +287,8 @@ def check_split(folder: str, split: str) -> Finding:
     what = f"data: {split}"
     again = f"run tfr-pipeline convert --split={split} --output={folder} again"
     name = re.compile(rf"{split}-(\d+)-of-(\d+)\.tfrecord(\.gz)?")
-    shards = [m for m in map(name.fullmatch, sorted(os.listdir(folder))) if m]
+    sizes = _sizes(folder)
+    shards = [m for m in map(name.fullmatch, sorted(sizes)) if m]
     if not shards and split == "test":
         return Finding(OK, what, "none: the run will not be tested at its end")
     if not shards:
@@ -293,12 +297,12 @@ def check_split(folder: str, split: str) -> Finding:
     if len(totals) > 1 or len(shards) != totals.copy().pop():
         found = f"{len(shards)} files that say they are {sorted(totals)}"
         return Finding(FAIL, what, found, f"empty the folder of {split}-* and {again}")
-    empty = [s[0] for s in shards if not os.path.getsize(os.path.join(folder, s[0]))]
+    empty = [shard[0] for shard in shards if not sizes[shard[0]]]
     if len(empty) == len(shards):
         return Finding(FAIL, what, "all files are empty", again)
     found = f"{len(shards)} files"
     path = os.path.join(folder, f"{split}.stats.json")
-    if not os.path.lexists(path):
+    if os.path.basename(path) not in sizes:
         return Finding(WARN, what, f"{found}, no {split}.stats.json", again)
     try:
         stats = files.read_json(path)
@@ -309,6 +313,15 @@ def check_split(folder: str, split: str) -> Finding:
         unreadable = f"{found}, {path} is unreadable ({type(error).__name__}: {error})"
         return Finding(WARN, what, unreadable, again)
     return Finding(OK, what, ", ".join([found, *counts]))
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    """Returns the bytes of what is in a folder of this machine or of a store."""
+    if urls.is_remote(folder):
+        return {n: entry.size for n, entry in remote.find(folder, deep=False).items()}
+    paths = {name: os.path.join(folder, name) for name in os.listdir(folder)}
+    # A link that leads nowhere is there, too.
+    return {n: os.path.getsize(p) if os.path.exists(p) else 0 for n, p in paths.items()}
 
 
 def _count(stats: Any, key: str) -> int:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     import json
 
-    from tfr_pipeline import files, outputs
+    from tfr_pipeline import files, outputs, urls
     from tfr_pipeline.cli.tables import number, table
     from tfr_pipeline.errors import ConfigError
     from tfr_pipeline.metrics.query_table import QueryTable, check_suffix
@@ -116,13 +116,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.per_query:
         queries.write(args.per_query)
-        print(f"per query: {args.per_query}", file=report)
+        print(f"per query: {urls.redact(args.per_query)}", file=report)
     if args.output:
         content: dict[str, Any] = dict(result)
         if args.baselines:
             content["baselines"] = baselines.get("", baselines)
         files.write_text(args.output, json.dumps(content, indent=1) + "\n")
-        print(f"all numbers: {args.output}", file=report)
+        print(f"all numbers: {urls.redact(args.output)}", file=report)
     return 0
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from tfr_pipeline import files
+from tfr_pipeline import copies, files, urls
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 from tfr_pipeline.errors import DataError
@@ -29,13 +29,14 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline import outputs
 
-    inputs = [args.run, *outputs.folders_of_run(args.run)]
+    url, args.run = args.run, _local(args.run)
+    inputs = [url, *outputs.folders_of_run(args.run)]
     outputs.check_output(args.output, inputs, folder=True, what="--output")
     if os.path.isdir(os.path.join(args.run, outputs.TEMPLATE)):
         load_tensorflow()
         from tfr_pipeline.pipeline.run.template import export
 
-        print(export(args.run, args.output, best=args.best))
+        print(urls.redact(export(args.run, args.output, best=args.best)))
         return 0
     config = _config(args.run)
     # A builder that the config names is of the user's project, as for `train`.
@@ -46,8 +47,22 @@ def run(args: argparse.Namespace) -> int:
 
     config["model_dir"] = args.run
     config["pipeline"]["strategy"] = None  # The cluster is not there any more.
-    print(build_pipeline(config).export_checkpoint(args.output, best=args.best))
+    pipeline = build_pipeline(config)
+    print(urls.redact(pipeline.export_checkpoint(args.output, best=args.best)))
     return 0
+
+
+def _local(run: str) -> str:
+    """Returns a run directory, a local copy of what an export reads where it is remote.
+
+    Raises:
+      DataError: There is nothing.
+    """
+    if not urls.is_remote(run):
+        return run
+    return copies.fetch_folder(
+        run, lambda name: name.startswith("checkpoints/") or name == "config.json"
+    )
 
 
 def _config(run: str) -> dict[str, Any]:

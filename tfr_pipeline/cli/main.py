@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 
-from tfr_pipeline import __version__, signals
+from tfr_pipeline import __version__, signals, urls
 from tfr_pipeline.cli.arguments import Parser
 from tfr_pipeline.cli.streams import lasting_streams
 from tfr_pipeline.errors import PipelineError, unknown_name
@@ -73,7 +73,7 @@ def _short_warning(
     line: str | None = None,
 ) -> str:
     """Formats a warning; where in the code it comes from is no user's business."""
-    return f"warning: {' '.join(str(message).split())}\n"
+    return f"warning: {urls.shown(' '.join(str(message).split()))}\n"
 
 
 def _run(argv: list[str]) -> int:
@@ -125,7 +125,7 @@ def _run(argv: list[str]) -> int:
     try:
         return module.run(args)
     except KeyboardInterrupt as error:
-        print(f"interrupted: {error}".rstrip(": "), file=sys.stderr)
+        print(f"interrupted: {urls.shown(str(error))}".rstrip(": "), file=sys.stderr)
         return 130
     except Exception as error:
         if debug:
@@ -134,5 +134,5 @@ def _run(argv: list[str]) -> int:
         text = " ".join(str(error).split()) or type(error).__name__
         if not known_cause:
             text = f"{type(error).__name__}: {text[:500]} (--debug shows where)"
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {urls.shown(text)}", file=sys.stderr)
         return exit_code(error)

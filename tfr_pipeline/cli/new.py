@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 
-from tfr_pipeline import files, outputs
+from tfr_pipeline import files, outputs, urls
 from tfr_pipeline.cli import arguments, project_files
 from tfr_pipeline.errors import ConfigError, RunError
 
@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    if urls.is_remote(args.dir):
+        raise ConfigError(
+            f"DIR: expected a folder of this machine, where a project is worked on, "
+            f"found {args.dir!r}."
+        )
     outputs.check_output(args.dir, folder=True, what="DIR")
     if os.path.isdir(args.dir) and os.listdir(args.dir):
         raise ConfigError(f"{args.dir}: expected a new or empty folder.")

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from tfr_pipeline import files, outputs
+    from tfr_pipeline import files, outputs, urls
     from tfr_pipeline.cli import ranking
     from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 
@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
                 f"{args.input}: expected at least one document, found none."
             )
     print(
-        f"{args.output}: {documents:,} documents of {queries:,} queries ranked",
+        f"{urls.redact(args.output)}: {documents:,} documents of {queries:,} queries "
+        "ranked",
         file=sys.stderr if files.descriptor(args.output) == 1 else sys.stdout,
     )
     return 0

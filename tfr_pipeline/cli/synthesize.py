@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tfr_pipeline import urls
 from tfr_pipeline.cli import arguments
 
 
@@ -29,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     size = Size(args.queries, args.documents, args.features)
     counts = synthesize(args.output, size, args.seed, force=args.force)
     for split, documents in counts.items():
-        print(f"{args.output}/{split}.txt: {documents:,} documents")
+        print(f"{urls.redact(args.output)}/{split}.txt: {documents:,} documents")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tfr_pipeline import files
+from tfr_pipeline import files, urls
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
 
@@ -64,13 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(model_dir: str) -> None:
-    import json
     import os
 
     from tfr_pipeline.cli.tables import table
 
-    with open(os.path.join(model_dir, "metrics.json"), encoding="utf-8") as file:
-        metrics = json.load(file)
+    metrics = files.read_json(os.path.join(model_dir, "metrics.json"))
     rows = {}
     for split in ("valid", "test"):
         found = metrics.get(split, {})
@@ -87,4 +85,4 @@ def _report(model_dir: str) -> None:
         f"{metrics['step']} steps, {metrics['seconds']['training']:.1f} s, "
         f"{metrics['documents_per_second'] or 0:,.0f} documents/s"
     )
-    print(f"run directory: {model_dir}")
+    print(f"run directory: {urls.redact(model_dir)}")

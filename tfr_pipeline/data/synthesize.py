@@ -82,7 +82,7 @@ def synthesize(
     if seed < 0:
         raise ConfigError(f"--seed: expected a number of at least 0, found {seed}.")
     paths = {split: os.path.join(output, f"{split}.txt") for split in SPLITS}
-    there = [path for path in paths.values() if os.path.lexists(path)]
+    there = [path for path in paths.values() if files.exists(path)]
     if there and not force:
         raise ConfigError(
             f"--output: expected a folder without {', '.join(there)}. Choose another, "

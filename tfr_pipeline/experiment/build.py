@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from tfr_pipeline import files, serialization
+from tfr_pipeline import files, serialization, urls
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.experiment import registry, settings
 from tfr_pipeline.features import DEFAULT_MASK, Features
@@ -206,7 +206,7 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
         pattern = data.get(split) or ""
         if not pattern and folder:
             pattern = os.path.join(glob.escape(folder), f"{split}-*")
-            if split == "test" and not glob.glob(pattern):
+            if split == "test" and not _matches(pattern):
                 pattern = ""
         if not pattern and split != "test":
             raise ConfigError(
@@ -219,7 +219,7 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
             f"config.data.dir has no effect beside {', '.join(_INSTEAD_OF_DIR)}.",
             stacklevel=3,
         )
-    if folder and not os.path.isdir(folder):
+    if folder and not urls.is_remote(folder) and not os.path.isdir(folder):
         raise DataError(f"config.data.dir: no such folder {folder!r}.")
     described = data.get("features") or folder
     if not described:
@@ -227,14 +227,20 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     return Features.load(described), patterns
 
 
+def _matches(pattern: str) -> list[str]:
+    with contextlib.suppress(DataError):
+        return files.expand(pattern, fetch=False)
+    return []
+
+
 def _at_home(data: Any) -> Any:
     """Returns the section `data` with `~` expanded; patterns are when they are read."""
     if not isinstance(data, Mapping):
         return data
     expanded = {
-        key: os.path.expanduser(data[key])
+        key: files.local(data[key])
         for key in ("dir", "features", "cache")
-        if isinstance(data.get(key), str)
+        if isinstance(data.get(key), str) and data[key].strip()
     }
     return {**data, **expanded}
 
@@ -246,8 +252,9 @@ def _check_model_dir(
     folders = set()
     for pattern in filter(None, patterns.values()):
         with contextlib.suppress(DataError):  # they are read, and named, later
-            paths = files.expand(pattern)
-            folders |= {os.path.dirname(os.path.abspath(path)) for path in paths}
+            for path in files.expand(pattern, fetch=False):
+                local = path if urls.is_remote(path) else os.path.abspath(path)
+                folders.add(os.path.dirname(local))
     check_output(
         model_dir,
         filter(None, [data.get("dir"), *sorted(folders)]),

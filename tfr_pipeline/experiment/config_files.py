@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tfr_pipeline import urls
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.experiment import overrides as overrides_lib
 
@@ -30,6 +31,11 @@ def load(
     from ml_collections import ConfigDict, FrozenConfigDict
     from ml_collections.config_dict import RequiredValueError
 
+    if urls.is_remote(path):
+        raise ConfigError(
+            f"--config: expected a file of this machine, which is code that is run, "
+            f"found {path!r}."
+        )
     file = path.split(":")[0]
     if os.path.isdir(file):
         raise ConfigError(

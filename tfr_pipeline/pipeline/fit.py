@@ -37,7 +37,7 @@ from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
 from tfr_pipeline.pipeline.run.finish import check_places, export
 from tfr_pipeline.pipeline.run.trained import Trained
 from tfr_pipeline.serialization import plain
-from tfr_pipeline.serving import versions
+from tfr_pipeline.serving import remote_versions, versions
 
 
 class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
@@ -222,7 +222,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           SystemExit: SIGTERM came; the code is 143 and the run can go on later. It is
             also how workers and parameter servers end.
         """
-        hparams, role = self._hparams, self._role
+        role = self._role
         self._trained = None
         role.serve_others()
         told = self._told()
@@ -230,6 +230,17 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         peers.check_same(role.strategy, str(role), told, data)
         if role.evaluates:
             return evaluator.watch(self, told)
+        with self._run.brought(role.agree):
+            return self._train(told, data, verbose, accept_changed_data)
+
+    def _train(
+        self,
+        told: dict[str, Any],
+        data: dict[str, Any],
+        verbose: int,
+        accept_changed_data: bool,
+    ) -> tf.keras.Model:
+        hparams, role = self._hparams, self._role
         check_places(self._run, hparams.export_best_model)
         seed, drawn = seeds.choose(hparams.seed, self._run, role.agree)
         seeds.plant(seed, self._dataset_builder)
@@ -302,24 +313,26 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._role.serve_others()
         content: dict[str, Any] = {}
         if self._run.is_ours:
-            if self._trained is None and latest(self._run.checkpoints) is None:
-                raise RunError(
-                    f"{self._run.checkpoints}: found no checkpoint to finish a run "
-                    "from; train first."
-                )
-            with (
-                self._run.held(),
-                loop.explaining_interrupts(self._run.checkpoints),
-                self._console.stage(
-                    "exporting and evaluating", "exported and evaluated"
-                ),
-            ):
-                trained = self._trained or self._restored(accept_changed_data)
-                self._trained = trained
-                content = trained.finish(self._hparams.export_best_model)
+            with self._run.brought(int):
+                content = self._finish(accept_changed_data)
         # A worker that left while the chief exports would end the chief.
         self._role.agree(0)
         return content
+
+    def _finish(self, accept_changed_data: bool) -> dict[str, Any]:
+        if self._trained is None and latest(self._run.checkpoints) is None:
+            raise RunError(
+                f"{self._run.checkpoints}: found no checkpoint to finish a run from; "
+                "train first."
+            )
+        with (
+            self._run.held(),
+            loop.explaining_interrupts(self._run.checkpoints),
+            self._console.stage("exporting and evaluating", "exported and evaluated"),
+        ):
+            trained = self._trained or self._restored(accept_changed_data)
+            self._trained = trained
+            return trained.finish(self._hparams.export_best_model)
 
     def _restored(self, accept_data: bool) -> Trained:
         """Takes the last checkpoint of the run for the trained model."""
@@ -335,6 +348,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self, best: bool = False
     ) -> tuple[tf.keras.Model, Checkpoints, int]:
         """Returns the model with weights of the run, and the step they are of."""
+        self._run.fetch()
         layout = self._layout()
         model, bare = self._compile(layout, 1), self._build(layout)
         checkpoints = Checkpoints(model, self._run, RunState())
@@ -369,11 +383,12 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
           RunError: There is no such checkpoint, or the export failed.
         """
         model, _, step = self._of_checkpoint(best)
-        path = os.path.join(output, str(step))
-        versions.check(output)
-        self.export_saved_model(model, path)
-        versions.publish(path)
-        return path
+        with remote_versions.published(output) as folder:
+            path = os.path.join(folder, str(step))
+            versions.check(folder)
+            self.export_saved_model(model, path)
+            versions.publish(path)
+        return os.path.join(output, str(step))
 
     # Export
 

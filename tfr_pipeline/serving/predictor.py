@@ -18,6 +18,7 @@ from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.serving.export import EXTRA_ASSETS, READ_ERRORS
+from tfr_pipeline.serving.remote_versions import find_export
 from tfr_pipeline.serving.signatures import (
     IDS,
     PREDICT,
@@ -27,7 +28,7 @@ from tfr_pipeline.serving.signatures import (
     TASK,
     input_names,
 )
-from tfr_pipeline.serving.versions import MODEL, find_export
+from tfr_pipeline.serving.versions import MODEL
 
 _DOCUMENTS_PER_CALL = 16384
 # An id in records that no model has a feature of.

@@ -26,7 +26,7 @@ from tfr_pipeline.errors import DataError, RunError
 
 MODEL = "saved_model.pb"
 # The model last: without it there is nothing to load.
-_PARTS = (
+PARTS = (
     "variables",
     "assets",
     "assets.extra",
@@ -34,7 +34,7 @@ _PARTS = (
     "keras_metadata.pb",
     MODEL,
 )
-_NEWEST = ".newest"
+NEWEST = ".newest"
 
 
 def find_export(path: str) -> str:
@@ -54,13 +54,23 @@ def find_export(path: str) -> str:
         found = _newest(candidate)
         if found:
             return found
+    raise no_export(path, os.path.isdir(os.path.join(path, "checkpoints")))
+
+
+def no_export(path: str, has_checkpoints: bool) -> DataError:
+    """Returns the error for a place without a SavedModel.
+
+    Args:
+      path: The place.
+      has_checkpoints: Whether something could be exported from there.
+    """
     advice = ""
-    if os.path.isdir(os.path.join(path, "checkpoints")):
+    if has_checkpoints:
         advice = (
             f" A run that has not ended exports its last checkpoint with 'tfr-pipeline "
             f"export --run={shlex.quote(path)} --output=DIR'."
         )
-    raise DataError(
+    return DataError(
         f"{path}: expected a SavedModel, a folder of versions or a run directory; "
         f"found no {MODEL}.{advice}"
     )
@@ -90,7 +100,7 @@ def _is_model(folder: str) -> bool:
 
 def _published(folder: str) -> str | None:
     """Returns the name of the version that was published last, if it is known."""
-    pointer = os.path.join(folder, _NEWEST)
+    pointer = os.path.join(folder, NEWEST)
     if os.path.islink(pointer):
         return os.readlink(pointer)
     if os.path.isfile(pointer):
@@ -113,7 +123,7 @@ def check(folder: str) -> None:
     Raises:
       RunError: It holds a model, or parts of one, that was not published there.
     """
-    if os.path.lexists(os.path.join(folder, _NEWEST)):
+    if os.path.lexists(os.path.join(folder, NEWEST)):
         return
     foreign = [name for name in _files(folder) if not _is_link(folder, name)]
     if foreign and not any(
@@ -162,7 +172,7 @@ def publish(version: str) -> None:
 def _files(folder: str) -> list[str]:
     """Returns the files of a SavedModel, relative to it, `saved_model.pb` last."""
     result = []
-    for part in _PARTS:
+    for part in PARTS:
         path = os.path.join(folder, part)
         if os.path.isdir(path):
             for parent, _, names in os.walk(path):
@@ -181,7 +191,7 @@ def _same_files(names: list[str], folder: str, other: str) -> bool:
 
 
 def _link_to(name: str) -> str:
-    return os.path.relpath(os.path.join(_NEWEST, name), os.path.dirname(name) or ".")
+    return os.path.relpath(os.path.join(NEWEST, name), os.path.dirname(name) or ".")
 
 
 def _is_link(folder: str, name: str) -> bool:
@@ -201,7 +211,7 @@ def _link(folder: str, name: str) -> None:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             # Leads nowhere until the rename below.
             os.symlink(_link_to(file), path)
-    pointer = os.path.join(folder, _NEWEST)
+    pointer = os.path.join(folder, NEWEST)
     if os.path.isdir(pointer) and not os.path.islink(pointer):
         shutil.rmtree(pointer)  # of a copy that followed links
     with _beside(pointer) as temporary:
@@ -217,7 +227,7 @@ def _copy(folder: str, name: str) -> None:
     # A reader who comes now finds no model, rather than parts of two.
     for file in reversed(_files(folder)):
         os.remove(os.path.join(folder, file))
-    pointer = os.path.join(folder, _NEWEST)
+    pointer = os.path.join(folder, NEWEST)
     _remove(pointer)
     with open(pointer, "w", encoding="utf-8") as text:
         text.write(f"{name}\n")
@@ -231,7 +241,7 @@ def _copy(folder: str, name: str) -> None:
 
 
 def _remove_empty(folder: str) -> None:
-    for part in _PARTS:
+    for part in PARTS:
         for parent, _, _ in os.walk(os.path.join(folder, part), topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(parent)  # only where nothing is in it

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from tfr_pipeline import outputs, signals
-from tfr_pipeline.data.convert import output_folder, workers
+from tfr_pipeline import outputs, signals, urls
+from tfr_pipeline.data.convert import output_folder, remote_output, workers
 from tfr_pipeline.data.convert.description import (
     describe_output,
     find_transform,
@@ -141,6 +141,7 @@ def convert(
     outputs.check_output(output, folder=True, what="--output")
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals.unwinding())
+        output = stack.enter_context(remote_output.published(output))
         names = stack.enter_context(spooled.regular_files(paths, "--input"))
         source = Source(list(names), input_format, options)
         for path in output_folder.replaced(output, split):
@@ -195,7 +196,7 @@ def convert(
 
 
 def _print_line(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(urls.shown(line), file=sys.stderr, flush=True)
 
 
 def in_processes(job: Job) -> Result:

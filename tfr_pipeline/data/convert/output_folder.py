@@ -180,9 +180,13 @@ def commit(
         for name in os.listdir(output):
             if is_shard(name, split):
                 os.remove(os.path.join(output, name))
+        sizes = []
         for name in sorted(os.listdir(staging)):
+            if is_shard(name, split):
+                sizes.append(os.path.getsize(os.path.join(staging, name)))
             if is_shard(name, split) or name == index.file_name(split):
                 os.replace(os.path.join(staging, name), os.path.join(output, name))
+        stats["shard_bytes"] = sizes
         files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
 
 

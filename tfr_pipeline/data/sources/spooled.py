@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from tfr_pipeline import files
+from tfr_pipeline import files, urls
 from tfr_pipeline.errors import PipelineError
 
 
@@ -19,7 +19,8 @@ def regular_files(
     """Yields files that can be read any number of times, and how the user calls them.
 
     What comes through a pipe is copied to a temporary file, because conversion looks
-    at its input before it reads it. Errors have the name that the user gave.
+    at its input before it reads it, and what is remote to the cache. Errors have the
+    name that the user gave.
 
     Args:
       patterns: As `files.expand` takes them.
@@ -33,7 +34,7 @@ def regular_files(
     with contextlib.ExitStack() as stack:
         for number, path in enumerate(paths):
             if not files.is_stream(path):
-                names[path] = path
+                names[path] = urls.redact(urls.origin(path))
                 continue
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="tfr_pipeline_")

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline import urls
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching import selection
 from tfr_pipeline.data.batching.loose import KEPT
@@ -128,6 +129,11 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
                 f"{self.cache!r}."
             )
         self.cache = self.cache or place.AUTO
+        if urls.is_remote(self.cache):
+            raise ConfigError(
+                "DatasetHparams.cache: expected 'auto', 'memory', 'disk' or a folder "
+                f"of this machine, which is mapped into memory, found {self.cache!r}."
+            )
         formats.canonical(self.input_format, "DatasetHparams.input_format")
         record_reader.canonical(self.compression)
         if self.sharding not in SHARDINGS:

@@ -134,6 +134,7 @@ class Checkpoints:
         if self._run.is_ours:
             heartbeat.keeps(self.step)
         self.clean()
+        self._run.mirror()
 
     def _write(
         self,

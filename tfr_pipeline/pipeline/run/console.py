@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from tfr_pipeline import urls
+
 _ERASE = "\r\x1b[K"
 
 
@@ -29,7 +31,7 @@ class Console:
     def say(self, text: str) -> None:
         """Writes a line, in place of the one that changes."""
         if self.speaks:
-            print((_ERASE if self.terminal else "") + text, flush=True)
+            print((_ERASE if self.terminal else "") + urls.shown(text), flush=True)
 
     def show(self, text: str) -> None:
         """Changes the last line of a terminal; an empty text removes it."""

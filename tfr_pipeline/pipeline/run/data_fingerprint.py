@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfr_pipeline import files
+from tfr_pipeline import files, urls
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.datasets.adapter import is_ours
 from tfr_pipeline.pipeline.run.comparison import differences
@@ -48,8 +48,13 @@ def of_files(paths: Sequence[str]) -> dict[str, str]:
 
     So it is the same for a copy elsewhere, whatever its times.
     """
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
-    return {os.path.relpath(path, folder): _probe(path) for path in paths}
+    # Of a local copy of something remote it is the place of that.
+    places = [os.path.abspath(urls.origin(os.path.abspath(path))) for path in paths]
+    folder = os.path.commonpath([os.path.dirname(place) for place in places])
+    return {
+        os.path.relpath(place, folder): _probe(path)
+        for place, path in zip(places, paths, strict=True)
+    }
 
 
 def _probe(path: str) -> str:

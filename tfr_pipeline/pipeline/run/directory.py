@@ -15,15 +15,17 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
-from tfr_pipeline import __version__, files
+from tfr_pipeline import __version__, copies, files, remote, urls
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.pipeline.run.lock import RunLock, held
+from tfr_pipeline.pipeline.run.mirror import Mirror
+from tfr_pipeline.pipeline.run.snapshot import is_of_state
 from tfr_pipeline.serialization import plain
 
 _PACKAGES = (
@@ -95,21 +97,35 @@ class RunDirectory:
     Workers other than the chief go through the same motions in a folder of their own,
     which is removed when their process ends.
 
+    A remote directory has a local one in its place, see `mirror`: that of the chief is
+    what it writes, those of others are copies of what they read.
+
     Args:
-      path: The directory; made when it is first written to.
+      path: The directory, or its URL; made when it is first written to.
       chief: Whether this process writes into it.
+
+    Attributes:
+      path: The directory, or the local one in its place.
+      is_ours: Whether this process writes into it.
+      url: The URL of a remote one, empty for others.
     """
 
     def __init__(self, path: str, chief: bool = True):
-        self.path = path
+        self.url = path if urls.is_remote(path) else ""
+        self._mirror = Mirror(path) if self.url and chief else None
+        self.path = self._mirror.folder if self._mirror else path
         self.is_ours = chief
-        self._writes_to = path
+        self._writes_to = self.path
         self._lock: RunLock | None = None
         self._kept: contextlib.ExitStack | None = None
         self._written: list[str] = []
+        self._fetched: str | None = None
+        self._seen: remote.Entry | None = None
         if not chief:
             self._writes_to = tempfile.mkdtemp(prefix="tfr_pipeline_worker_")
             atexit.register(shutil.rmtree, self._writes_to, ignore_errors=True)
+        if self.url and not chief:
+            self.path = os.path.join(self._writes_to, "of_chief")  # until it is fetched
 
     def join(self, *parts: str) -> str:
         """Returns a path to write to."""
@@ -130,12 +146,89 @@ class RunDirectory:
         if not self.is_ours or self._lock is not None:
             yield
             return
+        if self._mirror is not None:
+            self.path = self._mirror.folder
         _check_kinds(self.path)
         with contextlib.ExitStack() as block:
             stack = self._kept or block
             self._lock = stack.enter_context(held(self.path))
             stack.callback(self._forget_lock)
+            if self._mirror is not None:
+                stack.enter_context(self._mirror.opened())
             yield
+
+    @contextlib.contextmanager
+    def brought(self, agree: Callable[[int], int]) -> Iterator[None]:
+        """Holds a remote directory within a block, and brings what is in it.
+
+        Local ones are there, and held where they are written.
+
+        Args:
+          agree: Gives the largest of the workers' values to all of them: who only reads
+            waits for the one that writes.
+
+        Raises:
+          RunError: Another job is in it, or it cannot be reached.
+        """
+        if not self.url:
+            yield
+            return
+        with self.held():
+            agree(0)
+            self.fetch()
+            yield
+
+    def fetch(self) -> None:
+        """Brings what a remote directory has now, if this process does not hold it.
+
+        Raises:
+          PipelineError: It cannot be reached, or changes all the time.
+        """
+        if not self.url or self._lock is not None:
+            return
+        folder = tempfile.mkdtemp(prefix="tfr_pipeline_run_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        place = os.path.join(folder, "run")
+        try:
+            copies.fetch_folder(self.url, is_of_state, place)
+        except remote.GoneError:  # a run that begins
+            os.mkdir(place)
+        before, self._fetched, self.path = self._fetched, folder, place
+        if before is not None:
+            shutil.rmtree(before, ignore_errors=True)
+
+    def refresh(self) -> None:
+        """As `fetch`, where there is another checkpoint than the last time."""
+        if not self.url:
+            return
+        latest = urls.join(self.url, "checkpoints", "checkpoint")
+        # What cannot be had now may be had at the next look.
+        with contextlib.suppress(DataError, RunError):
+            found = remote.stat(latest)
+            if found != self._seen:
+                self.fetch()
+                self._seen = found
+
+    def logs(self, name: str) -> str:
+        """Returns the folder for the logs of a task that writes nothing else."""
+        return os.path.join(self._writes_to if self.url else self.path, "logs", name)
+
+    def share_logs(self, name: str) -> None:
+        """Uploads the logs of such a task where the directory is remote."""
+        if not self.url:
+            return
+        folder = self.logs(name)
+        for file in os.listdir(folder):
+            place = urls.join(self.url, "logs", name, file)
+            try:
+                remote.put(os.path.join(folder, file), place)
+            except (DataError, RunError) as error:
+                warnings.warn(f"{error} It is tried again later.", stacklevel=2)
+
+    def mirror(self) -> None:
+        """Uploads, in the background, what stands in a remote directory's place."""
+        if self._mirror is not None and self._lock is not None:
+            self._mirror.save()
 
     def _forget_lock(self) -> None:
         self._lock = None
@@ -165,6 +258,8 @@ class RunDirectory:
                     "Bring it back and give the same command again, or start anew with "
                     "a model_dir that stays."
                 )
+        if self._mirror is not None:
+            self._mirror.check()
         if self._lock is not None:
             self._lock.check()
 
@@ -270,7 +365,7 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         self.check()
-        files.write_text(self.join(name), text)
+        files.write_text(self.join(name), urls.redact(text))
         self.has_written(name)
 
     def write_history(self, state: RunState) -> None:

@@ -14,6 +14,7 @@ def lines(pipeline: Any) -> list[str]:
     """Takes one step of a `ModelFitPipeline`, and says what a run would do."""
     hparams, builder = pipeline._hparams, pipeline._dataset_builder
     feed, role = pipeline._feed, pipeline._role
+    pipeline._run.fetch()
     check_places(pipeline._run, hparams.export_best_model)
     seed, drawn = seeds.choose(hparams.seed, pipeline._run, role.agree)
     seeds.plant(seed, builder)

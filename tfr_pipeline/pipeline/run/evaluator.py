@@ -50,16 +50,17 @@ def watch(pipeline: Any, told: dict[str, Any]) -> tf.keras.Model:
         writer = None
         while True:
             ends = stop.is_set()
+            run.refresh()
             path = latest(run.checkpoints)
             if path and writer is None:
                 run.compare(told)
-                logs = os.path.join(run.path, "logs", "evaluator")
-                writer = tf.summary.create_file_writer(logs)
+                writer = tf.summary.create_file_writer(run.logs("evaluator"))
             if path and path != done and _restore(checkpoints, bare, path):
                 found = model.evaluate(
                     dataset, steps=steps, return_dict=True, verbose=0
                 )
                 _report(writer, checkpoints.step, found)
+                run.share_logs("evaluator")
                 heartbeat.keeps(checkpoints.step)
                 done = path
             elif ends:

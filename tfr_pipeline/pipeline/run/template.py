@@ -17,7 +17,7 @@ from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
-from tfr_pipeline.serving import versions
+from tfr_pipeline.serving import remote_versions, versions
 from tfr_pipeline.serving.export import (
     EXTRA_ASSETS,
     PLACES,
@@ -102,11 +102,12 @@ def export(run: str, output: str, best: bool = False) -> str:
     weights = _weights(source)
     checkpoints = Checkpoints(weights, RunDirectory(run), RunState())
     step = checkpoints.restore_for_export(weights.tree, weights.weights, best)
-    versions.check(output)
-    path = os.path.join(output, str(step))
-    export_other_weights(weights.weights, source, path, load)
-    versions.publish(path)
-    return path
+    with remote_versions.published(output) as folder:
+        versions.check(folder)
+        path = os.path.join(folder, str(step))
+        export_other_weights(weights.weights, source, path, load)
+        versions.publish(path)
+    return os.path.join(output, str(step))
 
 
 def _weights(source: str) -> _Weights:
