@@ -251,6 +251,7 @@ def test_another_job_is_noticed_and_named(data):
         (f"{socket.gethostname()}:{2**22 + 1}:2026", {}),
         (f"{socket.gethostname()}:{os.getpid()}:2026", {}),
     ],
+    ids=["silent", "old", "ended", "reused"],
 )
 def test_the_lock_of_a_dead_job_is_taken(owner, more):
     lock_of(owner, **more)
