@@ -56,7 +56,7 @@ def fetch(names: Iterable[str]) -> list[str]:
     """Returns local copies of remote files; local files stay what they are.
 
     Of shards that `convert` wrote the whole split has to be there, as its
-    `.stats.json` says, which is fetched beside them.
+    `.stats.json` says, which is fetched beside them, and the index.
 
     Args:
       names: Paths and URLs of files.
@@ -69,7 +69,7 @@ def fetch(names: Iterable[str]) -> list[str]:
     entries = remote.states(name for name in names if urls.is_remote(name))
     if not entries:
         return names
-    beside = remote_splits.statistics(entries)
+    beside = remote_splits.beside(entries)
     wanted: dict[str, tuple[str, Entry]] = {}
     places: dict[str, str] = {}
     for url, entry in entries.items():
@@ -77,9 +77,8 @@ def fetch(names: Iterable[str]) -> list[str]:
         urls.copy_of(folder, urls.split(url)[0])
         places[url] = os.path.join(folder, urls.split(url)[1])
         wanted[places[url]] = url, entry
-        if (marker := beside.get(url)) is not None:
-            path = os.path.join(folder, urls.split(marker[0])[1])
-            wanted[path] = marker
+        for other in beside.get(url, ()):
+            wanted[os.path.join(folder, urls.split(other[0])[1])] = other
     _get_all(wanted, urls.split(next(iter(entries)))[0])
     return [places.get(name, name) for name in names]
 

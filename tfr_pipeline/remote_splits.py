@@ -24,16 +24,18 @@ def check_splits(names: Iterable[str]) -> None:
     Raises:
       DataError: `convert` has not written all of a split, or a shard is gone.
     """
-    statistics(remote.states(names))
+    beside(remote.states(names))
 
 
-def statistics(entries: Mapping[str, Entry]) -> dict[str, tuple[str, Entry]]:
-    """Returns by shard URL what makes its split whole: URL and state of the marker.
+def beside(entries: Mapping[str, Entry]) -> dict[str, list[tuple[str, Entry]]]:
+    """Returns by shard URL what `convert` wrote beside it: pairs of URL and state.
+
+    First the statistics, which mark that a split is whole, then the index.
 
     Raises:
       DataError: A split is not whole.
     """
-    found: dict[str, tuple[str, Entry]] = {}
+    found: dict[str, list[tuple[str, Entry]]] = {}
     listed: dict[str, dict[str, Entry]] = {}
     checked: set[tuple[str, str]] = set()
     for url in entries:
@@ -52,7 +54,11 @@ def statistics(entries: Mapping[str, Entry]) -> dict[str, tuple[str, Entry]]:
                     "or was interrupted. Wait for it, or convert again."
                 )
             continue  # of others, who write no such file
-        found[url] = urls.join(folder, marker), there[marker]
+        found[url] = [
+            (urls.join(folder, name), there[name])
+            for name in (marker, f"{match[1]}.index.npz")
+            if name in there
+        ]
         if (folder, marker) not in checked:
             checked.add((folder, marker))
             _check_split(folder, match[1], there)

@@ -23,6 +23,7 @@ from tests.data.format_helpers import write_format
 from tests.ranking_data import CONTEXT_SPEC, random_lists
 from tfr_pipeline.data.convert import pieces
 from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.records import index
 from tfr_pipeline.data.sources import libsvm_chunks
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError, PipelineError, RunError
@@ -75,6 +76,9 @@ def check_same(plain: pathlib.Path, piped: pathlib.Path) -> None:
     means = [
         [column.pop("mean") for column in found["features"].values()] for found in stats
     ]
+    # Lists go to shards by other rules.
+    sizes = [sum(found.pop("shard_bytes")) for found in stats]
+    assert sizes[0] == sizes[1]
     assert stats[0] == stats[1]
     # Sums of float64 in another order.
     np.testing.assert_allclose(*np.array(means, float), rtol=1e-12, atol=1e-12)
@@ -125,6 +129,7 @@ TABLE = Options(
         {"label_transform": "cap:1", "num_shards": 2},
         {"label_transform": "quantiles:3", "num_shards": 2},
         {"num_shards": 60},  # more than lists
+        {"output_format": "packed", "feature_dtype": "float16", "num_shards": 2},
     ],
     ids=str,
 )
@@ -308,6 +313,22 @@ def test_a_list_stands_in_the_shard_of_its_id_in_the_order_of_the_input(tmp_path
         names = [query_of(record) for record in shard]
         assert names == [n for n in order if pieces.shard_of(n, 3) == number]
     assert all(shards)
+
+
+def test_the_index_says_where_each_list_begins(tmp_path):
+    out = tmp_path / "out"
+    convert(libsvm_files(tmp_path), str(out), num_shards=3, engine=BeamEngine())
+    paths = sorted(map(str, out.glob("train-*.tfrecord")))
+    found = index.read(paths)
+    assert found is not None
+    for shard, path in zip(found, paths, strict=True):
+        content = records(path)
+        ends = np.cumsum([16 + len(record) for record in content])
+        assert shard.offsets.tolist() == [0, *ends.tolist()]
+        assert shard.documents.sum() > 0
+        assert len(shard.documents) == len(content)
+    stats = json.loads((out / "train.stats.json").read_text())
+    assert sum(int(shard.documents.sum()) for shard in found) == stats["documents"]
 
 
 def query_of(record: bytes) -> str:

@@ -210,3 +210,16 @@ def test_some_lists_are_read_without_the_others(data):
     np.testing.assert_array_equal(found.values["float32"], wanted.values["float32"])
     np.testing.assert_array_equal(found.labels, wanted.labels)
     assert not made.kept._known
+
+
+def test_the_index_is_fetched_with_remote_shards(data, tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setenv("TFR_PIPELINE_CACHE", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    for path in data.iterdir():
+        store.pipe(f"/shares/{path.name}", path.read_bytes())
+    made = builder("memory://shares")
+    wanted = elements(builder(data), "train", 9, replicas=2, shard=(1, 2))
+    assert_same(elements(made, "train", 9, replicas=2, shard=(1, 2)), wanted)
+    assert made.kept._known[0][2].num_lists < 120
+    store.rm("/shares", recursive=True)

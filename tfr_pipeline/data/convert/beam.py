@@ -21,6 +21,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import create_runner
 
+from tfr_pipeline import urls
 from tfr_pipeline.data.convert import beam_worker, output_folder, shard, staged
 from tfr_pipeline.data.convert.beam_steps import Plan, Planner, build
 from tfr_pipeline.data.convert.description import (
@@ -77,6 +78,7 @@ class BeamEngine:
                 f"--input: {', '.join(job.streams)} is read by this machine alone, "
                 f"not by the workers of {self.name}. Write it to a file they all see."
             )
+        self._check_shared(job)
         job = dataclasses.replace(job, staging=os.path.abspath(job.staging))
         reader, planner = self._prepared(job)
         options = PipelineOptions(self._flags)
@@ -93,6 +95,16 @@ class BeamEngine:
         with staged.watching(job.staging, title, files, job.num_shards, is_shard):
             self._run(pipeline, job.staging)
         return _result(job, reader, planner)
+
+    def _check_shared(self, job: Job) -> None:
+        """Refuses URLs, of which there are copies on this machine alone."""
+        for path in (*job.source.paths, job.staging):
+            if not self.in_process and (url := urls.origin(path)) != path:
+                raise ConfigError(
+                    f"{url}: workers of {self.name} read and write a file system that "
+                    "they share, but a URL is fetched to, and published from, this "
+                    "machine. Mount the store on all of them, and name the folder."
+                )
 
     def _prepared(self, job: Job) -> tuple[Reader, Planner]:
         """Looks at the input, as far as it must be known before the pipeline begins."""
