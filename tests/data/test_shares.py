@@ -223,3 +223,17 @@ def test_the_index_is_fetched_with_remote_shards(data, tmp_path, monkeypatch):
     assert_same(elements(made, "train", 9, replicas=2, shard=(1, 2)), wanted)
     assert made.kept._known[0][2].num_lists < 120
     store.rm("/shares", recursive=True)
+
+
+def test_lists_of_ones_own_making_are_not_planned_by_an_index(data):
+    made = builder(data)
+
+    class Own(type(made)):
+        def lists(self, split, layout="padded"):
+            lists = super().lists(split, layout)
+            return lists.take(np.arange(0, lists.num_lists, 2))
+
+    own = Own.from_features(made.features, made.hparams)
+    assert own.plan("train", "packed", 2).num_lists == 100
+    found = elements(own, "train", 7, replicas=2)
+    assert sum(int(labels.nrows()) for _, labels, *_ in found) > 0

@@ -48,7 +48,7 @@ class Restarts:
       >>> [restarts.next(now) for now in (5.0, 10.0, 1000.0, 1001.0, 1002.0)]
       [1.0, 2.0, 1.0, 2.0, None]
       >>> restarts.keep(20), restarts.next(1003.0), restarts.keep(20), restarts.count
-      (True, 16.0, False, 1)
+      (True, 4.0, False, 1)
     """
 
     def __init__(self, most: int, pause: float):

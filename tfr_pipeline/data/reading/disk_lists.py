@@ -9,7 +9,7 @@ import functools
 import mmap
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,13 +77,6 @@ class DiskColumn:
     dtype: str
     shape: tuple[int, ...]
 
-    @functools.cached_property
-    def _file(self) -> int:
-        number = os.open(self.path, os.O_RDONLY)
-        # Whoever reads says what; to read on would only read what others want.
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_RANDOM)
-        return number
-
     def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Returns rows of several runs, one run after the other.
 
@@ -111,23 +104,41 @@ class DiskColumn:
                 tasks[-1].append((start + first, place + first, length))
                 size += length
             place += count
-        # All of them have ended, whatever happens to one: they write into `result`.
-        waiting = [_pool().submit(self._read_pieces, raw, task) for task in tasks]
-        concurrent.futures.wait(waiting)
+        with self._opened() as file:
+            waiting = [_pool().submit(self._pieces, file, raw, task) for task in tasks]
+            # All of them end, whatever happens to one: they write into `result`.
+            concurrent.futures.wait(waiting)
         for done in waiting:
             done.result()
         return result
 
-    def _read_pieces(self, raw: memoryview, pieces: list[tuple[int, int, int]]) -> None:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        # Each time: datasets, which TensorFlow may keep, hold on to this object.
+        try:
+            file = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        try:
+            # Whoever reads says what; to read on would only read what others want.
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+            yield file
+        finally:
+            os.close(file)
+
+    def _unreadable(self, error: OSError) -> RunError:
+        return RunError(f"{self.path}: cannot be read: {error.strerror or error}.")
+
+    def _pieces(
+        self, file: int, raw: memoryview, pieces: list[tuple[int, int, int]]
+    ) -> None:
         for offset, place, length in pieces:
             end = place + length
             while place < end:
                 try:
-                    count = os.preadv(self._file, [raw[place:end]], offset)
+                    count = os.preadv(file, [raw[place:end]], offset)
                 except OSError as error:
-                    raise RunError(
-                        f"{self.path}: cannot be read: {error.strerror or error}."
-                    ) from error
+                    raise self._unreadable(error) from error
                 if not count:
                     raise RunError(
                         f"{self.path}: expected {end - place} more bytes at byte "

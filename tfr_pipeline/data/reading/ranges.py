@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,7 +99,10 @@ class RecordRange:
 
         def fetch(number: np.ndarray) -> bytes:
             # The one before it has been read to its end.
-            copies[:] = [MemoryFile(_content(*pieces[int(number)]))]
+            copies.clear()
+            if number == len(pieces):
+                return os.devnull.encode()
+            copies.append(MemoryFile(_content(*pieces[int(number)])))
             return copies[0].path.encode()
 
         @plain
@@ -107,7 +111,7 @@ class RecordRange:
             # Knows the checksums of records, and checks them far faster than Python.
             return tf.data.TFRecordDataset(tf.ensure_shape(path, []))
 
-        return tf.data.Dataset.range(len(pieces)).flat_map(records)
+        return tf.data.Dataset.range(len(pieces) + 1).flat_map(records)
 
 
 def _content(path: str, start: int, stop: int) -> bytes:

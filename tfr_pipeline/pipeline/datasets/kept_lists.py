@@ -201,21 +201,26 @@ class KeptLists:
         index = self.index(pattern, reading)
         assert index is not None
         ranged = None if part is None else (index.shards, (part,))
+        whole = (*reading.key, "all")
+        if part is None and (known := self._find(pattern, whole)) is not None:
+            return known
         lists = self._once(
             pattern,
             (*reading.key, part),
             lambda: reading.read(pattern, ranged, index.shards),
         )
         if part is None and isinstance(lists, Lists):  # as `get` would return them
-            return self._once(pattern, (*reading.key, "all"), lambda: lists)
+            return self._once(pattern, whole, lambda: lists)
         return lists
 
+    def _find(self, pattern: str, key: tuple[Any, ...]) -> Any:
+        return next((x for p, k, x in self._known if (p, k) == (pattern, key)), None)
+
     def _once(self, pattern: str, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
-        for known, how, lists in self._known:
-            if known == pattern and how == key:
-                return lists
-        lists = read()
-        self._known.append((pattern, key, lists))
+        lists = self._find(pattern, key)
+        if lists is None:
+            lists = read()
+            self._known.append((pattern, key, lists))
         return lists
 
     def index(self, pattern: str, reading: Reading) -> Index | None:

@@ -11,7 +11,7 @@ from tfr_pipeline import files
 from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.data.batching.plan import BatchPlan
 from tfr_pipeline.data.batching.windowed import WindowedPlan
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.pipeline.datasets.hparams import BY_LISTS, NO_SHARDING, setting
 from tfr_pipeline.pipeline.datasets.kept_lists import Index, KeptLists, Reading
@@ -106,6 +106,9 @@ def is_large(documents: np.ndarray, layout: BlockLayout) -> bool:
 
 
 def _may_be_large(pattern: str) -> bool:
-    paths = files.expand(pattern, "data")
+    try:
+        paths = files.expand(pattern, "data")
+    except DataError:
+        return False  # whoever reads them says so
     # In 16 bits a matrix takes half of what counts; in no other way can it be smaller.
     return 2 * sum(map(os.path.getsize, paths)) > windowed.WINDOW

@@ -5,7 +5,6 @@ called in this order:
 
 | action | does | stands there because |
 |---|---|---|
-| (first and last) | say when a step ends and when one begins; see `pulse` | all others are in between |
 | `Validate` | with parameter servers: evaluates after each epoch | all others read its results |
 | `StopOnNaN` | for models that do not look at their own loss | nothing broken may be saved |
 | `ExplainZeroLoss` | warns of a loss of exactly zero | |
@@ -19,7 +18,8 @@ called in this order:
 
 `of_run` makes those from `Progress` on, which `ModelFitPipeline.build_callbacks`
 returns and overriding code may change; `guarded` puts the first three before them,
-which no run goes without.
+which no run goes without. Around all of them stand two that tell the launcher when a
+step ends and the next begins; see `pulse`.
 
 `every_steps`, `every_epoch` and `at_end` make an action of a plain function. What it
 raises ends the run; with several workers, all of them have to decide the same.
