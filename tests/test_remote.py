@@ -16,9 +16,11 @@ from tfr_pipeline import remote, urls
 from tfr_pipeline.errors import DataError, RunError
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", "file", "s3"])
 def place(request, tmp_path):
-    """A folder, in memory and on a real server."""
+    """A folder in memory, on a file system with real folders, and on a real server."""
+    if request.param == "file":
+        return f"file://{tmp_path}/place"
     if request.param == "memory":
         return f"memory://{tmp_path}/place"
     request.getfixturevalue("s3")

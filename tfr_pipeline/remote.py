@@ -26,7 +26,7 @@ from tfr_pipeline.retries import GoneError as GoneError
 from tfr_pipeline.retries import cause_of, explained, retried
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-# Where writing a file is all or nothing.
+# Where writing a file is all or nothing, and folders are but parts of names.
 _ATOMIC = (*_EXTRAS, "memory", "abfs", "abfss", "az")
 # Drivers that log each request that they made in vain, with a traceback.
 _CHATTY = ("gcsfs", "google.auth")
@@ -90,6 +90,10 @@ def filesystem(url: str) -> tuple[Any, str]:
         ) from error
     except Exception as error:
         raise explained(error, url) from error
+
+
+def _is_atomic(url: str) -> bool:
+    return url.partition("://")[0].lower() in _ATOMIC
 
 
 def stat(url: str) -> Entry | None:
@@ -219,7 +223,7 @@ def put(path: str, url: str, seconds: float | None = None) -> Entry:
     size = os.path.getsize(path)
 
     def send() -> Entry:
-        if url.partition("://")[0].lower() in _ATOMIC:
+        if _is_atomic(url):
             fs.put_file(path, place)
         else:
             folder, name = posixpath.split(place)
@@ -256,10 +260,17 @@ def write(
     fs, path = filesystem(url)
 
     def send() -> bool:
+        if not _is_atomic(url):
+            fs.makedirs(posixpath.dirname(path), exist_ok=True)
         try:
             fs.pipe_file(path, content, mode="create" if new else "overwrite")
         except FileExistsError:
             return False
+        except (NotImplementedError, TypeError, ValueError):
+            # A driver that cannot do both in one request.
+            if new and fs.exists(path):
+                return False
+            fs.pipe_file(path, content)
         except OSError as error:
             # S3's own name for a file that is there.
             if new and "PreconditionFailed" in repr(error.__cause__):

@@ -72,16 +72,18 @@ def check_results(place, local):
     assert {f"{version}/saved_model.pb", "saved_model.pb"} <= set(found)
 
 
-def test_in_memory_the_whole_path_gives_what_local_paths_give(
-    local, tmp_path, monkeypatch
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_in_one_process_the_whole_path_gives_what_local_paths_give(
+    local, tmp_path, monkeypatch, scheme
 ):
     monkeypatch.setenv("TFR_PIPELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    place = f"memory://{tmp_path}"
+    place = f"{scheme}://{tmp_path}/place"
     for words in whole_path(place):
         assert main(words) == 0
     check_results(place, local)
-    assert os.listdir(tmp_path) == ["cache"]  # no folder called `memory:`
+    there = {"cache", "place"} if scheme == "file" else {"cache"}
+    assert set(os.listdir(tmp_path)) == there  # no folder called `memory:`
 
 
 class Restarts(threading.Thread):
