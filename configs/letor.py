@@ -75,7 +75,8 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.data.shuffle = True
     # "memory", "disk", or a folder, where the next run finds parsed data.
     config.data.cache = "auto"
-    # Of large data each of several workers reads its own share: "auto", "none", "lists".
+    # Of several workers each reads its own share of large data: "none": never, "lists":
+    # always; "auto": where data is large and has the index that `convert` writes.
     config.data.sharding = "auto"
     config.data.keep_document_ids = False  # errors then name documents, too
 
