@@ -28,15 +28,20 @@ _ATTEMPTS = 3  # to see a folder that does not change while it is fetched
 _said: set[str] = set()
 
 
+def place(*names: str) -> str:
+    """Returns where a folder of the user's cache is, or would be."""
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    own = os.environ.get(ROOT) or os.path.join(above, "tfr_pipeline")
+    return os.path.join(os.path.realpath(os.path.expanduser(own)), *names)
+
+
 def root(*names: str) -> str:
     """Returns a folder of the cache; made, for this user alone, if it is not there.
 
     Raises:
       RunError: It cannot be made.
     """
-    above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    place = os.environ.get(ROOT) or os.path.join(above, "tfr_pipeline")
-    folder = os.path.join(os.path.realpath(os.path.expanduser(place)), *names)
+    folder = place(*names)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:

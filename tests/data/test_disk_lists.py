@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.data.batch_helpers import assert_same, elements
 from tests.data.format_helpers import (
     LOOSE_CONTEXT,
     LOOSE_SPEC,
@@ -63,19 +64,6 @@ def builder(path, cache, **kwargs):
     return SimpleDatasetBuilder(
         CONTEXT_SPEC, EXAMPLE_SPEC, MASK, LABEL_SPEC, hparams, WEIGHT_SPEC
     )
-
-
-def elements(made, split="train", count=60, **request):
-    dataset = made.make_dataset(split, **request)
-    return list(dataset.take(count) if split == "train" else dataset)
-
-
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        parts = (tf.nest.flatten(each, expand_composites=True) for each in (one, other))
-        for a, b in zip(*parts, strict=True):
-            np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.data import batch_helpers
+from tests.data.batch_helpers import assert_same
 from tests.pipeline.training_helpers import make_data
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.batching import windowed
@@ -68,16 +70,7 @@ def builder(data, **settings):
 
 
 def elements(made, split, count, **request):
-    dataset = made.make_dataset(split, "packed", **request)
-    return list(dataset.take(count) if split == "train" else dataset)
-
-
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        parts = (tf.nest.flatten(each, expand_composites=True) for each in (one, other))
-        for a, b in zip(*parts, strict=True):
-            np.testing.assert_array_equal(a.numpy(), b.numpy())
+    return batch_helpers.elements(made, split, count, layout="packed", **request)
 
 
 def test_the_index_says_where_lists_begin_and_how_long_they_are(data):

@@ -105,13 +105,6 @@ class Lists:
         """int64 `[documents]`, the list of each document."""
         return np.repeat(np.arange(self.num_lists), self.lengths)
 
-    @property
-    def row_bytes(self) -> float:
-        """Bytes of the features of a document, on average."""
-        loose = sum(column.values.nbytes for column in self.loose.values())
-        matrices = sum(block[:1].nbytes for block in self.values.values())
-        return matrices + loose / max(1, self.num_documents)
-
     def changed(self, change: Callable[[Lists], Lists]) -> Lists:
         """Returns what a function makes of them, of any part as of the whole.
 

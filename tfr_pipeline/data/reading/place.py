@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline import copies
 from tfr_pipeline.data import room, store
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading import loading, wholeness
@@ -52,16 +53,6 @@ class Size:
         return copies * self.bytes + _RESERVE
 
 
-def default_folder() -> str:
-    """Returns where `disk` keeps lists.
-
-    `TFR_PIPELINE_CACHE`, or a folder of that name in the user's cache folder.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    own = os.environ.get("TFR_PIPELINE_CACHE") or os.path.join(home, "tfr_pipeline")
-    return os.path.join(os.path.abspath(own), "lists")
-
-
 def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> str:
     """Returns the folder in which lists are to be kept; empty for memory.
 
@@ -77,7 +68,7 @@ def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> 
       ConfigError: They do not fit the memory, which was asked for.
     """
     if cache not in (AUTO, MEMORY):
-        return default_folder() if cache == DISK else cache
+        return copies.place("lists") if cache == DISK else cache
     here = room.memory(processes)
     if size.stored * _CLEARLY < here.bytes - _RESERVE:
         return ""
@@ -87,15 +78,15 @@ def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> 
     if need.in_training <= here.bytes:
         _say(f"{what}, kept in memory ({limit}); about {need.seconds:.0f} s to read")
         return ""
-    if cache == MEMORY and need.bytes + _RESERVE > here.bytes:
+    if cache == MEMORY:
+        if need.bytes + _RESERVE <= here.bytes:
+            return ""
         raise ConfigError(
             f"data.cache: 'memory' was asked for, but {what}, with "
             f"{room.shown(_RESERVE)} for training, are more than {limit}. Leave it at "
             "'auto', which trains from disk, or name a folder."
         )
-    if cache == MEMORY:
-        return ""
-    folder = default_folder()
+    folder = copies.place("lists")
     where = f"kept on disk in {folder}, where later runs find it"
     if straight:
         where = "trained on straight from the files"

@@ -92,16 +92,6 @@ class RecordLists:
             and parser.document_id is None
         )
 
-    @property
-    def num_lists(self) -> int:
-        """Number of lists."""
-        return len(self.lengths)
-
-    @property
-    def num_documents(self) -> int:
-        """Number of documents over all lists."""
-        return int(self.lengths.sum())
-
     def changed(self, change: Callable[[Lists], Lists]) -> RecordLists:
         """See `Lists`."""
         other = RecordLists.__new__(RecordLists)
