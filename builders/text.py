@@ -7,18 +7,19 @@ query and document share their vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tfr_pipeline as tfr  # first: it selects Keras 2
 
 import tensorflow as tf  # isort: skip
 from tfr_pipeline.features import DEFAULT_MASK, Features
+from tfr_pipeline.model.layers.distinct import Steps
 from tfr_pipeline.model.layers.ragged import RaggedMean
 from tfr_pipeline.model.preprocess import signed_log1p
 
 
-class TextPreprocessor(tfr.keras.model.Preprocessor):
+class TextPreprocessor(tfr.keras.model.PreprocessorWithSpec):
     """Turns tokens into vectors, and takes logarithms of numbers.
 
     Args:
@@ -35,32 +36,25 @@ class TextPreprocessor(tfr.keras.model.Preprocessor):
         buckets: int,
         embedding_dim: int,
     ):
+        super().__init__()
         self._features = {**features.context, **features.example}
         self._vocabulary = vocabulary
         self._buckets = buckets
         self._embedding_dim = embedding_dim
 
-    def __call__(
-        self, context_inputs: dict[str, Any], example_inputs: dict[str, Any], mask: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Preprocessor`."""
+    def functions(self) -> dict[str, Callable[[Any], Any]]:
+        """See `PreprocessorWithSpec`."""
         if self._vocabulary:
             ids = tf.keras.layers.StringLookup(vocabulary=self._vocabulary)
             size = ids.vocabulary_size()
         else:
             ids, size = tf.keras.layers.Hashing(self._buckets), self._buckets
         vectors = tf.keras.layers.Embedding(size, self._embedding_dim)
-
-        def embed(tokens: Any) -> Any:
-            return RaggedMean()(vectors(ids(tokens)))
-
-        functions = {
+        embed = Steps([ids, vectors, RaggedMean()])
+        return {
             name: embed if feature.dtype == "string" else signed_log1p
             for name, feature in self._features.items()
         }
-        return tfr.keras.model.PreprocessorWithSpec(functions)(
-            context_inputs, example_inputs, mask
-        )
 
 
 class TextModelBuilder(tfr.keras.model.ModelBuilder):

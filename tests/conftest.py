@@ -62,6 +62,22 @@ def shared_data() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory):
+    """Keeps what tests leave in the cache out of that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFR_PIPELINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def text_module(tmp_path_factory):
+    """Folder of a hub module that encodes texts; see `tests.hub_module`."""
+    from tests import hub_module
+
+    return hub_module.make(str(tmp_path_factory.mktemp("hub") / "words"), 2000)
+
+
 @pytest.fixture
 def hangups():
     """Lets SIGHUP through, here and in children, also under `nohup`."""

@@ -16,9 +16,13 @@ _CALLS = ("put_file", "get_file", "cat_file", "pipe_file", "rm_file", "info", "f
 
 
 class FaultyFileSystem(MemoryFileSystem):
-    """`faulty://`: files in memory; each call is told to `watch` before it is done."""
+    """`faulty://`: files in memory; each call is told to `watch` before it is done.
+
+    `sent` has path and number of bytes of what was read, and is added to.
+    """
 
     protocol = ("faulty",)
+    sent: list[tuple[str, int]] = []
     store: dict[str, Any] = {}
     pseudo_dirs = [""]
     watch: Callable[[str, str], None] | None = None
@@ -35,7 +39,12 @@ def _told(name: str) -> Callable[..., Any]:
         if FaultyFileSystem.watch is not None:
             place = args[0] if name == "put_file" else path
             FaultyFileSystem.watch(name, self._strip_protocol(place))
-        return original(self, path, *args, **options)
+        result = original(self, path, *args, **options)
+        if name in ("cat_file", "get_file"):
+            place = self._strip_protocol(path)
+            size = self.store[place].size if result is None else len(result)
+            self.sent.append((place, size))
+        return result
 
     return call
 
@@ -51,6 +60,7 @@ def faulty(tmp_path, monkeypatch) -> Iterator[type[FaultyFileSystem]]:
     monkeypatch.setenv("TFR_PIPELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TFR_PIPELINE_REMOTE_PATIENCE", "3")
     FaultyFileSystem.store.clear()
+    FaultyFileSystem.sent.clear()
     FaultyFileSystem.pseudo_dirs[:] = [""]
     yield FaultyFileSystem
     FaultyFileSystem.watch = None

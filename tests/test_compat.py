@@ -132,3 +132,20 @@ def test_tf_rankings_objects_keep_their_arguments(
     home, part = module.split(".")
     value = getattr(getattr(getattr(compat.tfr, home), part), cls)()
     assert all(hasattr(value, name) for name in names.split())
+
+
+def test_a_layer_tells_the_layers_it_keeps() -> None:
+    inner = tf.keras.Sequential([tf.keras.layers.Dense(1), tf.keras.layers.Dense(1)])
+    model = tf.keras.Sequential([tf.keras.Input((2,)), inner])
+    assert compat.sublayers(model)[-1:] == [inner]
+    assert compat.sublayers(inner)[-2:] == inner.layers
+    assert compat.sublayers(inner.layers[0]) == []
+
+
+def test_an_optimizer_knows_a_variable_by_the_same_key_everywhere() -> None:
+    optimizer = tf.keras.optimizers.SGD()
+    variables = [tf.Variable(1.0), tf.Variable(1.0)]
+    optimizer.build(variables)
+    keys = [compat.variable_key(optimizer, variable) for variable in variables]
+    assert len({*keys}) == 2
+    assert [optimizer._index_dict[key] for key in keys] == [0, 1]

@@ -1,8 +1,8 @@
 """The one module that knows TensorFlow versions.
 
-Importing it costs nothing and selects Keras 2. Its attributes `tf`, `tfr` and
-`nsl` import TensorFlow, TensorFlow Ranking and Neural Structured Learning when
-they are first asked for:
+Importing it costs nothing and selects Keras 2. Its attributes `tf`, `tfr`, `nsl` and
+`hub` import TensorFlow, TensorFlow Ranking, Neural Structured Learning and TensorFlow
+Hub when they are first asked for:
 
     from tfr_pipeline.compat import tfr
 
@@ -19,6 +19,7 @@ import importlib.util
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -96,15 +97,46 @@ def weight_losses(model: Any) -> list[Any]:
 
     `model.losses` has them among those that layers have added for a batch.
     """
-    values = [
-        loss() for layer in model._flatten_layers() for loss in layer._callable_losses
-    ]
+    values = [loss() for loss in weight_loss_functions(model)]
     return [value for value in values if value is not None]
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Returns the layers that a layer or a model keeps, without those within them."""
+    return list(layer._flatten_layers(recursive=False, include_self=False))
+
+
+def variable_key(optimizer: Any, variable: Any) -> Any:
+    """Returns what an optimizer knows a variable by, also on one of its replicas."""
+    return optimizer._var_key(variable)
+
+
+def weight_loss_functions(layer: Any) -> list[Callable[[], Any]]:
+    """Returns what makes the losses of the weights of a layer, or model."""
+    return [loss for part in layer._flatten_layers() for loss in part._callable_losses]
+
+
+def takes_training(layer: Any) -> bool:
+    """Whether a layer can be called with `training`."""
+    return bool(layer._expects_training_arg)
 
 
 def losses_of(model: Any) -> list[Any]:
     """Returns the losses that a model has been compiled with."""
     return __getattr__("tf").nest.flatten(model.compiled_loss._losses)
+
+
+def losses_again(model: Any) -> Callable[[Any, Any, Any], Any]:
+    """Returns what computes the losses of a compiled model, and counts by itself.
+
+    A function of labels, scores and weights; what the model has counted stays as it is.
+    """
+    first = model.compiled_loss
+    return type(first)(
+        first._user_losses,
+        loss_weights=first._user_loss_weights,
+        output_names=model.output_names,
+    )
 
 
 def adam_slots(optimizer: Any, variable: Any) -> tuple[Any, Any]:
@@ -168,10 +200,33 @@ def __getattr__(name: str) -> Any:
     elif name == "nsl":
         _import_tensorflow()
         module = importlib.import_module("neural_structured_learning")
+    elif name == "hub":
+        _import_tensorflow()
+        with warnings.catch_warnings():
+            # It still imports pkg_resources, which says that it is to go.
+            warnings.simplefilter("ignore")
+            module = importlib.import_module("tensorflow_hub")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = module
     return module
+
+
+def gradient_table() -> dict[str, Any]:
+    """Returns TensorFlow's table of gradients, which has no public name.
+
+    Its values are dicts; under `type` there is the function.
+    """
+    _import_tensorflow()
+    ops = importlib.import_module("tensorflow.python.framework.ops")
+    return ops.gradient_registry._registry
+
+
+def saved_model_proto(serialized: bytes) -> Any:
+    """Returns the proto of a `saved_model.pb`, which has no public name."""
+    _import_tensorflow()
+    module = importlib.import_module("tensorflow.core.protobuf.saved_model_pb2")
+    return module.SavedModel.FromString(serialized)
 
 
 def lazy_attributes(
@@ -184,14 +239,18 @@ def lazy_attributes(
 
     Args:
       package: Full name of the package, such as `tfr_pipeline.losses`.
-      homes: Maps names that the package exports to the modules they are in.
+      homes: Maps names that the package exports to the modules they are in, those of
+        another package by their full names.
     """
 
     def find(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         if homes and name in homes:
-            return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+            home = homes[name]
+            if not home.startswith("tfr_pipeline."):
+                home = f"{package}.{home}"
+            return getattr(importlib.import_module(home), name)
         # `from package import module` asks here before it looks for the module.
         if importlib.util.find_spec(f"{package}.{name}"):
             return importlib.import_module(f"{package}.{name}")

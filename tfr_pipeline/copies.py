@@ -76,16 +76,34 @@ def fetch(names: Iterable[str]) -> list[str]:
         return names
     beside = remote_splits.beside(entries)
     wanted: dict[str, tuple[str, Entry]] = {}
-    places: dict[str, str] = {}
+    found: dict[str, str] = {}
     for url, entry in entries.items():
-        folder = root("files", key(url, entry, beside.get(url)))
-        urls.copy_of(folder, urls.split(url)[0])
-        places[url] = os.path.join(folder, urls.split(url)[1])
-        wanted[places[url]] = url, entry
+        found[url] = _place(url, entry, beside)
+        wanted[found[url]] = url, entry
         for other in beside.get(url, ()):
-            wanted[os.path.join(folder, urls.split(other[0])[1])] = other
+            wanted[
+                os.path.join(os.path.dirname(found[url]), urls.split(other[0])[1])
+            ] = other
     _get_all(wanted, urls.split(next(iter(entries)))[0])
-    return [places.get(name, name) for name in names]
+    return [found.get(name, name) for name in names]
+
+
+def places(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Returns by URL where `fetch` puts the copies of files in these states.
+
+    Raises:
+      DataError: A split is not whole.
+    """
+    beside = remote_splits.beside(entries)
+    return {url: _place(url, entry, beside) for url, entry in entries.items()}
+
+
+def _place(
+    url: str, entry: Entry, beside: Mapping[str, list[tuple[str, Entry]]]
+) -> str:
+    folder = place("files", key(url, entry, beside.get(url)))
+    urls.copy_of(folder, urls.split(url)[0])
+    return os.path.join(folder, urls.split(url)[1])
 
 
 def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
@@ -106,7 +124,7 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
         # Files are looked for several times, and found where they were.
         if not _said.issuperset(wanted):
             _said.update(wanted)
-            _say(f"{urls.redact(what)}: {total}, from the cache in {root()}")
+            say(f"{urls.redact(what)}: {total}, from the cache in {root()}")
         return
     _said.update(wanted)
     needed = sum(entry.size for _, entry in missing.values())
@@ -121,9 +139,9 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
     def get(pair: tuple[str, tuple[str, Entry]]) -> None:
         path, (url, entry) = pair
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with _temporary(path) as temporary:
-            remote.get(url, entry, temporary)
-            os.replace(temporary, path)
+        with temporary(path) as new:
+            remote.get(url, entry, new)
+            os.replace(new, path)
 
     first: dict[str, str] = {}
     for path, (url, _) in missing.items():
@@ -132,16 +150,17 @@ def _get_all(wanted: Mapping[str, tuple[str, Entry]], what: str) -> None:
     for path, (url, _) in missing.items():
         if path != first[url]:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with _temporary(path) as temporary:
-                shutil.copyfile(first[url], temporary)
-                os.replace(temporary, path)
-    _say(
+            with temporary(path) as new:
+                shutil.copyfile(first[url], new)
+                os.replace(new, path)
+    say(
         f"{urls.redact(what)}: {total}; fetched {needed / 1e6:,.1f} MB into {root()} "
         f"in {time.perf_counter() - start:.1f} s"
     )
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tells the user what is fetched."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -170,7 +189,7 @@ def fetch_folder(
             return place
         folder, name = os.path.split(place)
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        with _alone(os.path.join(folder, f".{name}.lock")), _temporary(place) as new:
+        with _alone(os.path.join(folder, f".{name}.lock")), temporary(place) as new:
             if os.path.isdir(place):
                 return place  # another process was first
             try:
@@ -199,16 +218,17 @@ def _listing(url: str, wanted: Callable[[str], bool]) -> dict[str, Entry]:
 
 
 @contextlib.contextmanager
-def _temporary(place: str) -> Iterator[str]:
+def temporary(place: str) -> Iterator[str]:
+    """Yields a path beside a place of the cache; nothing is there afterwards."""
     folder, name = os.path.split(place)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+    new = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield temporary
+        yield new
     finally:
-        if os.path.isdir(temporary):
-            shutil.rmtree(temporary, ignore_errors=True)
+        if os.path.isdir(new):
+            shutil.rmtree(new, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+            os.remove(new)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ DEFAULT_MASK = "__list_mask__"
 
 _MOST_VALUES = 1 << 24
 _KINDS = ("fixed", "varlen", "ragged")
+# What the values of a feature may be; `numeric` if nobody says.
+TYPES = ("numeric", "integer", "boolean", "date", "text", "categorical", "list")
 _FORMATS = ("elwc", "packed")
 
 
@@ -40,6 +42,9 @@ class Feature:
         one for each; taken when a document lacks the feature.
       kind: `fixed`, `varlen` or `ragged`, after the classes of `tf.io`.
       columns: Names of the elements of a vector feature, in order; may be empty.
+      types: What the values are, one of `TYPES` for each column, or for all of the
+        feature where it has no columns; empty where nobody said. Plain data for
+        whoever chooses how to treat a feature: parsing goes by the other fields.
 
     Example:
       >>> Feature("float32", (2,), 0.0).to_spec().shape
@@ -51,6 +56,7 @@ class Feature:
     default: Any = None
     kind: str = "fixed"
     columns: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
     def to_spec(self) -> Any:
         """Returns the `tf.io.FixedLenFeature`, `VarLenFeature` or `RaggedFeature`."""
@@ -98,8 +104,9 @@ class Feature:
             "shape": list(self.shape),
             "default": self.default,
         }
-        if self.columns:
-            result["columns"] = list(self.columns)
+        for name in ("columns", "types"):
+            if found := getattr(self, name):
+                result[name] = list(found)
         return result
 
     @classmethod
@@ -113,9 +120,7 @@ class Feature:
             kind, dtype = value.get("kind", "fixed"), value["dtype"]
             shape = tuple(_whole(side) for side in value["shape"])
             default = _as_tuples(value.get("default"))
-            if isinstance(columns := value.get("columns", ()), str):
-                raise TypeError(f"expected a list of columns, found {columns!r}")
-            columns = tuple(str(column) for column in columns)
+            columns, types = (_names(value, key) for key in ("columns", "types"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{where}: a feature needs 'dtype' and 'shape', found {value!r} "
@@ -138,6 +143,13 @@ class Feature:
                 f"{where}: expected {math.prod(shape)} columns, for the shape is "
                 f"{list(shape)}; found {len(columns)}."
             )
+        if types and (
+            len(types) != max(1, len(columns)) or not set(types).issubset(TYPES)
+        ):
+            raise DataError(
+                f"{where}: expected {max(1, len(columns))} types of {TYPES}, found "
+                f"{list(types)}."
+            )
         accepted = {"string": str, "int64": int}.get(dtype, (int, float))
         flat = [] if default is None else _flat(default)
         if (
@@ -149,7 +161,23 @@ class Feature:
                 f"{where}: expected as default one {dtype} or {math.prod(shape)} of "
                 f"them, found {value['default']!r}."
             )
-        return cls(dtype, shape, default, kind, columns)
+        return cls(dtype, shape, default, kind, columns, types)
+
+
+def _names(value: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    if isinstance(found := value.get(key, ()), str):
+        raise TypeError(f"expected a list of {key}, found {found!r}")
+    return tuple(str(name) for name in found)
+
+
+def _classes(names: Any, where: str) -> tuple[str, ...]:
+    good = isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)
+    if not good or len(set(names)) < len(names) or len(names) == 1:
+        raise DataError(
+            f"{where}: expected as classes the different names of two or more, found "
+            f"{names!r:.200}."
+        )
+    return tuple(names)
 
 
 def _whole(value: Any) -> int:
@@ -200,6 +228,8 @@ class Features:
         `tfr_pipeline.data.convert.label_transform`; None if they are the same.
       feature_dtype: What packed files hold the float32 features as: `float32`, or
         `float16` or `bfloat16` in half the room.
+      classes: Names of the classes, where a label is the number of one and each list
+        is one example; empty for data to rank.
       reading: How the input was read (`input_format`, `nan`, columns of the ids), for
         those who read more of the kind; empty if nobody knows.
 
@@ -221,6 +251,7 @@ class Features:
     label_transform: dict[str, Any] | None = None
     reading: dict[str, str] = dataclasses.field(default_factory=dict)
     feature_dtype: str = FEATURE_DTYPES[0]
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.labels:
@@ -272,6 +303,8 @@ class Features:
                 more[key] = value
         if self.feature_dtype != FEATURE_DTYPES[0]:
             more["feature_dtype"] = self.feature_dtype
+        if self.classes:
+            more["classes"] = list(self.classes)
         return {
             "version": VERSION,
             "data_format": self.data_format,
@@ -359,6 +392,7 @@ class Features:
                 label_transform=None if transform is None else dict(transform),
                 reading=dict(reading),
                 feature_dtype=feature_dtype,
+                classes=_classes(value.get("classes", ()), where),
             )
         except DataError:
             raise

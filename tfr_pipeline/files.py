@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import glob
 import json
 import os
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from tfr_pipeline import copies, remote, urls
@@ -292,15 +293,46 @@ def remove_stale(folder: str) -> None:
 
 
 def probe(path: str) -> tuple[int, int]:
-    """Returns the size of a file, and a checksum of parts of it, evenly spread."""
-    size, checksum = os.path.getsize(path), 0
+    """Returns the size of a file, and a checksum of parts of it, evenly spread.
+
+    Raises:
+      DataError: A remote file is not there.
+    """
+    if urls.is_remote(path):
+        return _probe_remote(path, remote.states([path])[path])
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
-        if size <= _PIECES * _PIECE:
-            return size, zlib.crc32(file.read())
-        for number in range(_PIECES):
-            file.seek((size - _PIECE) * number // (_PIECES - 1))
-            checksum = zlib.crc32(file.read(_PIECE), checksum)
-    return size, checksum
+
+        def read(start: int, length: int) -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        return size, _checksum(read(*piece) for piece in _pieces(size))
+
+
+@functools.lru_cache(1 << 16)
+def _probe_remote(url: str, entry: remote.Entry) -> tuple[int, int]:
+    """Probes a file in a state that it has now."""
+
+    def read(piece: tuple[int, int]) -> bytes:
+        return remote.read_range(url, *piece)
+
+    return entry.size, _checksum(remote.at_once(read, _pieces(entry.size)))
+
+
+def _pieces(size: int) -> list[tuple[int, int]]:
+    """Returns where a file of a size is probed: first byte and number of bytes."""
+    if size <= _PIECES * _PIECE:
+        return [(0, size)]
+    last = size - _PIECE
+    return [(last * number // (_PIECES - 1), _PIECE) for number in range(_PIECES)]
+
+
+def _checksum(parts: Iterable[bytes]) -> int:
+    result = 0
+    for part in parts:
+        result = zlib.crc32(part, result)
+    return result
 
 
 def read_json(path: str) -> Any:

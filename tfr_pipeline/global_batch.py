@@ -132,6 +132,27 @@ def longest_list() -> Any:
     return 1 if batch is None else batch.longest
 
 
+def mean_of_counted(total: Any, count: Any) -> Any:
+    """Returns a mean over what counts in the global batch, as one replica's loss.
+
+    Not all lists count where some have no label, and replicas have unequal numbers of
+    those that do. `share` times this, averaged over replicas, is the sum of all totals
+    over the sum of all counts. Asks the other replicas: all have to call it.
+
+    Args:
+      total: float32 scalar, the sum over what counts in this replica.
+      count: float32 scalar, how much that is; the mean over nothing is 0.
+    """
+    context = tf.distribute.get_replica_context()
+    replicas = 1 if context is None else context.num_replicas_in_sync
+    if replicas > 1:
+        count = context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+        batch = getattr(_known, "batch", None)
+        share = 1.0 if batch is None else batch.share
+        total, count = total * float(replicas), count * share
+    return tf.math.divide_no_nan(total, count)
+
+
 def count_real(weights: Any) -> Any:
     """Sets the weights of lists that fill a batch to 0.
 

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Prefix of the names of packed model inputs, followed by the dtype.
 PACKED_INPUT = "documents_"
 PACKED_DTYPES = ("float32", "int64")
 PACKED_INPUTS = tuple(PACKED_INPUT + dtype for dtype in PACKED_DTYPES)
+# Prefix of the name of the distinct texts of a document feature, string `[distinct]`:
+# in a packed batch the feature itself holds their numbers.
+DISTINCT = "distinct_of_"
 # What the matrix of float32 features may be kept as, on disk and in memory. It becomes
 # float32 when a batch is gathered: specs and models know nothing of it.
 FEATURE_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def are_packed(inputs: Iterable[str]) -> bool:
+    """Whether some names of inputs are those of a model for packed batches."""
+    return any(name in PACKED_INPUTS or name.startswith(DISTINCT) for name in inputs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tfr_pipeline.errors import ConfigError
 _RUN_FILES = (
     "config.json",
     "environment.json",
+    "preprocessing.json",
     "history.csv",
     "metrics.json",
     "per_query.parquet",

@@ -31,6 +31,7 @@ _ATOMIC = (*_EXTRAS, "memory", "abfs", "abfss", "az")
 # Drivers that log each request that they made in vain, with a traceback.
 _CHATTY = ("gcsfs", "google.auth")
 _AT_ONCE = 8  # requests under way
+_CONNECTIONS = 64  # to one store
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -76,7 +77,12 @@ def filesystem(url: str) -> tuple[Any, str]:
     try:
         fsspec = importlib.import_module("fsspec")
         # What a store held a moment ago says nothing about now.
-        return fsspec.url_to_fs(url, use_listings_cache=False)
+        options: dict[str, Any] = {"use_listings_cache": False}
+        if extra == "s3":
+            # Ten by default, which a store that is far away keeps waiting.
+            own = fsspec.config.conf.get(scheme, {}).get("config_kwargs", {})
+            options["config_kwargs"] = {"max_pool_connections": _CONNECTIONS, **own}
+        return fsspec.url_to_fs(url, **options)
     except ImportError as error:
         found = f"no module {error.name!r}" if error.name else str(error)
         raise RunError(
@@ -96,8 +102,13 @@ def _is_atomic(url: str) -> bool:
     return url.partition("://")[0].lower() in _ATOMIC
 
 
-def stat(url: str) -> Entry | None:
-    """Returns what a remote file is; None where there is none."""
+def stat(url: str, seconds: float | None = None) -> Entry | None:
+    """Returns what a remote file is; None where there is none.
+
+    Args:
+      url: The file.
+      seconds: See `retried`.
+    """
     fs, path = filesystem(url)
 
     def look() -> Entry | None:
@@ -107,7 +118,7 @@ def stat(url: str) -> Entry | None:
             return None
         return Entry.of(info) if info["type"] == "file" else None
 
-    return retried(look, url)
+    return retried(look, url, seconds)
 
 
 def find(url: str, deep: bool = True) -> dict[str, Entry]:

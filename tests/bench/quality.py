@@ -174,8 +174,8 @@ def score_feature(split: Split) -> float:
     return ndcg_at_10(test.labels, sign * test.features[:, index], test.row_splits)
 
 
-def score_lightgbm(split: Split, settings: dict) -> float:
-    """Lambdarank with LightGBM's defaults but for `settings`."""
+def train_lightgbm(train: Part, valid: Part, settings: dict) -> lightgbm.Booster:
+    """Lambdarank with LightGBM's defaults but for `settings`; stops early."""
 
     def dataset(part: Part, reference: lightgbm.Dataset | None = None):
         return lightgbm.Dataset(
@@ -185,8 +185,8 @@ def score_lightgbm(split: Split, settings: dict) -> float:
             reference=reference,
         )
 
-    train = dataset(split.train)
-    booster = lightgbm.train(
+    data = dataset(train)
+    return lightgbm.train(
         {
             "objective": "lambdarank",
             "metric": "ndcg",
@@ -198,13 +198,17 @@ def score_lightgbm(split: Split, settings: dict) -> float:
             "seed": 0,
             **settings,
         },
-        train,
+        data,
         num_boost_round=MAX_ROUNDS,
-        valid_sets=[dataset(split.valid, train)],
+        valid_sets=[dataset(valid, data)],
         callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)],
     )
+
+
+def score_lightgbm(split: Split, settings: dict) -> float:
+    """Test NDCG@10 of `train_lightgbm`; `predict` takes the best iteration."""
     test = split.test
-    scores = booster.predict(test.features, num_iteration=booster.best_iteration)
+    scores = train_lightgbm(split.train, split.valid, settings).predict(test.features)
     return ndcg_at_10(test.labels, scores, test.row_splits)
 
 

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
 
 from tests.pipeline.training_helpers import ROOT, environment
 
+THIS = f"{sys.executable} -m tfr_pipeline"
 LETOR = ROOT / "configs" / "letor.py"
 SMALL = (
     "--config.pipeline.num_epochs=2",
     "--config.data.train_batch_size=4",
     "--config.model.scorer_args.hidden_layer_dims=(8,)",
 )
+
+
+def shell_of(page: pathlib.Path) -> str:
+    """Returns the commands of a page of the docs, in order."""
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    return "\n".join(blocks)
+
+
+def run_shell(script: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """Runs commands of a page in a folder, with this Python and this package."""
+    return subprocess.run(
+        ["bash", "-euxc", script.replace("tfr-pipeline", THIS)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 def command(*args: Any, **options: Any) -> subprocess.CompletedProcess[str]:

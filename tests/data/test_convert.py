@@ -157,8 +157,9 @@ def test_statistics_are_those_of_the_data(tmp_path: pathlib.Path) -> None:
     assert lines == [
         "warning: 1 of 3 lists have one document, e.g. query 'lonely'",
         "warning: 2 of 3 lists have no relevant document, e.g. query 'lonely'",
-        "warning: 1 features are NaN or infinite: `train` refuses them. Use "
-        "--nan=zero unless something else reads these files.",
+        "warning: 1 features are NaN or infinite. `train` takes NaN where a step of "
+        "model.preprocess does, such as 'missing', and refuses what is infinite; "
+        "--nan=zero makes all of them 0.",
     ]
 
 

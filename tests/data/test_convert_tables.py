@@ -185,7 +185,8 @@ def test_columns_that_are_no_features_are_named(tmp_path: pathlib.Path) -> None:
     lines: list[str] = []
     convert(path, str(tmp_path / "out"), input_format="csv", report=lines.append)
     assert lines == [
-        "columns left out, not numeric: y",
+        "columns left out, not numeric: y. To take them, say what they are: "
+        "--text_columns, --categorical_columns or --types.",
         "columns taken as features, 1: x",
     ]
 

@@ -255,7 +255,7 @@ def test_query_columns_have_the_type_that_is_known_of_them(
 ) -> None:
     path = written(tmp_path, "qid,label,x,age\n1,1,1,5\n")
     known = {"age": Feature("float32", (1,), 0.0)}
-    lists = read(path, context_columns=("age",), context_types=known)
+    lists = read(path, context_columns=("age",), known=known)
     assert lists.context["age"].dtype == np.float32
 
 

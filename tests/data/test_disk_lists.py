@@ -29,12 +29,12 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.data import room
 from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.data.convert.conversion import convert
-from tfr_pipeline.data.reading import disk_lists
-from tfr_pipeline.data.reading.disk_lists import DiskLists
+from tfr_pipeline.data.reading import direct, disk_lists
+from tfr_pipeline.data.reading.disk_lists import DiskColumn, DiskLists
 from tfr_pipeline.data.reading.ranges import RecordRange
 from tfr_pipeline.data.reading.record_lists import RecordLists
 from tfr_pipeline.data.reading.record_reader import RecordReader
-from tfr_pipeline.data.records import encode, index, tfrecord
+from tfr_pipeline.data.records import encode, index, tfrecord, wire
 from tfr_pipeline.data.room import Room
 from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.features import Features
@@ -51,6 +51,7 @@ def small_windows(monkeypatch):
     monkeypatch.setattr(windowed, "BLOCK", 400)
     monkeypatch.setattr(disk_lists, "_PIECE", 100)
     monkeypatch.setattr(disk_lists, "_TASK", 300)
+    monkeypatch.setattr(disk_lists, "_DIRECT", 0)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,85 @@ def test_batches_from_disk_are_those_from_memory(path, tmp_path, settings, reque
     assert_same(elements(disk, **request_), elements(memory, **request_))
 
 
+@pytest.fixture
+def beyond_memory(monkeypatch):
+    """Files are read past the page cache."""
+    monkeypatch.setattr(direct, "is_worth_it", lambda size: True)
+
+
+@pytest.fixture
+def past_cache(tmp_path):
+    """A file of which the kernel keeps nothing, and what stands in it."""
+    values = np.random.default_rng(0).random((2500, 3), np.float32)
+    path = tmp_path / "values"
+    path.write_bytes(values.tobytes())
+    if not direct._is_possible(str(path)):
+        pytest.skip("the file system has no O_DIRECT")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return path, values
+
+
+def test_rows_that_are_read_past_the_page_cache_are_those_of_the_file(past_cache):
+    path, values = past_cache
+    column = DiskColumn(str(path), "float32", (3,), beyond_memory=True)
+    # From the first row to the last; across, before and behind multiples of 4096.
+    starts, ends = (
+        np.array([0, 300, 683, 1024, 2000]),
+        np.array([2, 683, 684, 1999, 2500]),
+    )
+    found = column.read(starts, ends - starts)
+    expected = [values[a:b] for a, b in zip(starts, ends, strict=True)]
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+    with path.open("rb") as file, pytest.raises(BlockingIOError):
+        os.preadv(file.fileno(), [bytearray(4096)], 8192, os.RWF_NOWAIT)
+
+
+def test_short_runs_are_left_to_the_page_cache(past_cache, monkeypatch):
+    monkeypatch.setattr(disk_lists, "_DIRECT", 100)
+    path, values = past_cache
+    column = DiskColumn(str(path), "float32", (3,), beyond_memory=True)
+    found = column.read(np.array([700, 900]), np.array([3, 3]))
+    np.testing.assert_array_equal(found, values[[700, 701, 702, 900, 901, 902]])
+    with path.open("rb") as file:
+        assert os.preadv(file.fileno(), [bytearray(4)], 8400, os.RWF_NOWAIT) == 4
+
+
+def test_a_file_system_without_direct_reads_is_read_in_the_ordinary_way():
+    path = "/proc/version"
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        column = DiskColumn(path, "uint8", (), beyond_memory=True)
+        with open(path, "rb") as file:
+            content = file.read()
+        found = column.read(np.array([5]), np.array([len(content) - 5]))
+        assert found.tobytes() == content[5:]
+    else:
+        pytest.skip("/proc has O_DIRECT")
+
+
+@pytest.mark.parametrize(
+    ("size", "left", "worth_it"),
+    [(900, 1000, False), (1100, 1000, True), (0, -1, True)],
+)
+def test_what_the_kernel_can_keep_is_left_to_it(monkeypatch, size, left, worth_it):
+    taken = room.RESERVE + direct.windows(1)
+    monkeypatch.setattr(room, "memory", lambda _: Room(taken + left, "left"))
+    assert direct.is_worth_it(size) == worth_it
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_batches_past_the_page_cache_are_those_from_memory(
+    path, tmp_path, beyond_memory, layout
+):
+    disk = builder(path, tmp_path / "cache")
+    assert all(column.beyond_memory for column in disk.lists("train").columns.values())
+    expected = elements(builder(path, "memory"), layout=layout)
+    assert_same(elements(disk, layout=layout), expected)
+
+
 def test_validation_goes_over_every_list_once_in_order(path, tmp_path):
     disk = builder(path, tmp_path / "cache")
     found = elements(disk, "valid", layout="packed")
@@ -117,7 +197,11 @@ def test_texts_and_ragged_features_are_read_too(tmp_path):
     assert_same(elements(disk), elements(memory))
 
 
-def test_a_file_that_was_cut_while_it_is_read_is_named(tmp_path):
+@pytest.mark.parametrize("past_page_cache", [False, True])
+def test_a_file_that_was_cut_while_it_is_read_is_named(
+    tmp_path, monkeypatch, past_page_cache
+):
+    monkeypatch.setattr(direct, "is_worth_it", lambda size: past_page_cache)
     data = make_data(tmp_path)
     hparams = DatasetHparams(
         f"{data}/train-*", f"{data}/valid-*", 4, 4, cache=str(tmp_path / "cache")
@@ -231,28 +315,65 @@ def test_a_damaged_record_is_found_when_it_is_read(
         elements(made, layout="packed")
 
 
+def some_of(data):
+    """Returns 50 lists as they stand in a shard, and what they are read with."""
+    features = Features.load(str(data))
+    reading = of_packed(data, cache="memory")._reading()
+    parser = reading.parser("packed").of_stored(features.feature_dtype)
+    shards = index.read([str(data / "train-00000-of-00003.tfrecord")])
+    records = RecordRange(RecordReader(), shards, ((0, 50),))
+    found = RecordLists(records, parser, reading.label, None)
+    return found.read(np.arange(50)), features, parser
+
+
+def of_records(path, records, lengths, parser):
+    """Returns lists of records that are written to a file."""
+    with path.open("wb") as file:
+        file.writelines(tfrecord.frame(records))
+    offsets = np.concatenate([[0], np.cumsum([len(r) + 16 for r in records])])
+    shards = [index.ShardIndex(str(path), lengths, offsets)]
+    ranges = RecordRange(RecordReader(), shards, ((0, len(records)),))
+    return RecordLists(ranges, parser, "label", None)
+
+
 def test_numbers_that_are_not_finite_are_found_when_they_are_read(
     packed, tmp_path, no_memory
 ):
-    data = shutil.copytree(packed, tmp_path / "data")
-    features = Features.load(str(data))
-    lists = of_packed(data, cache="memory")
-    paths = [str(data / "train-00000-of-00003.tfrecord")]
-    found = RecordLists(
-        RecordRange(RecordReader(), index.read(paths), ((0, 50),)),
-        lists._reading().parser("packed").of_stored(features.feature_dtype),
-        lists._reading().label,
-        None,
-    )
-    part = found.read(np.arange(50))
+    part, features, parser = some_of(packed)
     part.values["float32"][3, 2] = np.nan
-    record = encode.packed(part, features)
-    path = data / "bad.tfrecord"
-    with path.open("wb") as file:
-        file.writelines(tfrecord.frame(record))
-    offsets = np.concatenate([[0], np.cumsum([len(r) + 16 for r in record])])
-    bad = index.ShardIndex(str(path), part.lengths, offsets)
-    records = RecordRange(RecordReader(), [bad], ((0, 50),))
-    found = RecordLists(records, found._parser, "label", None)
+    records = encode.packed(part, features)
+    found = of_records(tmp_path / "bad.tfrecord", records, part.lengths, parser)
     with pytest.raises(DataError, match="column 2 is nan"):
+        found.read(np.arange(50))
+
+
+def test_records_may_have_their_entries_in_any_order(packed, tmp_path, no_memory):
+    part, features, parser = some_of(packed)
+    random = np.random.default_rng(0)
+    records = []
+    for record in encode.packed(part, features):
+        entries = list(tf.train.Example.FromString(record).features.feature.items())
+        random.shuffle(entries)
+        entries = [wire.bytes_entry(k, v.bytes_list.value) for k, v in entries]
+        records.append(wire.example(*entries))
+    found = of_records(tmp_path / "other.tfrecord", records, part.lengths, parser)
+    for numbers in (np.arange(0, 50, 2), np.arange(50)):  # some are known the 2nd time
+        lists, expected = found.read(numbers), part.take(numbers)
+        np.testing.assert_array_equal(lists.labels, expected.labels)
+        np.testing.assert_array_equal(
+            lists.values["float32"], expected.values["float32"]
+        )
+
+
+def test_a_matrix_of_another_size_than_the_index_says_is_an_error(
+    packed, tmp_path, no_memory
+):
+    part, features, parser = some_of(packed)
+    lengths = part.lengths.copy()
+    lengths[[3, 4]] += [1, -1]
+    records = encode.packed(part, features)
+    found = of_records(tmp_path / "bad.tfrecord", records, lengths, parser)
+    with pytest.raises(
+        DataError, match=r"bad.tfrecord: lists 0 to 49: .* has \d+ bytes"
+    ):
         found.read(np.arange(50))

@@ -129,7 +129,7 @@ def possible(data_format, list_size=None):
 def test_features_of_every_kind_are_tf_rankings(folder, data_format, list_size, lists):
     spec = possible(data_format, list_size)
     made = builder(folder / data_format, ALL_CONTEXT, spec, None, list_size=list_size)
-    assert made.layouts == ("padded",)
+    assert made.layouts == ("packed", "padded")
     found = batch_of(made.build_train_dataset())
     serialized = records(lists, data_format)
     wanted = theirs(serialized, data_format, list_size, ALL_CONTEXT, spec)

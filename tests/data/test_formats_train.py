@@ -122,7 +122,9 @@ def test_texts_train_padded_without_counting_steps(folder, tmp_path):
 
 def test_masks_of_two_names_are_refused_before_training(folder, tmp_path):
     pipeline = SimplePipeline(
-        model_builder("other"), dataset_builder(folder), hparams(tmp_path)
+        model_builder("other"),
+        dataset_builder(folder),
+        hparams(tmp_path, layout="padded"),
     )
     words = f"mask_feature_name: the model builder expects 'other'.*makes '{MASK}'"
     with pytest.raises(ConfigError, match=words):

@@ -15,7 +15,7 @@ from tests.pipeline.training_helpers import ROOT, environment, make_data
 from tests.ranking_data import CONTEXT_SPEC, EXAMPLE_SPEC, LABEL_SPEC, random_lists
 from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.data import room, store
-from tfr_pipeline.data.reading import loading, place
+from tfr_pipeline.data.reading import direct, loading, place
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.room import Room
@@ -212,6 +212,37 @@ def test_data_that_does_not_fit_goes_to_the_disk_and_that_is_said(
     little(1 << 40)
     wanted = expected.lists("train").values["float32"]
     np.testing.assert_array_equal(lists.values["float32"], wanted)
+
+
+@pytest.mark.parametrize("cache", ["auto", "disk", "a folder"])
+def test_memory_that_is_too_little_for_training_from_disk_is_said(
+    data, tmp_path, capsys, little, cache
+):
+    little(100 * MB)
+    cache = str(tmp_path / "cache") if cache == "a folder" else cache
+    assert type(builder(data, cache=cache).lists("train")).__name__ == "DiskLists"
+    said = capsys.readouterr().err
+    assert "warning: training from disk takes about 512 MiB of memory" in said
+    assert "found 100 MiB left, it is said" in said
+
+
+def test_memory_that_is_enough_for_training_from_disk_is_not_spoken_of(
+    data, tmp_path, capsys, little
+):
+    little(600 * MB)
+    builder(data, cache=str(tmp_path / "cache")).lists("train")
+    assert capsys.readouterr().err == ""
+
+
+def test_windows_count_among_what_training_from_disk_takes(capsys):
+    windows = direct.windows(1)
+    here = Room(room.RESERVE + windows, "left")
+    place._warn_of_little(here, 1, 2 * windows)
+    assert capsys.readouterr().err == ""
+    place._warn_of_little(Room(here.bytes - 1, "left"), 1, 2 * windows)
+    assert f"takes about {room.shown(here.bytes)}" in capsys.readouterr().err
+    place._warn_of_little(Room(here.bytes - 1, "left"), 2, 2 * windows)
+    assert capsys.readouterr().err == ""
 
 
 def test_memory_that_was_asked_for_and_is_too_small_is_an_error(data, little):

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 
 from tests.data import batch_helpers
 from tests.data.batch_helpers import assert_same
+from tests.data.format_helpers import write_format
 from tests.pipeline.training_helpers import make_data
+from tests.ranking_data import EXAMPLE_SPEC, LABEL_SPEC, random_lists, write
 from tfr_pipeline.compat import tf
 from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.data.convert.conversion import convert
-from tfr_pipeline.data.reading import ranges
+from tfr_pipeline.data.reading import ranges, scanning
+from tfr_pipeline.data.reading.record_lists import RecordLists
 from tfr_pipeline.data.records import index
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+from tfr_pipeline.pipeline.datasets.protocol import Split
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 
 
 @pytest.fixture(autouse=True)
-def small_windows(monkeypatch):
+def small_windows(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFR_PIPELINE_CACHE", str(tmp_path / "user"))
     monkeypatch.setattr(windowed, "WINDOW", 9_000)
     monkeypatch.setattr(windowed, "BLOCK", 400)
     monkeypatch.setattr(ranges, "_PIECE", 3_000)
@@ -121,13 +129,160 @@ def test_small_data_is_shared_only_when_that_is_asked_for(data, monkeypatch):
         assert abs(lists.num_lists - read) < 20
 
 
-def test_data_without_index_is_read_by_everyone_unless_sharing_is_asked_for(data):
+@pytest.mark.parametrize("workers", [1, 3])
+def test_data_without_index_has_the_batches_of_data_with_one(data, workers):
+    shards = [(worker, workers) for worker in range(workers)]
+
+    def batches():
+        found = []
+        for split, shard in itertools.product(("train", "valid"), shards):
+            made = builder(data)
+            found += elements(made, split, 30, replicas=workers, shard=shard)
+            if workers > 1:
+                assert made.kept._known[0][2].num_lists < 110
+        return found
+
+    wanted = batches()
+    for path in [*data.glob("*.index.npz"), *data.glob("*.stats.json")]:
+        path.unlink()
+    for number, path in enumerate(sorted(data.glob("*.tfrecord"))):
+        path.rename(data / f"{path.name[:5]}-written-by-others-{number}")
+    assert_same(batches(), wanted)
+
+
+def test_packed_files_without_index_are_trained_on_as_they_stand(data):
     (data / "train.index.npz").unlink()
-    made = builder(data)
-    elements(made, "train", 2, replicas=2, shard=(0, 2))
-    assert made.kept._known[0][2].num_lists == 200
-    with pytest.raises(ConfigError, match="sharding: 'lists' needs files"):
+    made = builder(data, cache="disk")
+    elements(made, "train", 2)
+    packed = Features.load(str(data)).data_format == "packed"
+    assert isinstance(made.kept._known[0][2], RecordLists) == packed
+
+
+def test_small_data_without_index_is_not_looked_through(data, monkeypatch):
+    monkeypatch.setattr(windowed, "WINDOW", 1 << 20)
+    monkeypatch.setattr(scanning.Scan, "pieces", None)
+    (data / "train.index.npz").unlink()
+    elements(builder(data), "train", 2, replicas=2, shard=(0, 2))
+
+
+def test_what_is_large_and_has_few_documents_is_not_looked_through(data, monkeypatch):
+    """As ELWC of many features, of which a file is so much larger than matrices."""
+    (data / "train.index.npz").unlink()
+    size = sum(path.stat().st_size for path in data.glob("train-*"))
+    monkeypatch.setattr(windowed, "WINDOW", 2 * size - 1)
+    elements(builder(data), "train", 2, replicas=2, shard=(0, 2))
+    assert not pathlib.Path(os.environ["TFR_PIPELINE_CACHE"]).exists()
+
+
+def compress(data):
+    """Compresses the shards; leaves nothing else that `convert` wrote beside them."""
+    for path in data.glob("*.tfrecord"):
+        records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        write(f"{path}.gz", records, "GZIP")
+        path.unlink()
+    for path in [*data.glob("*.index.npz"), *data.glob("*.stats.json")]:
+        path.unlink()
+
+
+def file_ends(data, made):
+    """Returns the numbers of lists with which files of the training data end."""
+    shards = made.kept.known_index(f"{data}/train-*", made._reading()).shards
+    return np.cumsum([len(shard.documents) for shard in shards]).tolist()
+
+
+@pytest.mark.parametrize("kind", ["converted", "foreign", "compressed"])
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_share_whole_files(data, tmp_path, kind, workers):
+    every = builder(data, sharding="none", cache="memory").lists("train", "packed")
+    if kind == "foreign":
+        (data / "train.index.npz").unlink()
+    if kind == "compressed":
+        compress(data)
+    labels, queries, steps = [], [], set()
+    for worker in range(workers):
+        made = builder(data, sharding="files", cache=str(tmp_path / "cache"))
+        plan = made.plan("train", "packed", workers)
+        assert {*plan.lists_of(worker, workers)} <= {0, *file_ends(data, made)}
+        steps.add(plan.steps)
+        request = {"replicas": workers, "shard": (worker, workers)}
+        found = elements(made, "train", plan.steps, **request)
+        labels += [part for _, part, *_ in found]
+        queries += made.kept._known[0][2].query_ids.tolist()
+    assert len(steps) == 1
+    assert queries == every.query_ids.tolist()
+    assert sum(int(part.nrows()) for part in labels) == every.num_lists
+    found = np.concatenate([part.values for part in labels])
+    assert sorted(found) == sorted(every.labels)
+
+
+def blank(path):
+    """Leaves nothing of a file but its size and time."""
+    state = os.stat(path)
+    path.write_bytes(bytes(state.st_size))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["converted", "compressed"])
+def test_a_worker_reads_no_file_of_another(data, kind):
+    if kind == "compressed":
+        compress(data)
+    request = {"replicas": 2, "shard": (1, 2)}
+    made = builder(data, sharding="files")
+    wanted = elements(made, "train", 20, **request)
+    _, first = made.plan("train", "packed", 2).lists_of(0, 2)
+    paths = sorted(data.glob("train-*"))
+    for path, end in zip(paths, file_ends(data, made), strict=True):
+        if end <= first:
+            blank(path)
+    found = builder(data, sharding="files")
+    assert_same(elements(found, "train", 20, **request), wanted)
+    # Nor do exports, and who diagnoses a loss.
+    some = found.some_lists("train", np.array([first + 1, first]), "packed")
+    lists = made.kept._known[0][2]
+    assert some.query_ids.tolist() == lists.query_ids[[1, 0]].tolist()
+    with pytest.raises(DataError, match="corrupt"):
+        elements(builder(data, sharding="files"), "train", 2, replicas=2, shard=(0, 2))
+
+
+def test_sharing_that_is_not_possible_says_what_is(data):
+    compress(data)
+    pattern = f"{data}/train-"
+    with pytest.raises(ConfigError, match=f"'lists' .*compressed.*{pattern}.*'files'"):
         builder(data, sharding="lists").plan("train", "packed", 2)
+    with pytest.raises(ConfigError, match=f"found 5 for 6 replicas: {pattern}.*fewer"):
+        builder(data, sharding="files").plan("train", "packed", 6)
+    made = builder(data, sharding="files")
+    some = made.with_splits({"train": Split(f"{data}/train-*", lambda ids: ids != "")})
+    with pytest.raises(ConfigError, match="of which a split has some"):
+        some.plan("train", "packed", 2)
+    # Validation that cannot be shared is read by all.
+    assert builder(data, sharding="files").plan("valid", "packed", 3).num_lists == 50
+    found = elements(made, "valid", 0, replicas=3, shard=(2, 3))
+    assert sum(int(labels.nrows()) for _, labels, *_ in found) > 10
+
+
+def test_examples_cannot_be_shared(tmp_path):
+    lists = random_lists(0, [3] * 20)
+    path = write_format(tmp_path / "train-0", lists, "example")
+    hparams = DatasetHparams(path, "", 4, 4, sharding="files")
+    spec = {"bm25": EXAMPLE_SPEC["bm25"]}
+    made = SimpleDatasetBuilder({}, spec, "mask", LABEL_SPEC, hparams)
+    with pytest.raises(ConfigError, match=r"'files' .*Example for each"):
+        made.plan("train", "packed", 2)
+
+
+def test_very_unequal_files_are_said(data):
+    paths = sorted(data.glob("train-*"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        builder(data, sharding="files").plan("train", "packed", 2)
+    records = [*tf.data.TFRecordDataset(str(paths[0])).as_numpy_iterator()]
+    for path in (data / "train.index.npz", data / "train.stats.json"):
+        path.unlink()
+    write(paths[0], records * 9)
+    with pytest.warns(UserWarning, match=r"files': 5 files make shares of [\d,]+ to "):
+        plan = builder(data, sharding="files").plan("train", "packed", 2)
+    assert plan.lists_of(0, 2) == (0, 9 * len(records))
 
 
 def test_an_unknown_sharding_is_named(data):

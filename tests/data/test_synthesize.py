@@ -79,6 +79,18 @@ def test_a_model_beats_the_best_feature_which_beats_chance(
     assert single + 0.1 < learned < 0.95
 
 
+def test_what_is_relevant_drifts_and_documents_do_not(tmp_path: pathlib.Path) -> None:
+    for name, drift in (("one", 0.0), ("other", 0.5)):
+        size = Size(queries=300, documents=20, features=8, drift=drift)
+        synthesize(str(tmp_path / name), size, 3)
+    one, other = (read(tmp_path / name / "train.txt") for name in ("one", "other"))
+    np.testing.assert_array_equal(one.values["float32"], other.values["float32"])
+    title, body = one.values["float32"].T[:2]
+    for column, direction in ((title, -1), (body, 1)):
+        change = ndcg_at_10(other, column) - ndcg_at_10(one, column)
+        assert direction * change > 0.05
+
+
 def test_sizes_too_small_are_errors(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="at least 4 queries"):
         synthesize(str(tmp_path), Size(queries=1))
@@ -91,6 +103,8 @@ def test_sizes_too_small_are_errors(tmp_path: pathlib.Path) -> None:
         (Size(documents=10**20), 1, "expected at most"),
         (Size(features=10**20), 1, "expected at most"),
         (Size(), -1, "--seed: expected a number of at least 0, found -1"),
+        (Size(drift=1.5), 1, "--drift: expected a number from 0 to 1, found 1.5"),
+        (Size(drift=float("nan")), 1, "--drift: expected a number from 0 to 1"),
     ],
 )
 def test_what_no_machine_can_make_is_refused_at_once(tmp_path, size, seed, words):

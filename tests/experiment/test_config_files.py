@@ -510,8 +510,11 @@ def test_an_unknown_argument_of_a_builder_is_wrong_usage(dry_run):
 def test_the_documentation_names_every_scorer_and_preprocessing():
     text = (ROOT / "docs" / "training.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| `model` |")]
-    for name in (*registry.names("scorer"), *registry.names("preprocessing")):
+    for name in registry.names("scorer"):
         assert f"`{name}`" in row
+    steps = (ROOT / "docs" / "preprocessing.md").read_text()
+    for name in registry.names("preprocessing"):
+        assert f"`{name}`" in steps
 
 
 def test_the_commands_of_the_documentation_load(monkeypatch):
@@ -526,7 +529,7 @@ def test_the_commands_of_the_documentation_load(monkeypatch):
         (path,) = [word for word in words if word.startswith("--config=")]
         words.remove(path)
         config = config_lib.load(path[len("--config=") :], words)
-        assert config["data"]["dir"] == "data"
+        assert config["data"]["dir"].endswith("data")
 
 
 # What config.json cannot hold

@@ -204,7 +204,7 @@ def test_a_function_of_labels_and_scores_is_a_loss(data, tmp_path, used):
         ("data__builder", "mult_label", "unknown dataset builder.*'multi_label'"),
         ("data__builder_args", {"a": 1}, "no effect without data.builder"),
         ("pipeline__metrics", [{"name": ["mrr"]}], "metrics: expected a tuple"),
-        ("model__preprocess", {"features": ["log1p"]}, "expected the name of a prep"),
+        ("model__preprocess", {"features": [5]}, "expected the name of a step"),
         # As a config.json may have them, or a config file.
         ("data__dir", 5, r"config\.data\.dir: expected text, found 5"),
         ("data__test", {"a": 1}, r"config\.data\.test: expected text, found"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet
 
-TEXTS = ("split", "task", "query")
+TEXTS = ("split", "task", "query", "class", "predicted")
 COUNTS = ("documents", "relevant")
 SUM = "label_sum"
 

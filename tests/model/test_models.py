@@ -396,6 +396,16 @@ def test_parts_written_for_padded_tensors_get_them(case):
     assert found.shape == (len(LENGTHS), LONGEST)
 
 
+NESTED = tf.io.RaggedFeature(tf.float32, "x", [tf.io.RaggedFeature.UniformRowLength(1)])
+
+
+@pytest.mark.parametrize(
+    "context, example", [({}, {"x": NESTED}), ({"x": NESTED}, EVEN)]
+)
+def test_features_of_several_ragged_dimensions_are_padded(context, example):
+    assert part(input_creator=creator(context, example)).layouts == ("padded",)
+
+
 @pytest.mark.parametrize(
     "context, example",
     [
@@ -405,8 +415,9 @@ def test_parts_written_for_padded_tensors_get_them(case):
         ({"q": tf.io.RaggedFeature(tf.int64)}, EVEN),
     ],
 )
-def test_features_without_fixed_shape_are_padded(context, example):
-    assert part(input_creator=creator(context, example)).layouts == ("padded",)
+def test_all_other_features_are_packed(context, example):
+    made = part(input_creator=creator(context, example), preprocessor={})
+    assert made.layouts == ("packed", "padded")
 
 
 def test_text_of_the_query_is_packed():

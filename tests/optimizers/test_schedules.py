@@ -14,7 +14,7 @@ from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.schedules import Schedule
 from tfr_pipeline.pipeline.run.callbacks import ReduceOnPlateau
-from tfr_pipeline.pipeline.run.directory import RunState
+from tfr_pipeline.pipeline.run.state import RunState
 
 PEAK, TOTAL = 0.3, 100
 

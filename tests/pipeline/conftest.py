@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from tests.pipeline.training_helpers import make_config, make_data
+from tfr_pipeline.compat import tf
 from tfr_pipeline.experiment.build import build_pipeline
 
 
@@ -19,6 +20,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def finished(data, tmp_path_factory):
     """A run that has ended: `(config, model)`. Tests must not change its files."""
+    # Else its layers' names would depend on the models that other tests have made.
+    tf.keras.backend.clear_session()
     config = make_config(
         data,
         tmp_path_factory.mktemp("finished") / "run",

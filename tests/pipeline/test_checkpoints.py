@@ -15,7 +15,8 @@ from tests.pipeline.training_helpers import tree
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import PipelineError, RunError
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
-from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.pipeline.run.state import RunState
 
 
 def open_run(folder, units=3):

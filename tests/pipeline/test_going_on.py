@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import types
 
 import pytest
 
@@ -25,6 +26,8 @@ from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run import data_fingerprint, peers
 from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.pipeline.run.loop import go_on
+from tfr_pipeline.pipeline.run.state import RunState
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 
@@ -291,3 +294,11 @@ def test_a_run_whose_lists_would_come_in_another_order_is_refused(
         ConfigError, match=r"dealt .* into \d shares, .* there are none"
     ):
         training(3)
+
+
+@pytest.mark.parametrize(("before", "after"), [(-2, 2), (2, -2), (-2, -4), (0, -2)])
+def test_shares_of_whole_files_are_not_those_of_lists(before, after):
+    stopped = types.SimpleNamespace(step=3, state=RunState(shares=before))
+    hparams = PipelineHparams("run", 2, 10, 1, 0.1, "softmax_loss")
+    with pytest.raises(ConfigError, match="2 shares of whole files"):
+        go_on(stopped, 10, hparams, after)

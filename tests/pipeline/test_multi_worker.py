@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pathlib
@@ -245,3 +246,29 @@ def test_workers_with_shares_go_on_where_they_were_after_one_was_killed(data, tm
     sizes = [m["columns"]["labels"]["size"] // 4 for m in train]
     assert sum(sizes) == rows[0][0]["documents"]
     assert len(sizes) == WORKERS and max(sizes) < 0.6 * sum(sizes)
+
+
+@pytest.mark.slow
+def test_workers_share_whole_compressed_files(data, tmp_path):
+    packed = tmp_path / "data"
+    packed.mkdir()
+    for path in data.iterdir():
+        if path.suffix == ".tfrecord":
+            (packed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        elif path.name == "features.json":
+            shutil.copy(path, packed)
+    config = changed(
+        run_config(packed, tmp_path / "run"),
+        data__sharding="files",
+        data__cache=str(tmp_path / "cache"),
+    )
+    workers = tmp_path / "workers"
+    assert wait(start_workers(config, workers), workers)[-1] == STEPS
+    parts = [json.loads(path.read_text()) for path in tmp_path.rglob("lists/meta.json")]
+    paths = [meta["content"]["paths"] for meta in parts]
+    train = sorted(some for some in paths if "/train-" in some[0])
+    assert train == [[str(path)] for path in sorted(packed.glob("train-*"))]
+    rows = read_history(tmp_path / "run")
+    read = [meta["columns"]["labels"]["size"] // 4 for meta in parts]
+    read = [n for n, some in zip(read, paths, strict=True) if some in train]
+    assert {row["documents"] for row in rows} == {sum(read)}

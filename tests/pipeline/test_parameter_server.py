@@ -158,6 +158,39 @@ def test_one_worker_trains_as_one_process_does(data, tmp_path):
     )
 
 
+def places(jobs):
+    """Returns what TF_CONFIG says to each task of a job, by task name."""
+    ports = iter(free_ports(sum(jobs.values())))
+    cluster = {
+        job: [f"localhost:{next(ports)}" for _ in range(count)]
+        for job, count in jobs.items()
+    }
+    evaluator = cluster.pop("evaluator", [])
+    return {
+        f"{job}-{index}": json.dumps(
+            {"cluster": cluster, "task": {"type": job, "index": index}}
+        )
+        for job, addresses in {**cluster, "evaluator": evaluator}.items()
+        for index in range(len(addresses))
+    }
+
+
+def start_task(name, place, folder, *words):
+    """Starts Python as a task of a job; its output is in `NAME.log`."""
+    with open(folder / f"{name}.log", "a") as log:
+        return subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env=environment(
+                TF_CONFIG=place,
+                GRPC_FAIL_FAST="use_caller",
+                TMPDIR=str(folder),
+                PYTHONUNBUFFERED="1",
+            ),
+            stdout=log,
+            stderr=log,
+        )
+
+
 def start_job(config, folder, jobs):
     """Starts `tfr-pipeline`'s pipeline in each task of a job, by task name."""
     script = """
@@ -167,29 +200,10 @@ from tfr_pipeline.experiment.build import build_pipeline
 build_pipeline(json.loads(sys.argv[1])).train_and_validate(verbose=2)
 """
     folder.mkdir(exist_ok=True)
-    ports = iter(free_ports(sum(jobs.values())))
-    cluster = {
-        job: [f"localhost:{next(ports)}" for _ in range(count)]
-        for job, count in jobs.items()
+    return {
+        name: start_task(name, place, folder, "-c", script, json.dumps(config))
+        for name, place in places(jobs).items()
     }
-    evaluator = cluster.pop("evaluator", [])
-    tasks = {}
-    for job, addresses in {**cluster, "evaluator": evaluator}.items():
-        for index in range(len(addresses)):
-            where = {"cluster": cluster, "task": {"type": job, "index": index}}
-            with open(folder / f"{job}-{index}.log", "w") as log:
-                tasks[f"{job}-{index}"] = subprocess.Popen(
-                    [sys.executable, "-c", script, json.dumps(config)],
-                    env=environment(
-                        TF_CONFIG=json.dumps(where),
-                        GRPC_FAIL_FAST="use_caller",
-                        TMPDIR=str(folder),
-                        PYTHONUNBUFFERED="1",
-                    ),
-                    stdout=log,
-                    stderr=log,
-                )
-    return tasks
 
 
 def end_job(tasks):

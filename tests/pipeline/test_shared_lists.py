@@ -14,6 +14,7 @@ import pytest
 from tests.pipeline.test_multi_worker import free_ports
 from tests.pipeline.training_helpers import ROOT, environment, make_config
 from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.folds import fold_of_lists
 from tfr_pipeline.data.sources.options import Options
 
 LISTS = 37
@@ -179,6 +180,21 @@ def test_every_list_is_seen_once_an_epoch_and_the_curve_is_that_of_one_process(
     assert_each_list_once_an_epoch([one])
     found = run(data, workers, **batches)
     assert_each_list_once_an_epoch(found)
+    assert_same_curve(one, found)
+
+
+@pytest.mark.slow
+def test_workers_train_on_the_same_folds(numbered):
+    data = numbered(7)
+    (one,) = run(data, 0, folds=3, fold=1)
+    ids = np.array([str(number) for number in range(LISTS)], object)
+    wanted = np.flatnonzero(fold_of_lists(ids, 3) != 1)
+    found = run(data, 2, folds=3, fold=1)
+    for workers in ([one], found):
+        for epoch in range(EPOCHS):
+            part = slice(epoch * one[0], (epoch + 1) * one[0])
+            seen = [itertools.chain(*seen[part]) for _, seen, *_ in workers]
+            assert sorted(itertools.chain(*seen)) == wanted.tolist()
     assert_same_curve(one, found)
 
 

@@ -27,6 +27,9 @@ class Terminate(tf.keras.callbacks.Callback):
     def on_test_end(self, logs=None):
         self._maybe("validation")
 
+    def on_train_end(self, logs=None):
+        self._maybe("end")
+
     def on_train_batch_end(self, batch, logs=None):
         self._maybe("step")
 
@@ -60,6 +63,16 @@ def test_a_run_that_goes_on_within_an_epoch_gives_the_signal_back(data, tmp_path
     train(config)
     assert signal.getsignal(signal.SIGTERM) is before
     assert [row["step"] for row in read_history(tmp_path / "run")] == [10, 20]
+
+
+def test_a_signal_after_the_last_epoch_is_not_lost(data, tmp_path):
+    config = make_config(data, tmp_path / "run", num_epochs=2)
+    with pytest.raises(SystemExit) as end:
+        train(config, Terminate("end", 20))
+    assert end.value.code == 143
+    assert not (tmp_path / "run" / "export").exists()
+    train(config)
+    assert read_json(tmp_path / "run" / "metrics.json")["step"] == 20
 
 
 class Sleep(tf.keras.callbacks.Callback):

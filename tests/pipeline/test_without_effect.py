@@ -37,9 +37,14 @@ TABLE = [
     ("tpu", "local", {}, TPU),
     ("steps_per_execution", 5, PS, {}),
     ("valid_list_size", 3, NO_VALIDATION, {}),
+    ("valid_input_pattern", "c", {**NO_VALIDATION, "folds": 3, "fold": 0}, {}),
+    ("valid_list_size", 3, NO_VALIDATION, {"folds": 3, "fold": 0, **NO_VALIDATION}),
     ("test_input_pattern", "c", UNDESCRIBED, {}),
 ]
-OF_DATA = {"valid_input_pattern", "valid_list_size", "test_input_pattern"}
+OF_DATA = {
+    *("valid_input_pattern", "valid_list_size", "test_input_pattern"),
+    *("folds", "fold"),
+}
 
 
 def told(settings):

@@ -16,7 +16,8 @@ from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer
 from tfr_pipeline.serving.export import export_saved_model
-from tfr_pipeline.serving.signatures import Signatures, input_names
+from tfr_pipeline.serving.rank_inputs import input_names
+from tfr_pipeline.serving.signatures import Signatures
 
 
 def scaled(tensor: Any) -> Any:

@@ -15,7 +15,8 @@ from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.model.scorers import Scorer, UnivariateScorer
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
-from tfr_pipeline.pipeline.run.finish import Exporter, evaluate
+from tfr_pipeline.pipeline.run.finish import Exporter
+from tfr_pipeline.pipeline.run.measuring import evaluate
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.signatures import PREDICT, RANK
 from tfr_pipeline.serving.versions import find_export
@@ -110,19 +111,20 @@ class OfTexts(Scorer):
 
 
 @pytest.mark.parametrize("numbers", [1, 2])
-def test_exports_without_rank_are_compared_evaluated_and_predict(tmp_path, numbers):
+def test_exports_of_texts_are_compared_evaluated_and_predict(tmp_path, numbers):
     lists = texts()
     datasets = make_datasets(tmp_path, lists, QUERY, TEXTS)
     model = randomize(make_builder(QUERY, TEXTS, {}, OfTexts(numbers)).build())
     found = Exporter(datasets, model).publish(str(tmp_path / "export"), 3)
     loaded = tf.saved_model.load(str(tmp_path / "export")).signatures
-    assert RANK not in loaded
+    # It gives one score a document.
+    assert (RANK in loaded) == (numbers == 1)
     serialized = tf.constant([ranking_data.elwc(ranked) for ranked in lists])
     scores = loaded[PREDICT](serialized)["outputs"].numpy()
     real = np.arange(5) < np.array(LENGTHS)[:, None]
     wanted = scores[real].reshape(11, numbers)
     packed = datasets.lists("valid", "packed")
-    names = [f"outputs[{i}]" for i in range(2)] if numbers == 2 else ["outputs"]
+    names = [f"outputs[{i}]" for i in range(2)] if numbers == 2 else ["scores"]
     for predictor in (found, Predictor(str(tmp_path / "export"))):
         assert predictor.tasks == tuple(names)
         by_name = predictor.score_tasks(packed)

@@ -15,7 +15,8 @@ from tests.serving.serving_helpers import (
 from tfr_pipeline.compat import tf
 from tfr_pipeline.model.scorers import DNNScorer, UnivariateScorer
 from tfr_pipeline.serving.export import export_saved_model
-from tfr_pipeline.serving.signatures import RANK, input_name, input_names
+from tfr_pipeline.serving.rank_inputs import input_name, input_names
+from tfr_pipeline.serving.signatures import RANK
 
 LISTS = random_lists(3, [3, 1, 5, 2], missing=0.2)
 FLOAT = tf.io.FixedLenFeature((1,), tf.float32, 0.0)

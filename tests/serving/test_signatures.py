@@ -11,6 +11,7 @@ from tests.ranking_data import (
     CONTEXT_SPEC,
     EXAMPLE_SPEC,
     MASK,
+    RankedList,
     elwc,
     example,
     random_lists,
@@ -22,13 +23,13 @@ from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer, UnivariateScorer
+from tfr_pipeline.serving.rank_inputs import input_names
 from tfr_pipeline.serving.signatures import (
     PREDICT,
     RANK,
     REGRESS,
     SERVING_DEFAULT,
     Signatures,
-    input_names,
 )
 
 LENGTHS = [3, 1, 5, 2]
@@ -231,7 +232,7 @@ def test_a_padded_model_may_have_a_feature_called_as_packed_ones_are():
     close(ours()[PREDICT](serialized), theirs()[PREDICT](serialized))
 
 
-def test_text_features_are_left_to_tf_ranking():
+def test_text_features_are_scored_as_tf_ranking_does():
     spec = {"docid": tf.io.FixedLenFeature((1,), tf.string, "")}
     lookup = tf.keras.layers.StringLookup(vocabulary=["d0_0", "d0_1"])
     builder = ModelBuilder(
@@ -242,10 +243,52 @@ def test_text_features_are_left_to_tf_ranking():
     )
     model = builder.build()
     ours = Signatures(model, {}, spec, MASK)()
-    assert RANK not in ours
     theirs = tfr.keras.saved_model.Signatures(model, {}, spec, MASK)()
     serialized = tf.constant([elwc(ranked) for ranked in random_lists(0, [3, 2])])
-    close(ours[PREDICT](serialized), theirs[PREDICT](serialized))
+    (found,), (wanted,) = (
+        signatures[PREDICT](serialized).values() for signatures in (ours, theirs)
+    )
+    real = np.array([[True] * 3, [True, True, False]])
+    np.testing.assert_array_equal(found[real], wanted[real])
+    ranked = ours[RANK](
+        docid=tf.constant([["d0_0"], ["d0_1"], ["?"]]),
+        row_splits=tf.constant([0, 3], tf.int64),
+        ids=tf.constant([], tf.string),
+    )
+    assert ranked["scores"].numpy().tolist() == [1.0, 2.0, 0.0]
+
+
+def test_lists_of_any_length_need_no_default_where_features_have_partitions():
+    of_rows = tf.io.RaggedFeature(
+        tf.float32, "values", partitions=[tf.io.RaggedFeature.RowLengths("lengths")]
+    )
+    random = np.random.default_rng(0)
+
+    def document():
+        numbers = {"price": random.normal(size=1), "values": random.normal(size=3)}
+        numbers = {key: value.astype(np.float32) for key, value in numbers.items()}
+        return {**numbers, "lengths": random.permutation([1, 2])}
+
+    lists = [
+        RankedList({"size": np.float32([n])}, [document() for _ in range(n)])
+        for n in (1, 3, 0, 2)
+    ]
+    serialized = tf.constant([elwc(ranked) for ranked in lists])
+    found = {}
+    for default in (None, 0.0):
+        number = tf.io.FixedLenFeature((1,), tf.float32, default)
+        context, spec = {"size": number}, {"price": number, "rows": of_rows}
+        builder = ModelBuilder(
+            FeatureSpecInputCreator(context, spec),
+            {"rows": lambda x: tf.reduce_max(x.to_tensor(), [2, 3])[..., tf.newaxis]},
+            DNNScorer(hidden_layer_dims=[4], activation="tanh"),
+            MASK,
+        )
+        model = randomize(builder.build())
+        found[default] = Signatures(model, context, spec, MASK)()[PREDICT](serialized)
+    theirs = tfr.keras.saved_model.Signatures(model, context, spec, MASK)()
+    close(found[0.0], theirs[PREDICT](serialized))
+    close(found[None], found[0.0])
 
 
 def test_int64_columns_are_inputs_of_their_own_type(signatures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from tfr_pipeline import files
@@ -29,3 +30,18 @@ def patterns(text: str) -> str:
     """Type of a flag that takes paths or globs; `files.expand` expands them."""
     path(text)
     return text
+
+
+def positive(text: str) -> int:
+    """Type of a flag that takes a number from 1 on."""
+    value = count(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """Type of a flag that takes a number from 0 on."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)

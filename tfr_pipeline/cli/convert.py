@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ TABLE_FLAGS = (
     "feature_columns",
     "context_columns",
 )
+TYPE_FLAGS = ("text_columns", "categorical_columns", "types")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: libsvm)",
     )
     add("--output", required=True, type=arguments.path, help="folder to write into")
-    add("--split", default="train", help="name of the split (default: train)")
+    add("--split", help="name of the split (default: train)")
+    add(
+        "--splits",
+        help="instead, cut the input into several by a hash of the query id: names and "
+        "shares that add up to 1, such as train:.8,valid:.1,test:.1",
+    )
     add("--num_shards", type=int, default=1, help="number of files (default: 1)")
     add("--output_format", default="elwc", help="elwc or packed (default: elwc)")
     add(
@@ -69,9 +76,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "splits already in OUTPUT)",
     )
     add(
+        "--classes",
+        help="labels are classes, and each row an example of its own: how many, "
+        "numbered from 0, or their names with commas between, or auto for those in the "
+        "input (default: those of the splits already in OUTPUT, or none)",
+    )
+    add(
         "--label_transform",
         help="labels that are no grades: log, cap:TOP or quantiles:GRADES; the splits "
         "of a folder share it (default: that of the splits already in OUTPUT, or none)",
+    )
+    add(
+        "--embed",
+        action="append",
+        metavar="TEXT=MODULE",
+        help="a text becomes a vector by a module of TensorFlow Hub: title=PATH, or "
+        "title:title_vector=PATH to keep the text as well; may be repeated",
+    )
+    add(
+        "--unlabelled",
+        action="store_true",
+        help="documents need no label: a table may lack the column or have empty "
+        "cells, LibSVM grades of -1; for pretraining",
     )
     add("--workers", type=int, help="processes (default: one for each core)")
     add(
@@ -87,6 +113,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.path,
         help="TFRecord: features.json of the input (default: what its first records "
         "have)",
+    )
+    add("--text_columns", help="tables: comma-separated features that are text")
+    add(
+        "--categorical_columns",
+        help="tables: comma-separated features that are categories, kept as text",
+    )
+    add(
+        "--types",
+        type=arguments.path,
+        help="tables: JSON file of column names and what they are: numeric, integer, "
+        "boolean, date, text, categorical, list or ragged (default: Parquet's own "
+        "types, numbers of CSV)",
     )
     add_reading_arguments(parser)
 
@@ -107,8 +145,8 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--nan",
-        help="NaN and infinite features: error, zero, or keep, which `train` refuses "
-        "(default: error)",
+        help="NaN and infinite features: error, zero, or keep, for NaN that steps of "
+        "model.preprocess take (default: error)",
     )
     columns = "tables and TFRecord: column (feature)"
     add("--label_column", help=f"{columns} of the grade (default: label)")
@@ -188,9 +226,9 @@ def reading_options(
     known = known or {}
     useless = ["query_file", "features"]
     if args.input_format == "libsvm":
-        useless = [*TABLE_FLAGS, "features"]
+        useless = [*TABLE_FLAGS, *TYPE_FLAGS, "features"]
     elif args.input_format in RECORD_FORMATS:
-        useless = ["query_file", "num_features", "label_columns"]
+        useless = ["query_file", "num_features", "label_columns", *TYPE_FLAGS]
         if getattr(args, "scalar_features", False):
             useless.append("scalar_features")  # features stay as they are
     if args.label_columns and args.label_column:
@@ -215,11 +253,47 @@ def reading_options(
         features=getattr(args, "features", None) or "",
         require_label=require_label,
         label_columns=names(args.label_columns, "--label_columns"),
+        types=_types(args),
     )
 
 
-def _engine(args: argparse.Namespace) -> Engine | None:
-    """Returns what runs the conversion; None for the processes of this machine."""
+def _types(args: argparse.Namespace) -> dict[str, str]:
+    """Returns what columns are, by three flags.
+
+    Raises:
+      ConfigError: They contradict each other, or the file is no such JSON.
+      DataError: The file cannot be read.
+    """
+    from tfr_pipeline import files
+    from tfr_pipeline.errors import ConfigError
+
+    path = getattr(args, "types", None)
+    found = files.read_json(path) if path else {}
+    if not isinstance(found, dict) or not all(
+        isinstance(kind, str) for kind in found.values()
+    ):
+        raise ConfigError(
+            f'--types: {path}: expected JSON such as {{"title": "text", "day": "date"}}'
+            f", found {found!r:.80}."
+        )
+    result = dict(found)
+    for kind in ("text", "categorical"):
+        flag = f"{kind}_columns"
+        for name in names(getattr(args, flag, None), f"--{flag}"):
+            if result.setdefault(name, kind) != kind:
+                raise ConfigError(
+                    f"--{flag}: expected one type a column, found {name!r} as "
+                    f"{result[name]} and as {kind}."
+                )
+    return result
+
+
+def runner_flags(args: argparse.Namespace) -> list[str] | None:
+    """Returns the words of --runner_args, with Beam imported; None without --runner.
+
+    Raises:
+      ConfigError: They are no words, Beam is missing, or there is no --runner.
+    """
     from tfr_pipeline.errors import ConfigError
 
     if args.runner is None:
@@ -227,15 +301,22 @@ def _engine(args: argparse.Namespace) -> Engine | None:
             raise ConfigError("--runner_args: expected --runner beside it, found none.")
         return None
     load_beam()
-    from tfr_pipeline.data.convert.beam import BeamEngine
-
     try:
-        flags = shlex.split(args.runner_args or "")
+        return shlex.split(args.runner_args or "")
     except ValueError as error:
         raise ConfigError(
             f"--runner_args: expected words as a shell takes them, found "
             f"{args.runner_args!r} ({error})."
         ) from error
+
+
+def _engine(args: argparse.Namespace) -> Engine | None:
+    """Returns what runs the conversion; None for the processes of this machine."""
+    flags = runner_flags(args)
+    if flags is None:
+        return None
+    from tfr_pipeline.data.convert.beam import BeamEngine
+
     engine = BeamEngine(args.runner, flags)
     if args.workers is not None and not engine.in_process:
         print(
@@ -248,28 +329,53 @@ def _engine(args: argparse.Namespace) -> Engine | None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline.data.convert.conversion import convert
+    from tfr_pipeline.data.convert.cut import Cut
+    from tfr_pipeline.data.sources import class_names
     from tfr_pipeline.data.sources.options import RECORD_FORMATS
+    from tfr_pipeline.errors import ConfigError
 
+    if args.splits is not None and args.split is not None:
+        raise ConfigError("expected --split or --splits, found both.")
+    if args.splits is not None:
+        Cut.parse(args.splits)  # before anything is loaded; empty, too
     engine = _engine(args)
-    if args.input_format in RECORD_FORMATS:
+    if args.unlabelled and args.input_format in RECORD_FORMATS:
+        raise ConfigError(
+            "--unlabelled: expected csv, tsv, parquet or libsvm, found "
+            f"{args.input_format}. TFRecord files without labels are read as they are: "
+            "describe them in a features.json whose label has the default -1."
+        )
+    if args.input_format in RECORD_FORMATS or args.embed:
         load_tensorflow()
-    stats = convert(
+    # Of examples with classes any may be without; another name is an error.
+    labelled = not args.unlabelled or args.classes is not None
+    options = reading_options(args, require_label=labelled)
+    if args.classes is not None:
+        classes = class_names.parse(args.classes)
+        options = dataclasses.replace(options, classes=classes)
+    found = convert(
         args.input,
         args.output,
         input_format=args.input_format,
-        split=args.split,
+        split=args.split or "train",
+        splits=args.splits or "",
         num_shards=args.num_shards,
         output_format=args.output_format,
         scalar_features=args.scalar_features,
-        options=reading_options(args),
+        options=options,
         label_transform=args.label_transform or "",
         feature_dtype=args.feature_dtype,
+        embed=args.embed or (),
         num_workers=args.workers,
         engine=engine,
     )
-    print(
-        f"{urls.redact(args.output)}: {args.split}: {stats['queries']:,} queries, "
-        f"{stats['documents']:,} documents, {len(stats['features'])} features in "
-        f"{args.num_shards} file{'s' if args.num_shards > 1 else ''}"
-    )
+    for stats in found.values() if args.splits else [found]:
+        what = f"{stats['queries']:,} queries, {stats['documents']:,} documents"
+        if "classes" in stats:
+            what = f"{stats['documents']:,} examples of {len(stats['classes'])} classes"
+        print(
+            f"{urls.redact(args.output)}: {stats['split']}: {what}, "
+            f"{len(stats['features'])} "
+            f"features in {args.num_shards} file{'s' if args.num_shards > 1 else ''}"
+        )
     return 0

@@ -145,7 +145,7 @@ def check_tensorflow() -> Iterator[Finding]:
     """Imports the libraries as the commands do; looks at Keras and accelerators."""
     try:
         with native_messages_hidden():
-            from tfr_pipeline.compat import nsl, tf, tfr  # noqa: F401
+            from tfr_pipeline.compat import hub, nsl, tf, tfr  # noqa: F401
 
             gpus = tf.config.list_physical_devices("GPU")
     except Exception as error:
@@ -154,7 +154,7 @@ def check_tensorflow() -> Iterator[Finding]:
         advice = "reinstall in a fresh environment: pip install tfr_pipeline"
         yield Finding(FAIL, "import", cause, advice)
         return
-    yield Finding(OK, "import", "TensorFlow, TF-Ranking and NSL load")
+    yield Finding(OK, "import", "TensorFlow, TF-Ranking, NSL and Hub load")
     # `tf.keras` tells no version of its own; the library behind it does.
     library = tf.keras.Model.__module__.partition(".")[0]
     keras = f"{library} {sys.modules[library].__version__}"

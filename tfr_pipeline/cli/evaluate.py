@@ -8,9 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
-from tfr_pipeline.cli import arguments
+from tfr_pipeline.cli import against, arguments, attacks
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 
@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measures a model on labelled lists: NDCG, MRR, MAP, precision, recall and ARP "
         "with 95% confidence intervals. The table shows the averages over queries that "
-        "have a relevant document; the file has the other conventions too."
+        "have a relevant document; the file has the other conventions too. For models "
+        "that classify: accuracy, macro F1, log loss, and each class."
     )
     add = parser.add_argument
     add(
@@ -47,8 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--baselines",
         action="store_true",
-        help="also measure the best single feature and random order",
+        help="also measure the best single feature and random order; for classes, "
+        "always the most frequent one",
     )
+    add("--against", type=arguments.path, help=against.HELP)
+    attacks.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,13 +60,16 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from tfr_pipeline import files, outputs, urls
-    from tfr_pipeline.cli.tables import number, table
+    from tfr_pipeline.cli import classifying
     from tfr_pipeline.errors import ConfigError
+    from tfr_pipeline.metrics.paired import paired_differences
     from tfr_pipeline.metrics.query_table import QueryTable, check_suffix
 
     paths = files.expand(args.data, "--data")
     report = sys.stdout
     read = [*paths, *outputs.files_of_model(args.model)]
+    if args.against:
+        read += outputs.files_of_model(args.against)
     if args.output:
         outputs.check_output(args.output, read, what="--output")
         if files.descriptor(args.output) == 1:
@@ -75,55 +82,90 @@ def run(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
     from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
-    from tfr_pipeline.pipeline.run.finish import evaluate, labels_by_task
+    from tfr_pipeline.pipeline.run.measuring import labels_by_task, measure
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)
     hparams = DatasetHparams("", args.data, 1, 1)
     builder = builder_from_features(predictor.features, hparams)
     lists = builder.lists("valid", "packed")
-    queries = QueryTable()
-    record = functools.partial(queries.add, _split(paths)) if args.per_query else None
-    result = evaluate(predictor, lists, record)
+    measured = measure(predictor, lists)
+    result = measured.means()
+    other = None
+    if args.against:
+        other = against.measure_other(args.against, args.data, measured)
+    under_attack = None
+    if args.attack is not None:
+        under_attack = attacks.measure_attacked(args, predictor, lists)
     labels = labels_by_task(predictor, lists)
-    baselines = {}
-    for task, measured in result.items() if "" not in labels else [("", result)]:
-        rows = {"model": measured}
+    baselines, differences = {}, {}
+    for task, means in result.items() if "" not in labels else [("", result)]:
+        rows = {"model": means}
+        if under_attack is not None:  # of a model of one score
+            rows["attacked"] = under_attack
+        if other is not None and task in other.tasks:
+            rows["against"] = other.tasks[task].means()
+            differences[task] = paired_differences(
+                measured.tasks[task], other.tasks[task]
+            )
         if args.baselines:
-            baselines[task] = _baselines(predictor, lists, labels[task])
+            if predictor.classes:
+                found = classifying.most_frequent(labels[task], predictor.classes)
+                baselines[task] = {"most frequent": found}
+            else:
+                baselines[task] = _baselines(predictor, lists, labels[task])
             rows.update(baselines[task])
         if task:
             print(f"task {task}", file=report)
-        print(table(rows), file=report)
-        best = rows.get("best feature")
-        if measured["queries"] == measured["queries_without_relevant"]:
-            print(
-                "no query has a relevant document, a label above 0: there is nothing "
-                "to measure ('zero' and 'one' in the file are conventions)",
-                file=report,
-            )
-        elif best:
-            print(
-                f"best feature: {best['feature']}, {best['first']} values first",
-                file=report,
-            )
-        low, high = map(number, measured["ndcg@10"]["skip_ci"] or (None, None))
-        print(
-            f"{measured['queries']} queries ({measured['queries_without_relevant']} "
-            f"without a relevant document, skipped above), {measured['documents']} "
-            f"documents; ndcg@10 95% interval {low} to {high}",
-            file=report,
-        )
+        if predictor.classes:
+            classifying.report(rows, report)
+        else:
+            _report_ranking(rows, report)
+        if task in differences:
+            print(against.line(differences[task]), file=report)
     if args.per_query:
+        queries = QueryTable()
+        measured.record(functools.partial(queries.add, _split(paths)))
         queries.write(args.per_query)
         print(f"per query: {urls.redact(args.per_query)}", file=report)
     if args.output:
         content: dict[str, Any] = dict(result)
+        if under_attack is not None:
+            content["attacked"] = under_attack
         if args.baselines:
             content["baselines"] = baselines.get("", baselines)
+        if differences:
+            content["differences"] = differences.get("", differences)
         files.write_text(args.output, json.dumps(content, indent=1) + "\n")
         print(f"all numbers: {urls.redact(args.output)}", file=report)
-    return 0
+    codes = [against.verdict(found) for found in differences.values()]
+    return against.together(codes) if codes else 0
+
+
+def _report_ranking(rows: dict[str, Any], report: TextIO) -> None:
+    """Prints a table of what was measured, and what there is to say of it."""
+    from tfr_pipeline.cli.tables import number, table
+
+    print(table(rows), file=report)
+    means, best = rows["model"], rows.get("best feature")
+    if means["queries"] == means["queries_without_relevant"]:
+        print(
+            "no query has a relevant document, a label above 0: there is nothing "
+            "to measure ('zero' and 'one' in the file are conventions)",
+            file=report,
+        )
+    elif best:
+        print(
+            f"best feature: {best['feature']}, {best['first']} values first",
+            file=report,
+        )
+    low, high = map(number, means["ndcg@10"]["skip_ci"] or (None, None))
+    print(
+        f"{means['queries']} queries ({means['queries_without_relevant']} "
+        f"without a relevant document, skipped above), {means['documents']} "
+        f"documents; ndcg@10 95% interval {low} to {high}",
+        file=report,
+    )
 
 
 def _same_place(one: str, other: str) -> bool:

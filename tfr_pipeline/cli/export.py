@@ -10,19 +10,31 @@ from typing import Any
 from tfr_pipeline import copies, files, urls
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import ConfigError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
         "Makes a SavedModel of the checkpoints of a run, also of one that has not "
-        "ended, was started from Python, or whose data has gone; writes OUTPUT/<step>."
+        "ended, was started from Python, or whose data has gone: OUTPUT/<version>. "
+        "With --module it makes a module of a part of the model; that takes the config "
+        "and the data of the run."
     )
     add = parser.add_argument
     add("--run", required=True, type=arguments.path, help="run directory")
     add("--output", required=True, type=arguments.path, help="folder of versions")
     add("--best", action="store_true", help="the best epoch instead of the latest")
+    add(
+        "--version",
+        type=_version,
+        help="number of the version, such as a date; by default the step",
+    )
+    add(
+        "--module",
+        metavar="LAYER",
+        help="this layer alone, as a module for TensorFlow Hub, into OUTPUT itself",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,13 +44,20 @@ def run(args: argparse.Namespace) -> int:
     url, args.run = args.run, _local(args.run)
     inputs = [url, *outputs.folders_of_run(args.run)]
     outputs.check_output(args.output, inputs, folder=True, what="--output")
-    if os.path.isdir(os.path.join(args.run, outputs.TEMPLATE)):
+    if args.module and urls.is_remote(args.output):
+        raise ConfigError(
+            f"--output: expected a folder of this machine beside --module, found "
+            f"{args.output}."
+        )
+    if args.module and args.version is not None:
+        raise ConfigError("--version: it has no effect beside --module.")
+    if not args.module and os.path.isdir(os.path.join(args.run, outputs.TEMPLATE)):
         load_tensorflow()
         from tfr_pipeline.pipeline.run.template import export
 
-        print(urls.redact(export(args.run, args.output, best=args.best)))
+        print(urls.redact(export(args.run, args.output, args.best, args.version)))
         return 0
-    config = _config(args.run)
+    config = _config(args.run, bool(args.module))
     # A builder that the config names is of the user's project, as for `train`.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -48,8 +67,18 @@ def run(args: argparse.Namespace) -> int:
     config["model_dir"] = args.run
     config["pipeline"]["strategy"] = None  # The cluster is not there any more.
     pipeline = build_pipeline(config)
-    print(urls.redact(pipeline.export_checkpoint(args.output, best=args.best)))
+    if args.module:
+        print(pipeline.export_module(args.module, args.output, best=args.best))
+        return 0
+    path = pipeline.export_checkpoint(args.output, args.best, args.version)
+    print(urls.redact(path))
     return 0
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
+    return int(text)
 
 
 def _local(run: str) -> str:
@@ -65,7 +94,7 @@ def _local(run: str) -> str:
     )
 
 
-def _config(run: str) -> dict[str, Any]:
+def _config(run: str, of_module: bool) -> dict[str, Any]:
     """Returns the config that a run was started with."""
     path = os.path.join(run, "config.json")
     if not os.path.exists(path):
@@ -78,6 +107,11 @@ def _config(run: str) -> dict[str, Any]:
     if not isinstance(config.get("pipeline", {}), dict):
         found = config["pipeline"]
         raise DataError(f"{path}: expected an object 'pipeline', found {found!r:.60}.")
+    if "pipeline" not in config and of_module:
+        raise DataError(
+            f"{path}: this run was started from Python, which has the code of its "
+            "model. Call export_module of its pipeline there."
+        )
     if "pipeline" not in config:
         raise DataError(
             f"{path}: this run was started from Python, and ended before it had "

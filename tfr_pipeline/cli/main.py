@@ -1,7 +1,8 @@
 """The `tfr-pipeline` command. Loads only the module of the command that is asked for.
 
 Exit codes: 0 done; 1 failed, with the cause in one line; 2 wrong usage or config; 130
-interrupted; 143 stopped by SIGTERM or SIGHUP, with the state saved.
+interrupted; 143 stopped by SIGTERM or SIGHUP, with the state saved. Those of `evaluate
+--against` are in `against`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ COMMANDS = {
     "evaluate": "measure a model on labelled lists",
     "predict": "rank the documents of a file",
     "export": "make a SavedModel of a checkpoint",
+    "sweep": "train with many settings, and find the best",
+    "graph": "neighbours of documents: ids, similarity graph, packed data",
     "doctor": "look at the installation, and say how to mend it",
     "new": "start a project",
 }
@@ -94,9 +97,19 @@ def _run(argv: list[str]) -> int:
     if not debug:
         warnings.formatwarning = _short_warning
     module = importlib.import_module(f"tfr_pipeline.cli.{name}")
+    about = COMMANDS[name]
+    if parts := getattr(module, "COMMANDS", None):
+        word = rest[0] if rest and not rest[0].startswith("-") else ""
+        if word and word not in parts:
+            kind = f"command of {name}"
+            print(f"error: {unknown_name(kind, word, parts)}", file=sys.stderr)
+            return 2
+        if word:
+            module = importlib.import_module(f"tfr_pipeline.cli.{name}_{word}")
+            name, about, rest = f"{name} {word}", parts[word], rest[1:]
     parser = Parser(
         prog=f"tfr-pipeline {name}",
-        description=COMMANDS[name],
+        description=about,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

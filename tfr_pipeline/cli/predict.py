@@ -1,4 +1,4 @@
-"""`tfr-pipeline predict`: ranks the documents of a file."""
+"""`tfr-pipeline predict`: ranks the documents of a file, or classifies examples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
         "Ranks documents: writes `qid docid rank score`, separated by tabs and without "
-        "a header, the best document of each query first. Labels are not needed."
+        "a header, the best document of each query first. A model that classifies: `id "
+        "class` and the probability of each class, below a header. Labels are not "
+        "needed."
     )
     add = parser.add_argument
     add(
@@ -64,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline import files, outputs, urls
-    from tfr_pipeline.cli import ranking
+    from tfr_pipeline.cli import classifying, ranking
     from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 
     read = files.expand(args.input, "--input", streams=True)
@@ -83,7 +85,11 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.serving.predictor import Predictor
 
     predictor = Predictor(args.model)
-    task = predictor.task(args.task)  # known before anything is read
+    classes = predictor.classes
+    if classes:
+        _check_for_classes(args)
+    else:
+        task = predictor.task(args.task)  # known before anything is read
     if args.input_format is None:
         args.input_format = predictor.features.reading.get("input_format", "libsvm")
     queries = documents = 0
@@ -92,9 +98,15 @@ def run(args: argparse.Namespace) -> int:
         open(temporary, "w", encoding="utf-8", newline="\n") as out,
         spooled.regular_files(args.input, "--input") as names,
     ):
+        if classes:
+            out.write(classifying.header(classes))
         for lists in _read(args, list(names), predictor):
-            scores = predictor.score(lists, task=task)
-            out.writelines(ranking.lines(lists, scores, args.format))
+            if classes:
+                found = predictor.probabilities(lists)
+                out.writelines(classifying.lines(lists, found, classes))
+            else:
+                scores = predictor.score(lists, task=task)
+                out.writelines(ranking.lines(lists, scores, args.format))
             queries += lists.num_lists
             documents += lists.num_documents
         if not documents:
@@ -102,11 +114,30 @@ def run(args: argparse.Namespace) -> int:
                 f"{args.input}: expected at least one document, found none."
             )
     print(
-        f"{urls.redact(args.output)}: {documents:,} documents of {queries:,} queries "
-        "ranked",
+        f"{urls.redact(args.output)}: "
+        + (
+            f"{documents:,} examples classified"
+            if classes
+            else f"{documents:,} documents of {queries:,} queries ranked"
+        ),
         file=sys.stderr if files.descriptor(args.output) == 1 else sys.stdout,
     )
     return 0
+
+
+def _check_for_classes(args: argparse.Namespace) -> None:
+    from tfr_pipeline.cli import ranking
+    from tfr_pipeline.errors import ConfigError
+
+    for flag, given in (
+        ("--task", args.task),
+        (f"--format={args.format}", args.format != ranking.TSV),
+    ):
+        if given:
+            raise ConfigError(
+                f"{flag}: expected a model that ranks; {args.model!r} classifies. "
+                "Leave it out."
+            )
 
 
 def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterator[Any]:
@@ -130,11 +161,15 @@ def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterato
         )
         yield from named(loading.iterate(paths, parser, None), paths)
         return
+    from tfr_pipeline.data.sources.column_types import is_scalar
     from tfr_pipeline.data.sources.numbering import Numbering
     from tfr_pipeline.data.sources.source import read_lists
+    from tfr_pipeline.data.sources.table_columns import known_columns
+    from tfr_pipeline.data.sources.table_lists import in_order
     from tfr_pipeline.errors import ConfigError
+    from tfr_pipeline.features import Feature
 
-    if predictor.loose:
+    if predictor.loose and args.input_format == "libsvm":
         raise ConfigError(
             f"--input_format: the model has features that are no columns of numbers "
             f"({', '.join(predictor.loose)}), which {args.input_format} files do not "
@@ -144,6 +179,7 @@ def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterato
         numbering = Numbering.of(features)
         args.num_features = numbering.num_features
         options = reading_options(args, require_label=False, known=features.reading)
+        options = dataclasses.replace(options, classes=predictor.classes or None)
         for lists in read_lists(
             paths, args.input_format, options=options, report=_warn
         ):
@@ -155,9 +191,15 @@ def _read(args: argparse.Namespace, paths: list[str], predictor: Any) -> Iterato
         options,
         feature_columns=options.feature_columns or tuple(_columns(features)),
         context_columns=options.context_columns or tuple(features.context),
-        context_types=features.context,
+        known=known_columns(features),
+        classes=predictor.classes or None,
     )
-    yield from read_lists(paths, args.input_format, options=options, report=_warn)
+    columns = [
+        (name, options.known.get(name, Feature())) for name in options.feature_columns
+    ]
+    as_read = dict(sorted(columns, key=lambda column: not is_scalar(column[1])))
+    for lists in read_lists(paths, args.input_format, options=options, report=_warn):
+        yield in_order(lists, as_read, options.feature_columns)
 
 
 def _warn(line: str) -> None:

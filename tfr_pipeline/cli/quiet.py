@@ -43,15 +43,20 @@ def native_messages_hidden() -> Iterator[None]:
             os.close(kept)
 
 
-def load_tensorflow() -> None:
+def load_tensorflow(gpus: bool = True) -> None:
     """Imports TensorFlow and looks for devices, both without their messages.
 
     `--debug`, or TF_CPP_MIN_LOG_LEVEL=0, lets them through.
+
+    Args:
+      gpus: Whether this process uses them; if not, it takes none of their memory.
     """
     shown = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0"
     with contextlib.nullcontext() if shown else native_messages_hidden():
         from tfr_pipeline.compat import tf, tfr
 
+        if not gpus:
+            tf.config.set_visible_devices([], "GPU")
         # In a cluster, the strategy has to come before the devices are made.
         if not os.environ.get("TF_CONFIG"):
             tf.config.list_logical_devices()

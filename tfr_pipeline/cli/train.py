@@ -39,13 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a run go on with other data than it began with",
     )
+    parser.add_argument("--job", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline.experiment import config_files as config_lib
 
-    config = config_lib.load(args.config, args.overrides, load_tensorflow)
+    file = config_lib.ConfigFile(args.config, args.overrides, load_tensorflow)
+    if args.job:  # of `tfr-pipeline sweep --launch`
+        load_tensorflow()
+        from tfr_pipeline.sweep import job_task
+
+        job_task.train(args.job)
+        return 0
+    config = file.config()
     from tfr_pipeline.pipeline.run.console import Console
 
     with Console(not args.dry_run).stage("loading TensorFlow", "TensorFlow loaded"):
@@ -66,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _report(model_dir: str) -> None:
     import os
 
+    from tfr_pipeline.cli import classifying
     from tfr_pipeline.cli.tables import table
 
     metrics = files.read_json(os.path.join(model_dir, "metrics.json"))
@@ -76,7 +85,9 @@ def _report(model_dir: str) -> None:
             rows[split] = found
         else:
             rows.update({f"{split} {task}": result for task, result in found.items()})
-    if rows:
+    if any("accuracy" in found for found in rows.values()):
+        print(table(rows, classifying.COLUMNS))
+    elif rows:
         print("queries without relevant documents skipped:")
         print(table(rows))
     if metrics["stopped"]:

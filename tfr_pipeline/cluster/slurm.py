@@ -40,14 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
         metavar="FLAGS",
         help="more flags of srun for every task, such as '--container-image=IMAGE'",
     )
-    parser.add_argument(
-        "--max_requeues",
-        type=flags.natural,
-        default=20,
-        metavar="N",
-        help="up to how many requeues to go on after the time limit (%(default)s); "
-        "those after preemption or a lost node count, too (SLURM_RESTART_COUNT)",
-    )
+    add_max_requeues(parser)
     parser.add_argument(
         "--nodelist", metavar="NODES", help="for --dry_run outside an allocation"
     )
@@ -73,6 +66,18 @@ def main(words: Sequence[str] | None = None) -> int:
     if code == STOPPED:
         job.requeue_at_the_time_limit(arguments.max_requeues)
     return code
+
+
+def add_max_requeues(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that `requeue_at_the_time_limit` wants."""
+    parser.add_argument(
+        "--max_requeues",
+        type=flags.natural,
+        default=20,
+        metavar="N",
+        help="up to how many requeues to go on after the time limit (%(default)s); "
+        "those after preemption or a lost node count, too (SLURM_RESTART_COUNT)",
+    )
 
 
 class Job:
@@ -172,38 +177,48 @@ class Job:
             print(f"[job] tasks of the attempt before {what}", flush=True)
 
     def requeue_at_the_time_limit(self, most: int) -> None:
-        """Puts the job into the queue again when SIGTERM announced its time limit.
+        """See the function."""
+        requeue_at_the_time_limit(self._id, self._restarts, most)
 
-        Not when somebody cancelled it or Slurm requeues it itself: then it is no
-        longer running. And not when the limit is far: somebody wants it to stop.
-        """
-        problem = self._why_no_requeue(most)
-        if problem is None:
-            number = self._restarts + 1
-            print(f"[job] at the time limit; requeue {number} of {most}", flush=True)
-            _, problem = _ask("scontrol", "requeue", self._id)
-        if problem is not None:
-            print(f"[job] no requeue: {problem}", flush=True)
 
-    def _why_no_requeue(self, most: int) -> str | None:
-        lines, problem = _ask("squeue", "-h", "-j", self._id, "-o", "%T %L")
-        if lines is None:
-            return f"{problem}; submit it again to go on"
-        state, _, left = (lines or ["gone"])[0].partition(" ")
-        if state != "RUNNING":
-            return f"the job is {state}: somebody else ends it, or requeues it"
-        seconds = parse_time(left)
-        if seconds is None or seconds > _NEAR_THE_LIMIT:
-            return (
-                f"time left is {left.strip()}, so this is not the time limit "
-                f"({_NEAR_THE_LIMIT} s or less)"
-            )
-        if self._restarts >= most:
-            return (
-                f"at the time limit, but not again after {self._restarts} requeues "
-                "(--max_requeues); submit it again to go on"
-            )
-        return None
+def requeue_at_the_time_limit(job: str, restarts: int, most: int) -> None:
+    """Puts a job into the queue again when SIGTERM announced its time limit.
+
+    Not when somebody cancelled it or Slurm requeues it itself: then it is no longer
+    running. And not when the limit is far: somebody wants it to stop.
+
+    Args:
+      job: Its number.
+      restarts: How often it was requeued.
+      most: How often it may be.
+    """
+    problem = _why_no_requeue(job, restarts, most)
+    if problem is None:
+        print(f"[job] at the time limit; requeue {restarts + 1} of {most}", flush=True)
+        _, problem = _ask("scontrol", "requeue", job)
+    if problem is not None:
+        print(f"[job] no requeue: {problem}", flush=True)
+
+
+def _why_no_requeue(job: str, restarts: int, most: int) -> str | None:
+    lines, problem = _ask("squeue", "-h", "-j", job, "-o", "%T %L")
+    if lines is None:
+        return f"{problem}; submit it again to go on"
+    state, _, left = (lines or ["gone"])[0].partition(" ")
+    if state != "RUNNING":
+        return f"the job is {state}: somebody else ends it, or requeues it"
+    seconds = parse_time(left)
+    if seconds is None or seconds > _NEAR_THE_LIMIT:
+        return (
+            f"time left is {left.strip()}, so this is not the time limit "
+            f"({_NEAR_THE_LIMIT} s or less)"
+        )
+    if restarts >= most:
+        return (
+            f"at the time limit, but not again after {restarts} requeues "
+            "(--max_requeues); submit it again to go on"
+        )
+    return None
 
 
 def _step(job: str, index: int) -> str:

@@ -93,22 +93,16 @@ def repeated(lists: Lists) -> tuple[int, str]:
     return count, first
 
 
-def warnings(unnamed: int, repeated: tuple[int, str]) -> list[str]:
+def warnings(repeated: tuple[int, str]) -> list[str]:
     """Returns lines for the user about ids that are legal but may be a mistake.
 
     Args:
-      unnamed: Number of documents whose cell for the id is empty.
       repeated: Sum of what `repeated` gives.
     """
-    lines = []
-    if unnamed:
-        lines.append(
-            f"warning: {unnamed:,} documents have an empty id; the number of their "
-            "line or row stands for it"
-        )
-    if repeated[0]:
-        lines.append(
-            f"warning: {repeated[0]:,} documents have the id of another document of "
-            f"their query, e.g. {repeated[1]}"
-        )
-    return lines
+    count, first = repeated
+    if not count:
+        return []
+    return [
+        f"warning: {count:,} documents have the id of another document of their query, "
+        f"e.g. {first}"
+    ]

@@ -11,48 +11,105 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from tfr_pipeline.layout import PACKED_DTYPES
+
 
 @dataclasses.dataclass
 class Ragged:
     """Any number of values a row. Those of row `i` are `row_splits[i]:row_splits[i+1]`.
 
     Attributes:
-      values: `[values]`; an object array of `bytes` for texts.
+      values: `[values]`; an object array of `bytes` for texts, or the numbers of these,
+        int32, where `texts` are given.
       row_splits: int64 `[rows + 1]`, from 0 to the number of values.
+      texts: Object array of distinct `bytes`, or None. A text that repeats takes four
+        bytes.
     """
 
     values: np.ndarray
     row_splits: np.ndarray
+    texts: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
         """int64 `[rows]`, values a row."""
         return np.diff(self.row_splits)
 
+    @property
+    def plain_values(self) -> np.ndarray:
+        """The values themselves, not their numbers."""
+        return self.values if self.texts is None else self.texts[self.values]
+
     def row(self, number: int) -> np.ndarray:
         """Returns the values of a row."""
-        return self.values[self.row_splits[number] : self.row_splits[number + 1]]
+        some = self.slice(number, number + 1)
+        return some.plain_values
 
     def slice(self, start: int, stop: int) -> Ragged:
         """Returns rows `start:stop` as views."""
         splits = self.row_splits[start : stop + 1]
-        return Ragged(self.values[splits[0] : splits[-1]], splits - splits[0])
+        values = self.values[splits[0] : splits[-1]]
+        return Ragged(values, splits - splits[0], self.texts)
 
     def take(self, rows: np.ndarray) -> Ragged:
         """Returns some rows in another order."""
         lengths = self.lengths[rows]
         splits = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         offsets = np.repeat(self.row_splits[rows] - splits[:-1], lengths)
-        return Ragged(self.values[np.arange(splits[-1]) + offsets], splits)
+        values = self.values[np.arange(splits[-1]) + offsets]
+        return Ragged(values, splits, self.texts)
+
+    def numbered(self) -> Ragged:
+        """Returns the same with `texts`, and no text among them that is not used."""
+        if self.texts is not None:
+            used, values = np.unique(self.values, return_inverse=True)
+            return Ragged(values.astype(np.int32), self.row_splits, self.texts[used])
+        numbering = Numbering()
+        values = numbering.of(self.values)
+        return Ragged(values, self.row_splits, numbering.new())
 
     @staticmethod
     def concatenate(parts: list[Ragged]) -> Ragged:
         """Returns all rows of `parts` in order."""
+        texts = parts[0].texts
+        if any(part.texts is not texts for part in parts):
+            parts = [Ragged(part.plain_values, part.row_splits) for part in parts]
+            texts = None
         lengths = np.concatenate([part.lengths for part in parts])
         return Ragged(
             np.concatenate([part.values for part in parts]),
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            texts,
         )
+
+
+class Numbering(dict[bytes, int]):
+    """Numbers distinct texts from 0, in the order in which they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._new: list[bytes] = []
+
+    def __missing__(self, text: bytes) -> int:
+        number = self[text] = len(self)
+        self._new.append(text)
+        return number
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Returns the number of each text, int32 `[values]`.
+
+        Args:
+          values: Object array `[values]` of `bytes`.
+        """
+        numbers = map(self.__getitem__, values.tolist())
+        return np.fromiter(numbers, np.int32, len(values))
+
+    def new(self) -> np.ndarray:
+        """Returns the texts that came since the last call, an object array."""
+        result = np.empty(len(self._new), object)
+        result[:] = self._new
+        self._new.clear()
+        return result
 
 
 @dataclasses.dataclass
@@ -180,8 +237,14 @@ class Lists:
         )
 
     def widened(self) -> Lists:
-        """Returns the lists with matrices of the dtypes that they are named for."""
-        values = {d: block.astype(d, copy=False) for d, block in self.values.items()}
+        """Returns the lists with matrices of the dtypes that they are named for.
+
+        Those of neighbours, which have other names, stay; see `stored_neighbours`.
+        """
+        values = {
+            name: block.astype(name, copy=False) if name in PACKED_DTYPES else block
+            for name, block in self.values.items()
+        }
         return dataclasses.replace(self, values=values)
 
     @staticmethod

@@ -11,6 +11,8 @@ import shutil
 
 # Where the kernel says what a process, its control groups and the machine have.
 _PROC, _GROUPS = "/proc", "/sys/fs/cgroup"
+# What training takes beside the data: the model, batches, the program.
+RESERVE = 1 << 29
 _NONE = 1 << 60  # what version 1 says of a group without a limit is near 2 ** 63
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tfr_pipeline.data.lists import Lists, Ragged
+from tfr_pipeline.data.lists import Lists, Numbering, Ragged
 
+_TEXTS_OF = "texts_of_"  # with the name of a column: what the numbers in it stand for
 _STEP = 1 << 24  # bytes by which a block grows at least
 
 
@@ -36,9 +37,30 @@ def columns(part: Lists, document_ids: bool = False) -> dict[str, np.ndarray]:
             found[f"{name}/{key}"] = array
     for name in ("loose", "loose_context"):
         for key, column in getattr(part, name).items():
-            found[f"{name}/{key}"] = column.values
+            found[f"{name}/{key}"] = column.plain_values
             found[f"lengths_of_{name}/{key}"] = column.lengths
     return found
+
+
+class Numbered:
+    """Turns the columns of one part after the other into such with numbered texts.
+
+    Texts beside the matrices come again and again: what is appended are their numbers,
+    and those texts that have not been there before.
+    """
+
+    def __init__(self) -> None:
+        self._numberings: dict[str, Numbering] = {}
+
+    def columns(self, part: Lists, document_ids: bool = False) -> dict[str, np.ndarray]:
+        """Returns the `columns` of the next part."""
+        found = columns(part, document_ids)
+        for name, array in list(found.items()):
+            if array.dtype == object and name.startswith(("loose/", "loose_context/")):
+                numbering = self._numberings.setdefault(name, Numbering())
+                found[name] = numbering.of(array)
+                found[f"{_TEXTS_OF}{name}"] = numbering.new()
+        return found
 
 
 def from_columns(found: Mapping[str, np.ndarray]) -> Lists:
@@ -52,9 +74,9 @@ def from_columns(found: Mapping[str, np.ndarray]) -> Lists:
         }
 
     def ragged(name: str) -> dict[str, Ragged]:
-        lengths = group(f"lengths_of_{name}")
+        lengths, texts = group(f"lengths_of_{name}"), group(f"{_TEXTS_OF}{name}")
         return {
-            key: Ragged(values, _splits(lengths[key]))
+            key: Ragged(values, _splits(lengths[key]), texts.get(key))
             for key, values in group(name).items()
         }
 
@@ -111,8 +133,9 @@ def collect(parts: Iterable[Lists], document_ids: bool = False) -> Lists:
     texts: dict[str, list[np.ndarray]] = {}
     blocks: dict[str, Block] = {}
     names: list[str] = []
+    numbered = Numbered()
     for part in parts:
-        found = columns(part, document_ids)
+        found = numbered.columns(part, document_ids)
         names = list(found)
         for name, array in found.items():
             if array.dtype == object:

@@ -9,6 +9,9 @@ kinds of signal, as real ranking data does:
 - the query: features shift and scale with the query, so that their raw values
   compare documents of one query but not of several.
 
+With drift, titles count less, bodies and quality more: what a model has learnt of
+another day is worth something, but not all.
+
 The rest are noisy copies and columns without any relation. Thus one feature beats
 chance, and a model that combines log-scaled features beats each of them clearly.
 """
@@ -39,11 +42,13 @@ class Size:
       queries: Training queries; a quarter as many are made for validation and test.
       documents: Mean documents of a query.
       features: Number of features, at least `MIN_FEATURES`.
+      drift: How far relevance is from what it is without drift, from 0 to 1.
     """
 
     queries: int = 600
     documents: int = 40
     features: int = 30
+    drift: float = 0.0
 
 
 def synthesize(
@@ -79,6 +84,10 @@ def synthesize(
             f"expected at most {_MOST_NUMBERS:,} numbers, queries x documents x "
             f"features, found {size.queries} x {size.documents} x {size.features}."
         )
+    if not 0.0 <= size.drift <= 1.0:
+        raise ConfigError(
+            f"--drift: expected a number from 0 to 1, found {size.drift}."
+        )
     if seed < 0:
         raise ConfigError(f"--seed: expected a number of at least 0, found {seed}.")
     paths = {split: os.path.join(output, f"{split}.txt") for split in SPLITS}
@@ -109,7 +118,7 @@ def _query_lines(random: np.random.Generator, query: int, size: Size) -> list[st
     count = max(2, int(random.normal(size.documents, size.documents / 4)))
     if query % 50 == 7:
         count = 1
-    grades, matrix = _documents(random, count, size.features)
+    grades, matrix = _documents(random, count, size.features, size.drift)
     if query % 30 == 11:
         grades[:] = 0
     lines = []
@@ -125,16 +134,16 @@ def _query_lines(random: np.random.Generator, query: int, size: Size) -> list[st
 
 
 def _documents(
-    random: np.random.Generator, count: int, num_features: int
+    random: np.random.Generator, count: int, num_features: int, drift: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns grades int64 `[count]` and features float64 `[count, num_features]`."""
     title, body, anchor, quality = random.normal(size=(4, count))
     relevance = (
-        0.7 * title
-        + 0.5 * body
+        (0.7 - 0.9 * drift) * title
+        + (0.5 + 0.9 * drift) * body
         + 1.3 * np.maximum(title, 0) * np.maximum(body, 0)
         + 0.6 * np.tanh(2 * anchor) * (title + body > 0)
-        - 0.7 * (quality - 0.5) ** 2 * (title + body > -0.5)
+        - 0.7 * (quality - 0.5 + 1.5 * drift) ** 2 * (title + body > -0.5)
         + random.normal(scale=1.0, size=count)
     )
     # Thresholds of the whole population, so that some queries have better documents.

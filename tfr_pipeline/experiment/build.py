@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import inspect
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tfr_pipeline import files, serialization, urls
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.experiment import registry, settings
+from tfr_pipeline.experiment import preprocessing, registry, settings
 from tfr_pipeline.features import DEFAULT_MASK, Features
+from tfr_pipeline.graph.names import without_neighbours
 from tfr_pipeline.losses.keys import parse_losses
+from tfr_pipeline.metrics.keys import ClassMetricKey
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
+from tfr_pipeline.model.interactions import InteractionScorer
+from tfr_pipeline.model.pretraining import Pretrain
 from tfr_pipeline.outputs import check_output
+from tfr_pipeline.pipeline.datasets.adapter import check_folds
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import is_function_of_batches
+from tfr_pipeline.regularization.settings import QUERIES
 
+# What the default model builder is told; another one has arguments of its own.
+_OF_DEFAULT_BUILDER = (
+    "scorer",
+    "scorer_args",
+    "preprocess",
+    "preprocess_args",
+    "interactions",
+    "name",
+)
 _INSTEAD_OF_DIR = ("train", "valid", "test", "features")
 
 
@@ -57,7 +74,12 @@ def _required(config: Mapping[str, Any], section: str, key: str) -> Any:
     return value
 
 
-def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
+def build_pipeline(
+    config: Mapping[str, Any],
+    *,
+    kept: KeptLists | None = None,
+    callbacks: Iterable[Callable[[], Any]] = (),
+) -> ModelFitPipeline:
     """Returns the pipeline that a config describes, for as many tasks as the data has.
 
     Whatever a config names is a part: a built-in name, a registered one, or
@@ -69,6 +91,9 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
         (`scorer` with `scorer_args` and `preprocess` with `preprocess_args`, or
         `builder` with `builder_args`), `pipeline` (the parameters of
         `PipelineHparams`; `pipeline` with `pipeline_args`), `model_dir`, `seed`.
+      kept: What other pipelines have read, and this one may read for the next; where
+        the dataset builder shares at all.
+      callbacks: Makers of callbacks beside those of the config.
 
     Raises:
       ConfigError: A key is unknown, missing, or has a value that cannot be.
@@ -87,22 +112,56 @@ def build_pipeline(config: Mapping[str, Any]) -> ModelFitPipeline:
     _required(pipeline, "pipeline", "loss")
     for key in ("num_epochs", "learning_rate"):
         _required(pipeline, "pipeline", key)
+    pretrains = Pretrain.of(pipeline.get("pretrain")) is not None
     features, patterns = _data(data)
     _check_model_dir(model_dir, data, patterns)
     batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}
+    graph = pipeline.get("graph") or {}
+    if graph.get("edges"):
+        graph = pipeline["graph"] = dict(graph)
+        graph["edges"] = files.local(graph["edges"], "config.pipeline.graph.edges")
+        if graph.get("nodes") != QUERIES:  # which have their names anyway
+            batches["keep_document_ids"] = True
     dataset_hparams = DatasetHparams(**patterns, **batches, seed=seed)
     name, args = (pipeline.pop(key, None) for key in settings.OF_PIPELINES)
+    kind = "multi_task" if features.labels else "simple"
+    read = features
+    if pretrains:
+        # One label is enough of those that are not looked at, and has a default.
+        kind, read = "pretraining", dataclasses.replace(features, labels={}, classes=())
+    dataset_builder = _dataset_builder(data, read, dataset_hparams)
+    check_folds(dataset_builder, dataset_hparams)
+    if kept is not None and hasattr(dataset_builder, "kept"):
+        dataset_builder.kept = kept
+    parts = _named_parts(pipeline, features)
+    parts["callbacks"] = (*parts["callbacks"], *callbacks)
     return registry.make(
         "pipeline",
-        name or ("multi_task" if features.labels else "simple"),
+        name or kind,
         {"config": config, **(args or {})},
         "config.pipeline.pipeline",
-        _model_builder(model, features),
-        _dataset_builder(data, features, dataset_hparams),
-        PipelineHparams(
-            model_dir=model_dir, seed=seed, **_named_parts(pipeline, features)
-        ),
+        _model_builder(model, without_neighbours(features)),
+        dataset_builder,
+        PipelineHparams(model_dir=model_dir, seed=seed, **parts),
     )
+
+
+def without_test(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config that reads the same data for training, and none for a test.
+
+    Example:
+      >>> without_test({"data": {"dir": "letor"}})["data"]["train"]
+      'letor/train-*'
+    """
+    data = dict(config.get("data") or {})
+    folder = data.get("dir")
+    if folder:
+        for split in ("train", "valid"):
+            data[split] = data.get(split) or _in_folder(data, split)
+        data["features"] = data.get("features") or folder
+        data["dir"] = None
+    data["test"] = None
+    return {**config, "data": data}
 
 
 def _named_parts(pipeline: dict[str, Any], features: Features) -> dict[str, Any]:
@@ -115,7 +174,8 @@ def _named_parts(pipeline: dict[str, Any], features: Features) -> dict[str, Any]
         pipeline["loss"], features, functools.partial(_loss, where=f"{where}.loss")
     )
     if pipeline.get("metrics") is None:
-        pipeline["metrics"] = PipelineHparams.metrics
+        accuracy = (ClassMetricKey.ACCURACY,)
+        pipeline["metrics"] = accuracy if features.classes else PipelineHparams.metrics
     pipeline["metrics"] = _each_task(
         pipeline["metrics"], features, functools.partial(_several, kind="metric")
     )
@@ -205,10 +265,8 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     for split in ("train", "valid", "test"):
         pattern = data.get(split) or ""
         if not pattern and folder:
-            pattern = os.path.join(glob.escape(folder), f"{split}-*")
-            if split == "test" and not _matches(pattern):
-                pattern = ""
-        if not pattern and split != "test":
+            pattern = _in_folder(data, split)
+        if not pattern and _is_needed(data, split):
             raise ConfigError(
                 f"config.data.{split}: files are required, by --config.data.dir=DIR "
                 f"with {split}-* in it or by --config.data.{split}=GLOB."
@@ -225,6 +283,21 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     if not described:
         raise ConfigError("config.data.features: path of features.json is required.")
     return Features.load(described), patterns
+
+
+def _is_needed(data: Mapping[str, Any], split: str) -> bool:
+    return split == "train" or (split == "valid" and data.get("folds") is None)
+
+
+def _in_folder(data: Mapping[str, Any], split: str) -> str:
+    """Returns the pattern of a split in `data.dir`; empty if it need not be there."""
+    pattern = os.path.join(glob.escape(data["dir"]), f"{split}-*")
+    if _is_needed(data, split):
+        return pattern
+    found = set(_matches(pattern))
+    if split == "valid" and data.get("train"):
+        found -= set(_matches(data["train"]))  # they are in the folds
+    return pattern if found else ""
 
 
 def _matches(pattern: str) -> list[str]:
@@ -267,7 +340,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     """Returns the default builder, or the one that `model.builder` names."""
     name = model.get("builder")
     if name:
-        for key in ("scorer", "scorer_args", "preprocess", "preprocess_args", "name"):
+        for key in _OF_DEFAULT_BUILDER:
             if model.get(key):
                 raise ConfigError(
                     f"config.model.{key}: it has no effect beside model.builder; put "
@@ -280,47 +353,20 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         raise ConfigError(
             "config.model.builder_args: it has no effect without model.builder."
         )
+    scorer_name = model.get("scorer") or "dnn"
+    scorer_args = model.get("scorer_args")
+    if features.classes and scorer_name == "dnn":
+        scorer_args = {"output_units": len(features.classes), **(scorer_args or {})}
+    scorer = registry.make("scorer", scorer_name, scorer_args, "config.model.scorer")
+    if interactions := model.get("interactions"):
+        scorer = InteractionScorer(scorer, interactions)
     return ModelBuilder(
         FeatureSpecInputCreator(features.context_spec, features.example_spec),
-        _preprocessor(model, features),
-        registry.make(
-            "scorer",
-            model.get("scorer") or "dnn",
-            model.get("scorer_args"),
-            "config.model.scorer",
-        ),
+        preprocessing.steps(model, features),
+        scorer,
         DEFAULT_MASK,
         model.get("name"),
     )
-
-
-def _preprocessor(model: Mapping[str, Any], features: Features) -> dict[str, Any]:
-    """Returns the function of each feature that has one."""
-    where = "config.model.preprocess"
-    wanted = model.get("preprocess") or "none"
-    described = {**features.context, **features.example}
-    if not isinstance(wanted, Mapping):
-        numeric = [n for n, feature in described.items() if feature.dtype == "float32"]
-        wanted = dict.fromkeys(numeric, wanted)
-    functions = {}
-    for feature, name in wanted.items():
-        if feature not in described:
-            raise ConfigError(unknown_name("feature", feature, described, where))
-        functions[feature] = registry.find("preprocessing", name or "none", where)
-    args = model.get("preprocess_args") or {}
-    if args and not any(functions.values()):
-        warnings.warn(
-            "config.model.preprocess_args has no effect: no feature is preprocessed.",
-            stacklevel=4,
-        )
-    if args:
-        # One object for all features, which are then handed to it together.
-        unique = {id(function): function for function in functions.values() if function}
-        partials = {
-            key: functools.partial(function, **args) for key, function in unique.items()
-        }
-        functions = {n: partials.get(id(f)) for n, f in functions.items()}
-    return {name: function for name, function in functions.items() if function}
 
 
 def _dataset_builder(

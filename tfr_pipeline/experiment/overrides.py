@@ -16,6 +16,15 @@ from typing import Any
 
 from tfr_pipeline.errors import ConfigError, unknown_name
 
+# Sections whose keys the file need not have: what takes them knows their names.
+_FREE_KEYS = (
+    "schedule",
+    "warm_start",
+    "pretrain",
+    "preprocess",
+    "graph",
+    "adversarial",
+)
 _WORDS = {"true": True, "false": False, "none": None}
 _KINDS: dict[type, str] = {
     bool: "true or false",
@@ -185,10 +194,12 @@ def apply(
             prefix += f"{part}."
             # What takes such arguments knows their names, not the config.
             free = free or (
-                depth == 1 and (part.endswith("_args") or part == "schedule")
+                depth == 1 and (part.endswith("_args") or part in _FREE_KEYS)
             )
-        if free and isinstance(here, ConfigDict) and last not in here:
-            with here.unlocked():
+        # What is done to a feature may be anything, whatever the file does to it.
+        untyped = prefix == "model.preprocess."
+        if free and isinstance(here, ConfigDict) and (untyped or last not in here):
+            with here.unlocked(), here.ignore_type():
                 here[last] = read_value(text)
             continue
         _check_key(here, last, prefix, file, settings)

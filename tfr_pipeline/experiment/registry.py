@@ -41,9 +41,27 @@ def _scorers() -> dict[str, Any]:
 
 
 def _preprocessing() -> dict[str, Any]:
+    from tfr_pipeline.model.layers.hub import HubEncoder
     from tfr_pipeline.model.preprocess import signed_log1p
+    from tfr_pipeline.model.steps import categories, lists, numeric, text
 
-    return {"none": None, "log1p": signed_log1p}
+    return {
+        "none": None,
+        "log1p": signed_log1p,
+        "clip": numeric.Clip,
+        "clip_quantiles": numeric.ClipQuantiles,
+        "standardize": numeric.Standardize,
+        "quantile_normal": numeric.QuantileNormal,
+        "list_standardize": lists.ListStandardize,
+        "missing": numeric.Missing,
+        "discretize": numeric.Discretize,
+        "one_hot": categories.OneHot,
+        "hashing": categories.Hashing,
+        "embedding": categories.Embedding,
+        "tokens": text.Tokens,
+        "tf_idf": text.TfIdf,
+        "hub": HubEncoder,
+    }
 
 
 def _dataset_builders() -> dict[str, Any]:
@@ -58,21 +76,26 @@ def _dataset_builders() -> dict[str, Any]:
 
 def _pipelines() -> dict[str, Any]:
     from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
+    from tfr_pipeline.pipeline.pretraining import PretrainingPipeline
     from tfr_pipeline.pipeline.simple import SimplePipeline
 
-    return {"simple": SimplePipeline, "multi_task": MultiTaskPipeline}
+    return {
+        "simple": SimplePipeline,
+        "multi_task": MultiTaskPipeline,
+        "pretraining": PretrainingPipeline,
+    }
 
 
 def _losses() -> Iterable[str]:
-    from tfr_pipeline.losses.keys import RankingLossKey
+    from tfr_pipeline.losses.keys import ClassLossKey, RankingLossKey
 
-    return RankingLossKey.all_keys()
+    return [*RankingLossKey.all_keys(), *ClassLossKey.all_keys()]
 
 
 def _metrics() -> Iterable[str]:
-    from tfr_pipeline.metrics.keys import RankingMetricKey
+    from tfr_pipeline.metrics.keys import ClassMetricKey, RankingMetricKey
 
-    return [value for name, value in vars(RankingMetricKey).items() if name.isupper()]
+    return [*RankingMetricKey.all_keys(), *ClassMetricKey.all_keys()]
 
 
 def _optimizers() -> Iterable[str]:

@@ -76,8 +76,9 @@ KEYS: dict[str, dict[str, str]] = {
         "builder_args": "dict",
         "scorer": "str",
         "scorer_args": "dict",
-        "preprocess": "str | dict",
+        "preprocess": "str | tuple | dict",
         "preprocess_args": "dict",
+        "interactions": "dict",
         "name": "str",
     },
     "pipeline": {
@@ -108,7 +109,7 @@ def problem(key: str, value: Any) -> str:
 
     Example:
       >>> problem("model.preprocess", 5), problem("model.preprocess", "log1p")
-      ('expected text or a dict', '')
+      ('expected text or a tuple or a dict', '')
     """
     section, _, name = key.rpartition(".")
     allowed = kinds(key)

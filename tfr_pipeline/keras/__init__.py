@@ -12,6 +12,7 @@ _OURS = (
     "losses",
     "metrics",
     "layers",
+    "preprocessing",
     "strategy_utils",
 )
 

@@ -15,6 +15,7 @@ from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.multi_task import MultiTaskPipeline
+from tfr_pipeline.pipeline.pretraining import PretrainingPipeline
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MultiTaskPipeline",
     "NullDatasetBuilder",
     "PipelineHparams",
+    "PretrainingPipeline",
     "SimpleDatasetBuilder",
     "SimplePipeline",
 ]

@@ -1,4 +1,4 @@
-"""Ranking losses by name, on packed (ragged) and padded (dense) batches.
+"""Losses by name, on packed (ragged) and padded (dense) batches.
 
     from tfr_pipeline import losses
     model.compile("adam", loss=losses.get("softmax_loss", temperature=0.5))
@@ -9,10 +9,11 @@ Importing the package is cheap: TensorFlow is loaded with the first loss.
 from __future__ import annotations
 
 from tfr_pipeline.compat import lazy_attributes
-from tfr_pipeline.losses.keys import RankingLossKey
+from tfr_pipeline.losses.keys import ClassLossKey, RankingLossKey
 
 _MODULES = {
     "factory": ("get",),
+    "classes": ("CategoricalCrossEntropyLoss",),
     "combined": ("WeightedSumLoss",),
     "pointwise": (
         "ClickEMLoss",
@@ -57,7 +58,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["RankingLossKey", *_HOME]
+__all__ = ["ClassLossKey", "RankingLossKey", *_HOME]
 
 
 __getattr__ = lazy_attributes(__name__, _HOME)

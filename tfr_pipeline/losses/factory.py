@@ -12,6 +12,7 @@ from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.losses import (
     approx,
     circle,
+    classes,
     listwise,
     neural_sort,
     pointwise,
@@ -19,7 +20,7 @@ from tfr_pipeline.losses import (
 )
 from tfr_pipeline.losses.base import AUTO
 from tfr_pipeline.losses.combined import WeightedSumLoss
-from tfr_pipeline.losses.keys import RankingLossKey, parse_losses
+from tfr_pipeline.losses.keys import ClassLossKey, RankingLossKey, parse_losses
 from tfr_pipeline.losses.pairwise import losses
 
 _CLASSES: dict[str, Any] = {
@@ -53,6 +54,7 @@ _CLASSES: dict[str, Any] = {
     RankingLossKey.MIXTURE_EM_LOSS: listwise.MixtureEMLoss,
     RankingLossKey.NEURAL_NDCG_LOSS: neural_sort.NeuralNDCGLoss,
     RankingLossKey.LAMBDA_LOSS: losses.LambdaLoss,
+    ClassLossKey.CATEGORICAL_CROSS_ENTROPY_LOSS: classes.CategoricalCrossEntropyLoss,
 }
 # Their constructors take a lambda weight, as TF-Ranking's do, and nothing uses it.
 _WITHOUT_LAMBDA_WEIGHT = (
@@ -84,7 +86,7 @@ def get(
     """Returns a ranking loss by its key, or a weighted sum of losses.
 
     Args:
-      loss: A value of `RankingLossKey`; several with weights, such as
+      loss: A value of `RankingLossKey` or `ClassLossKey`; several with weights, such as
         `softmax_loss:0.9,sigmoid_cross_entropy_loss:0.1`; or a dict from keys to
         weights, or to dicts of `weight` and constructor arguments of that loss. A loss
         of your own has any name, and in its dict `loss`, a class or what else makes

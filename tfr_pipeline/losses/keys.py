@@ -55,6 +55,22 @@ class RankingLossKey:
         return [value for name, value in vars(cls).items() if name.isupper()]
 
 
+class ClassLossKey:
+    """Keys of `tfr_pipeline.losses.get` for examples of classes.
+
+    Example:
+      >>> ClassLossKey.CATEGORICAL_CROSS_ENTROPY_LOSS
+      'categorical_cross_entropy_loss'
+    """
+
+    CATEGORICAL_CROSS_ENTROPY_LOSS = "categorical_cross_entropy_loss"
+
+    @classmethod
+    def all_keys(cls) -> list[str]:
+        """Returns every key."""
+        return [value for name, value in vars(cls).items() if name.isupper()]
+
+
 def parse_losses(
     loss: Any, where: str = "", is_own: Callable[[str], bool] = lambda key: False
 ) -> dict[str, dict[str, Any]]:
@@ -102,8 +118,8 @@ def parse_losses(
     parsed: dict[str, dict[str, Any]] = {}
     for key, value in pairs:
         own = is_own(key) or (isinstance(value, Mapping) and value.get("loss"))
-        if key not in RankingLossKey.all_keys() and not own:
-            known = RankingLossKey.all_keys()
+        known = [*RankingLossKey.all_keys(), *ClassLossKey.all_keys()]
+        if key not in known and not own:
             raise ConfigError(unknown_name("loss", key, known, where))
         if key in parsed:
             raise ConfigError(f"loss {key!r} comes twice{place}: add its weights up.")

@@ -13,10 +13,11 @@ Importing the package is cheap: TensorFlow is loaded with the first Keras metric
 from __future__ import annotations
 
 from tfr_pipeline.compat import lazy_attributes
-from tfr_pipeline.metrics.keys import RankingMetricKey
+from tfr_pipeline.metrics.keys import ClassMetricKey, RankingMetricKey
 
 _MODULES = {
     "factory": ("default_keras_metrics", "get"),
+    "accuracy": ("AccuracyMetric",),
     "gain": ("DCGMetric", "NDCGMetric"),
     "binary": (
         "BPrefMetric",
@@ -32,7 +33,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["RankingMetricKey", *_HOME]
+__all__ = ["ClassMetricKey", "RankingMetricKey", *_HOME]
 
 
 __getattr__ = lazy_attributes(__name__, _HOME)

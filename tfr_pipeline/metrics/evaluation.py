@@ -13,7 +13,7 @@ Ranking), `one` counts it 1 (LightGBM, XGBoost, allRank).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from tfr_pipeline.metrics.bootstrap import intervals, ratio
 
 # Sums of gains up to 2^512 are in the range of float64.
 _TOP_GRADE = 512.0
+NOTHING_LABELLED = "no documents with a label of 0 or more to evaluate."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class _Ranked:
         if not valid.all():
             labels, scores, rows = labels[valid], scores[valid], rows[valid]
         if not len(labels):
-            raise DataError("no documents with a label of 0 or more to evaluate.")
+            raise DataError(NOTHING_LABELLED)
         lengths = np.bincount(rows, minlength=len(row_splits) - 1)
         order = np.lexsort((-scores, rows))
         labels, scores = labels[order], scores[order]
@@ -235,6 +236,60 @@ class QueryMetrics:
                 "arp": ratio(positions, label_sum),
             },
         )
+
+    @classmethod
+    def of_part(cls, labels: Any, scores: Any, row_splits: Any) -> QueryMetrics:
+        """Measures a part of the lists, of which no document may have a label.
+
+        Then nothing is defined, as for such a list among others.
+
+        Args:
+          labels: See `per_query`, as for the others.
+          scores: Likewise.
+          row_splits: Likewise.
+        """
+        if not (np.asarray(labels) < 0.0).all():
+            return cls.of(labels, scores, row_splits)
+        count = len(row_splits) - 1
+        names = cls.of([0.0], [0.0], [0, 1]).values
+        return cls(
+            documents=np.zeros(count, np.int64),
+            relevant=np.zeros(count, np.int64),
+            label_sum=np.zeros(count),
+            values={name: np.full(count, np.nan) for name in names},
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[QueryMetrics]) -> QueryMetrics:
+        """Returns what was measured of all parts, in order. Needs at least one."""
+        return QueryMetrics(
+            documents=np.concatenate([part.documents for part in parts]),
+            relevant=np.concatenate([part.relevant for part in parts]),
+            label_sum=np.concatenate([part.label_sum for part in parts]),
+            values={
+                name: np.concatenate([part.values[name] for part in parts])
+                for name in parts[0].values
+            },
+        )
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Returns what a table has of each query beside `values`."""
+        return {
+            "documents": self.documents,
+            "relevant": self.relevant,
+            "label_sum": self.label_sum,
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns all there is, to be sent to another process."""
+        return {**self.columns(), **self.values}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> QueryMetrics:
+        """Reverse of `arrays`."""
+        values = dict(arrays)
+        documents, relevant = values.pop("documents"), values.pop("relevant")
+        return cls(documents, relevant, values.pop("label_sum"), values)
 
     def skip(self, name: str) -> np.ndarray:
         """Returns float64 `[lists]`, NaN for the queries that `skip` leaves out."""

@@ -6,8 +6,8 @@ import inspect
 from typing import Any
 
 from tfr_pipeline.errors import ConfigError, check_topn, unknown_name
-from tfr_pipeline.metrics import binary, diversity, gain, pairs, position
-from tfr_pipeline.metrics.keys import RankingMetricKey
+from tfr_pipeline.metrics import accuracy, binary, diversity, gain, pairs, position
+from tfr_pipeline.metrics.keys import ClassMetricKey, RankingMetricKey
 
 _CLASSES: dict[str, Any] = {
     RankingMetricKey.MRR: binary.MRRMetric,
@@ -23,6 +23,7 @@ _CLASSES: dict[str, Any] = {
     RankingMetricKey.HITS: binary.HitsMetric,
     RankingMetricKey.BPREF: binary.BPrefMetric,
     RankingMetricKey.PWA: position.PWAMetric,
+    ClassMetricKey.ACCURACY: accuracy.AccuracyMetric,
 }
 _CONVENTIONS = ("zero", "skip")
 
@@ -36,13 +37,14 @@ def get(
     without_relevant: str = "zero",
     **kwargs: Any,
 ) -> Any:
-    """Returns a ranking metric by its key.
+    """Returns a metric by its key.
 
     Args:
-      key: A value of `RankingMetricKey`.
+      key: A value of `RankingMetricKey` or `ClassMetricKey`.
       name: Name of the metric, such as `metric/ndcg_10`.
       dtype: dtype of the metric's state.
-      topn: Number of first positions that count; None for all (`pwa`: 5).
+      topn: Number of first positions that count; None for all (`pwa`: 5). Of `accuracy`
+        that of likeliest classes, among which the right one has to be; None for 1.
       without_relevant: What a list without relevant documents counts: `zero`, as in
         TF-Ranking, or `skip`: it is left out. `arp` and `ordered_pair_accuracy` leave
         it out either way.
@@ -84,7 +86,8 @@ def get(
             )
         )
     metric = cls(**arguments)
-    metric.without_relevant = without_relevant
+    if key not in ClassMetricKey.all_keys():
+        metric.without_relevant = without_relevant
     return metric
 
 

@@ -30,3 +30,19 @@ class RankingMetricKey:
     def all_keys(cls) -> list[str]:
         """Returns every key."""
         return [value for name, value in vars(cls).items() if name.isupper()]
+
+
+class ClassMetricKey:
+    """Keys of `tfr_pipeline.metrics.get` for examples of classes.
+
+    Example:
+      >>> ClassMetricKey.ACCURACY
+      'accuracy'
+    """
+
+    ACCURACY = "accuracy"
+
+    @classmethod
+    def all_keys(cls) -> list[str]:
+        """Returns every key."""
+        return [value for name, value in vars(cls).items() if name.isupper()]

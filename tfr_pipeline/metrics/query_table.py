@@ -18,11 +18,13 @@ import numpy as np
 from tfr_pipeline import files
 from tfr_pipeline.data.sources.table_files import arrow
 from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.metrics.classification import ClassMetrics
 from tfr_pipeline.metrics.evaluation import QueryMetrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+AnyMetrics = QueryMetrics | ClassMetrics
 # What a run directory has.
 FILE_NAME = "per_query.parquet"
 _SUFFIXES = (".parquet", ".tsv")
@@ -48,18 +50,19 @@ class QueryTable:
     """Rows of queries, of any number of splits and tasks, in the order of the data.
 
     Columns: `split`, `task` (empty where there is but one), `query`, `documents`,
-    `relevant`, `label_sum`, then the metrics; see `QueryMetrics`.
+    `relevant`, `label_sum`, then the metrics; see `QueryMetrics`. Examples of classes
+    have `class` and `predicted` instead of these three; see `ClassMetrics`.
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[str, str, Sequence[str], QueryMetrics]] = []
+        self._parts: list[tuple[str, str, Sequence[str], AnyMetrics]] = []
 
     def __bool__(self) -> bool:
         """Whether it has rows."""
         return bool(self._parts)
 
     def add(
-        self, split: str, task: str, query_ids: Sequence[str], metrics: QueryMetrics
+        self, split: str, task: str, query_ids: Sequence[str], metrics: AnyMetrics
     ) -> None:
         """Adds the queries of a split, as one task measures them.
 
@@ -87,14 +90,14 @@ class QueryTable:
         pa = arrow()
         for split, task, query_ids, metrics in self._parts:
             count = len(metrics.documents)
+            kinds = {"i": pa.int64, "f": pa.float64, "O": pa.string}
             columns: dict[str, Any] = {
                 "split": pa.repeat(pa.scalar(split, pa.string()), count),
                 "task": pa.repeat(pa.scalar(task, pa.string()), count),
                 "query": pa.array(np.asarray(query_ids, object), pa.string()),
-                "documents": pa.array(metrics.documents, pa.int64()),
-                "relevant": pa.array(metrics.relevant, pa.int64()),
-                "label_sum": pa.array(metrics.label_sum, pa.float64()),
             }
+            for name, values in metrics.columns().items():
+                columns[name] = pa.array(values, kinds[values.dtype.kind]())
             for name in metrics.values:
                 # NaN becomes null.
                 values = pa.array(metrics.skip(name), pa.float64(), from_pandas=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +12,23 @@ import tensorflow as tf
 
 from tfr_pipeline import declared
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.batching import loose
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.layout import DISTINCT, PACKED_INPUT, BlockLayout
+from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
+from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.layers.packing import Unpack
 from tfr_pipeline.model.prepared import Preparation
-from tfr_pipeline.model.preprocess import PreprocessorWithSpec, preprocess_packed
+from tfr_pipeline.model.preprocess import (
+    BesideMatrices,
+    PreprocessorWithSpec,
+    preprocess_packed,
+)
 from tfr_pipeline.model.probing import mixes_documents
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.model.scorers import score_packed
+from tfr_pipeline.model.steps.chain import Chain
 
 _theirs = tfr.keras.model  # a value for `isinstance`; classes name it in full
 
@@ -119,7 +129,8 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
 
     Args:
       input_creator: An `InputCreator` or a function.
-      preprocessor: A `Preprocessor`, a function, or a dict from feature to function.
+      preprocessor: A `Preprocessor`, a function, or a dict from feature to steps, see
+        `PreprocessorWithSpec`.
       scorer: A `Scorer` or a function.
       mask_feature_name: Name of the mask of padded batches.
       name: Name of the model.
@@ -138,7 +149,7 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
     def __init__(
         self,
         input_creator: Any,
-        preprocessor: Callable[..., Any] | dict[str, Callable[[Any], Any]],
+        preprocessor: Callable[..., Any] | dict[str, Any],
         scorer: Callable[..., Any],
         mask_feature_name: str,
         name: str | None = None,
@@ -176,14 +187,19 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         ):
             return ("padded",)
         creator = self._input_creator
-        context = creator._context_feature_spec.values()
-        if not BlockLayout.can_pack(creator._example_feature_spec) or not all(
-            isinstance(spec, tf.io.FixedLenFeature) for spec in context
-        ):
+        examples = creator._example_feature_spec
+        specs = [*examples.values(), *creator._context_feature_spec.values()]
+        if not examples or not all(map(loose.can_keep, specs)):
             return ("padded",)
-        functions: Any = getattr(self._preprocessor, "_preprocess_spec", {})
-        if mixes_documents(functions, creator._example_feature_spec):
-            return ("padded",)
+        spec = getattr(self._preprocessor, "_preprocess_spec", {})
+        parts_of = [
+            [(name, part) for part in (x.functions if isinstance(x, Chain) else [x])]
+            for name, x in spec.items()
+        ]
+        # Those that come first of all features, then those that come next, and so on.
+        for of_place in itertools.zip_longest(*parts_of):
+            if mixes_documents(dict(filter(None, of_place)), examples):
+                return ("padded",)
         return ("packed", "padded")
 
     def create_inputs(self) -> tuple[dict[str, Any], dict[str, Any], Any]:
@@ -211,8 +227,10 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         """Returns a model for packed batches.
 
         Its inputs are query features `[batch, ...]` by name and a ragged
-        `[batch, (list), columns]` for each dtype, `documents_<dtype>`; its outputs
-        ragged scores `[batch, (list)]`.
+        `[batch, (list), columns]` for each dtype, `documents_<dtype>`; for document
+        features that stand in no matrix a ragged `[batch, (list), values]` each, by
+        name, and where they are texts these are numbers of `distinct_of_<name>`, string
+        `[distinct]`. Its outputs are ragged scores `[batch, (list)]`.
 
         Raises:
           ConfigError: `layouts` has no `packed`.
@@ -223,11 +241,9 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
                 "build()."
             )
         creator = self._input_creator
-        layout = BlockLayout.from_spec(creator._example_feature_spec)
-        context_inputs = {
-            name: tf.keras.Input(tuple(spec.shape), name=name, dtype=spec.dtype)
-            for name, spec in creator._context_feature_spec.items()
-        }
+        packed, others = loose.separate(creator._example_feature_spec)
+        layout = BlockLayout.from_spec(packed)
+        context_inputs = FeatureSpecInputCreator(creator._context_feature_spec, {})()[0]
         inputs, matrices = {}, {}
         row_ids = row_splits = None
         for dtype in layout.slots:
@@ -236,23 +252,52 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
                 (None, layout.width(dtype)), name=name, dtype=dtype, ragged=True
             )
             matrices[dtype], row_ids, row_splits = Unpack()(inputs[name])
+        beside, inputs_beside = {}, {}
+        for name, spec in others.items():
+            found = _inputs_beside(name, spec)
+            inputs_beside.update(found)
+            values, *rows = Unpack()(found[name])
+            if row_ids is None:  # those of matrices serve the prepared model, too
+                row_ids, row_splits = rows
+            texts = found.get(DISTINCT + name)
+            beside[name] = BesideMatrices(name, spec, values, texts)
+        names = creator._example_feature_spec
+        functions = parts.preprocessing(self) or {}
         context, block = preprocess_packed(
-            self._preprocessor,
+            functions,
+            getattr(self._preprocessor, "_default_value_spec", {}),
             context_inputs,
-            FeatureBlock.from_matrices(layout, matrices, creator._example_feature_spec),
+            FeatureBlock.from_matrices(layout, matrices, names),
+            beside,
+            (row_ids, row_splits),
         )
         scores = score_packed(self._scorer, context, block, row_ids, row_splits)
         model = RankingModel(
-            inputs={**context_inputs, **inputs}, outputs=scores, name=self._name
+            inputs={**context_inputs, **inputs, **inputs_beside},
+            outputs=scores,
+            name=self._name,
         )
-        functions = getattr(self._preprocessor, "_preprocess_spec", {})
         preparation = Preparation(layout, functions)
         if preparation.layout.slots:
             model.preparation = preparation
+            others = {**context_inputs, **inputs_beside}
             model.prepared_call = preparation.view(
-                context_inputs, matrices, block, row_ids, row_splits, scores
+                others, matrices, block, row_ids, row_splits, scores
             )
         return model
+
+
+def _inputs_beside(name: str, spec: Any) -> dict[str, Any]:
+    """Returns the inputs of a packed model for a feature that stands in no matrix."""
+    fixed = isinstance(spec, tf.io.FixedLenFeature)
+    size = math.prod(tf.TensorShape(spec.shape).as_list()) if fixed else None
+    text = spec.dtype == tf.string
+    dtype = tf.int32 if text else spec.dtype
+    inputs = {name: tf.keras.Input((None, size), name=name, dtype=dtype, ragged=True)}
+    if text:
+        key = DISTINCT + name
+        inputs[key] = tf.keras.Input((), name=key, dtype=tf.string)
+    return inputs
 
 
 def _calls_as(value: Any, theirs: type, *ours: type) -> bool:

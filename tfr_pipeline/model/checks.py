@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.layout import PACKED_INPUT
+from tfr_pipeline.layout import are_packed
 
 _KINDS = (
     ("ragged", tf.RaggedTensor | tf.RaggedTensorSpec),
@@ -34,6 +34,8 @@ def check_features(
       DataError: A feature is missing, or has another kind, type or shape.
     """
     converted = {}
+    # There padding would be documents, too.
+    packed = are_packed(model.input_names)
     for expected in model.inputs:
         name = expected.name
         if name not in features:
@@ -44,7 +46,7 @@ def check_features(
                 "builder need the same specs and the same mask_feature_name."
             )
         found = features[name]
-        if _may_become_ragged(expected, found):
+        if not packed and _may_become_ragged(expected, found):
             found = converted[name] = _to_ragged(expected, found)
         if hasattr(found, "shape") and not _fits(expected, found):
             raise DataError(
@@ -56,13 +58,9 @@ def check_features(
 
 
 def _may_become_ragged(expected: Any, found: Any) -> bool:
-    """Whether a dense feature says the same as a ragged one would.
-
-    Not so for packed documents, where padding would be documents too.
-    """
+    """Whether a dense feature says the same as a ragged one would."""
     return (
         _kind(expected) == "ragged"
-        and not expected.name.startswith(PACKED_INPUT)
         and isinstance(found, tf.Tensor | np.ndarray)
         and len(found.shape) == expected.shape.rank
     )

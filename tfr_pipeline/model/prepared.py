@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.model.encoded import calls, is_encoded, reached
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.model.probing import functions_are_constant
 
@@ -98,13 +99,22 @@ class Preparation:
         """
         names = {slot.name for slots in self.layout.slots.values() for slot in slots}
         prepared = enumerate(block.matrices(names))
+        encoded = calls(outputs)
         documents = {d: m for d, m in matrices.items() if d not in self.layout.slots}
         documents |= {f"{_PREPARED}{i}": matrix for i, matrix in prepared}
         splits = {_ROW_IDS: row_ids, _ROW_SPLITS: row_splits}
-        inputs = _reached(outputs, {**context, **documents, **splits})
-        part = tf.keras.Model(inputs, outputs)
+
+        def part_of(further: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+            tensors = {**context, **documents, **splits, **further}
+            inputs = reached(outputs, tensors)
+            return inputs, tf.keras.Model(inputs, outputs)
+
+        parts = {False: part_of({})}
+        if encoded:
+            parts[True] = part_of(encoded)
 
         def scores(batch: Mapping[str, Any], training: bool) -> Any:
+            inputs, part = parts[is_encoded(batch)]
             ragged = {name: batch[PACKED_INPUT + name] for name in documents}
             first = next(iter(ragged.values()))
             values = {
@@ -116,20 +126,6 @@ class Preparation:
             return part({name: values[name] for name in inputs}, training=training)
 
         return scores
-
-
-def _reached(outputs: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of some symbolic tensors that the outputs are computed from."""
-    names = {id(tensor): name for name, tensor in tensors.items()}
-    found, seen, stack = set(), set(), tf.nest.flatten(outputs)
-    while stack:
-        tensor = stack.pop()
-        if id(tensor) in names:
-            found.add(names[id(tensor)])
-        elif id(tensor.node) not in seen:
-            seen.add(id(tensor.node))
-            stack += tensor.node.keras_inputs
-    return {name: tensor for name, tensor in tensors.items() if name in found}
 
 
 def is_prepared(batch: Mapping[str, Any]) -> bool:

@@ -39,15 +39,21 @@ def _argument(value: Any) -> Any:
 
 
 def _has_layer(function: Callable[[Any], Any]) -> bool:
-    parts = [
-        cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
-    ]
-    return any(isinstance(part, tf.Module) for part in (function, *parts))
+    if isinstance(function, tf.Module):
+        return True
+    parts: list[Any] = []
+    for cell in getattr(function, "__closure__", None) or ():
+        parts.append(cell.cell_contents)
+    for value in getattr(function, "__dict__", {}).values():  # of `Steps`, say
+        parts += value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(part, tf.Module) for part in parts)
 
 
 def _probe(rows: int, shape: tuple[int, ...], dtype: Any) -> tf.Tensor:
     probe = np.linspace(-3.0, 40.0, rows * math.prod(shape)).reshape(rows, *shape)
     probe[0].flat[:4] = np.array((0.0, 1.0, -1.0, 1e4))[: probe[0].size]
+    if dtype == tf.string:
+        return tf.constant(probe.astype(str), tf.string)
     return tf.cast(tf.constant(probe), dtype)
 
 
@@ -99,14 +105,20 @@ def functions_are_constant(
       slots: The features of one dtype.
       dtype: Its name.
     """
-    tried: dict[Any, Slot] = {}
+    tried: dict[Any, tuple[Any, str, tuple[int, ...]]] = {}
+    how: tuple[str, tuple[int, ...]]
     for slot in slots:
-        if slot.name not in functions:
+        function: Any = functions.get(slot.name)
+        if function is None or not getattr(function, "is_constant", True):
             return False
-        tried[_identity(functions[slot.name]), slot.shape] = slot
+        if hasattr(function, "is_constant"):  # a `Bound`
+            parts, how = function.functions, ("float32", (1,))
+        else:
+            parts, how = [function], (dtype, slot.shape)
+        tried |= {(_identity(part), *how): (part, *how) for part in parts}
     return all(
-        _is_constant(functions[slot.name], tf.as_dtype(dtype), slot.shape)
-        for slot in tried.values()
+        _is_constant(part, tf.as_dtype(name), shape)
+        for part, name, shape in tried.values()
     )
 
 
@@ -132,24 +144,47 @@ def mixes_documents(functions: Mapping[str, Callable[[Any], Any]], spec: Any) ->
 
     Args:
       functions: Maps features to functions of `[batch, list_size, ...]`.
-      spec: Maps features to `tf.io.FixedLenFeature`s.
+      spec: Maps features to `tf.io` specs.
     """
     tried = {
-        (_identity(function), tuple(spec[name].shape), spec[name].dtype): function
+        (_identity(function), *_form(spec[name])): function
         for name, function in functions.items()
         if name in spec and not _has_layer(function)
     }
     for (_, shape, dtype), function in tried.items():
         try:
             with tf.init_scope():
-                documents = _probe(6, shape, dtype)
-                lists = [
-                    np.asarray(function(tf.reshape(documents, [size, -1, *shape])))
+                documents = _probe(6, shape or (1,), dtype)
+                one, two = (
+                    _numbers(function(_lists_of(documents, size, shape)))
                     for size in (1, 2)
-                ]
+                )
         except Exception:  # as above
             continue
-        one, two = lists
-        if one.size != two.size or not _close(one.ravel(), two.ravel()):
+        if not (_close if one.dtype.kind in "fiu" else np.array_equal)(one, two):
             return True
     return False
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """Returns all values of a tensor of any kind."""
+    if isinstance(value, tf.RaggedTensor):
+        value = value.flat_values
+    elif isinstance(value, tf.SparseTensor):
+        value = value.values
+    return np.asarray(value).ravel()
+
+
+def _form(spec: Any) -> tuple[tuple[int, ...] | None, Any]:
+    """Returns shape and dtype of a spec; no shape for any number of values."""
+    fixed = isinstance(spec, tf.io.FixedLenFeature)
+    return tuple(spec.shape) if fixed else None, spec.dtype
+
+
+def _lists_of(documents: Any, size: int, shape: tuple[int, ...] | None) -> Any:
+    """Returns documents as so many lists; ragged ones, of one value each, for None."""
+    if shape is not None:
+        return tf.reshape(documents, [size, -1, *shape])
+    return tf.RaggedTensor.from_tensor(
+        tf.reshape(documents, [size, -1, 1]), ragged_rank=2
+    )

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfr_pipeline import compat, global_batch
 from tfr_pipeline.model.checks import check_features
+from tfr_pipeline.model.encoded import Encoding, is_encoded
 from tfr_pipeline.model.layers.lists import fixed_shapes
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
@@ -29,10 +30,15 @@ class RankingModel(tf.keras.Model):
       preparation: What of the preprocessing can be done before training, or None.
       prepared_call: Scores a batch whose features have been prepared; training and
         test steps take such batches as well as raw ones.
+      regularization: What adds to the loss of training steps beside the losses that
+        the model is compiled with, a `regularization.step.Regularization`; or None.
     """
 
     preparation: Preparation | None = None
     prepared_call: Callable[..., Any] | None = None
+    _encoding: Encoding | None = None
+    _encodes = True
+    regularization: Any = None
 
     training_metrics = False
     # For how long training steps waited for batches; None where Keras drives them.
@@ -50,8 +56,7 @@ class RankingModel(tf.keras.Model):
             return super().make_train_function(force)
 
         def results() -> dict[str, Any]:
-            metrics = self.metrics if self.training_metrics else self._loss_metrics()
-            return {metric.name: metric.result() for metric in metrics}
+            return self._training_logs()
 
         steps = self._many_steps(self._train, self._train_counter, results)
         self.input_seconds = 0.0
@@ -137,8 +142,20 @@ class RankingModel(tf.keras.Model):
         found = self._train(data)
         if found is not None:
             return found
+        return self._training_logs()
+
+    def _training_logs(self) -> dict[str, Any]:
         metrics = self.metrics if self.training_metrics else self._loss_metrics()
+        if self.regularization is not None:
+            metrics = [*metrics, *self.regularization.metrics]
         return {metric.name: metric.result() for metric in metrics}
+
+    def reset_metrics(self) -> None:
+        """See `tf.keras.Model`."""
+        super().reset_metrics()
+        if self.regularization is not None:
+            for metric in self.regularization.metrics:
+                metric.reset_state()
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """See `tf.keras.Model`."""
@@ -154,17 +171,27 @@ class RankingModel(tf.keras.Model):
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         batch = global_batch.of(y, sizes)
+        added: Any = None
         with tf.GradientTape() as tape:
-            y_pred = self._scores(x, training=True)
-            with global_batch.known(batch):
-                loss = self.compute_loss(x, y, y_pred, sample_weight)
+            if self.regularization is not None:
+                y_pred, loss, added = self.regularization.losses(
+                    self, x, y, sample_weight, batch
+                )
+            else:
+                y_pred = self.scores(x, training=True)
+                with global_batch.known(batch):
+                    loss = self.compute_loss(x, y, y_pred, sample_weight)
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
             # The metric of the loss is weighted by lists already, its gradient is not.
-            if batch is not None and self._averages:
+            if batch is not None and self.averages:
                 share = tf.cast(batch.share, loss.dtype)
                 penalty = self._penalty(loss.dtype)
                 loss = (loss - penalty) * share + penalty
+            if added is not None:
+                if self.check_loss:
+                    added = tf.debugging.check_numerics(added, NON_FINITE_LOSS)
+                loss += added
         self._validate_target_and_loss(y, loss)
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
@@ -211,10 +238,35 @@ class RankingModel(tf.keras.Model):
         """Evaluates a batch, as `_train` trains on one."""
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
-        y_pred = self._scores(x, training=False)
+        y_pred = self.scores(x, training=False)
         with global_batch.known(global_batch.of(y, sizes)):
             self.compute_loss(x, y, y_pred, sample_weight)
             return self._update_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether `judge` does what `test_step` does; if not, something is overridden.
+
+        Nor does it where losses are made of what is within the model.
+        """
+        own = type(self)
+        return (
+            own.test_step is RankingModel.test_step
+            and own.compute_loss is tf.keras.Model.compute_loss
+            and not self._computes_metrics
+            and len(self.losses) == len(compat.weight_losses(self))
+        )
+
+    def judge(self, y: Any, y_pred: Any, sample_weight: Any) -> None:
+        """Counts scores that somebody else has computed; see `scores`.
+
+        Args:
+          y: Labels, as in a batch.
+          y_pred: Scores.
+          sample_weight: Weights, or None.
+        """
+        self.compute_loss(None, y, y_pred, sample_weight)
+        self._update_metrics(None, y, y_pred, sample_weight)
 
     def _update_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any
@@ -233,6 +285,7 @@ class RankingModel(tf.keras.Model):
         super().add_loss(losses, **kwargs)
         # The view behind the preparation is not made for this.
         self.preparation = self.prepared_call = None
+        self._encodes = False
 
     @property
     def losses(self) -> list[Any]:
@@ -245,16 +298,27 @@ class RankingModel(tf.keras.Model):
         total = sum(tf.cast(tf.reduce_sum(loss), dtype) for loss in losses)
         return total / tf.distribute.get_strategy().num_replicas_in_sync
 
-    def _scores(self, x: Any, training: bool) -> Any:
+    @property
+    def encoding(self) -> Encoding | None:
+        """What of the model can be encoded before training; None for nothing."""
+        if self._encoding is None and self._encodes:
+            self._encoding = Encoding(self)
+            self._encodes = bool(self._encoding.calls)
+        return self._encoding if self._encodes else None
+
+    def scores(self, x: Any, training: bool) -> Any:
+        """Returns the scores of the features of a batch, prepared, encoded or not."""
         if self.prepared_call is not None and is_prepared(x):
             return self.prepared_call(x, training=training)
+        if self._encoding is not None and is_encoded(x):
+            return self._encoding.scores(x, training)
         return self(x, training=training)
 
     def _loss_metrics(self) -> list[Any]:
         return self.compiled_loss.metrics
 
     @property
-    def _averages(self) -> bool:
+    def averages(self) -> bool:
         """Whether losses are means over lists; sums over replicas add up by themselves.
 
         Regularisation is the same on all replicas, whose shares have the mean 1.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import tensorflow as tf
 
@@ -151,6 +151,10 @@ def _flat(tensor: Any) -> Any:
     return tf.keras.layers.Flatten()(tensor)
 
 
+def _in_matrices(features: Mapping[str, Any]) -> TypeGuard[FeatureBlock]:
+    return isinstance(features, FeatureBlock) and features.in_matrices
+
+
 def concat(
     context_features: Mapping[str, Any], example_features: Mapping[str, Any]
 ) -> Any:
@@ -164,7 +168,7 @@ def concat(
       ConfigError: A feature is text.
     """
     groups, block = [context_features, example_features], None
-    if isinstance(example_features, FeatureBlock) and all(
+    if _in_matrices(example_features) and all(
         dtype.is_floating for dtype in example_features.dtypes
     ):
         groups, block = [context_features], example_features
@@ -220,6 +224,29 @@ class DNNScorer(UnivariateScorer, tfr.keras.model.DNNScorer):
         return create_tower(**self._dnn_kwargs)(
             concat(context_features, example_features)
         )
+
+    def hidden(self, columns: Any) -> Any:
+        """Returns what the network makes of documents before its last layer.
+
+        Pretraining learns of that; see `tfr_pipeline.model.pretraining`.
+
+        Args:
+          columns: `[documents, columns]`, what `concat` returns.
+
+        Returns:
+          `[documents, units]` of the last hidden layer.
+
+        Raises:
+          ConfigError: There is no hidden layer.
+        """
+        tower = create_tower(**self._dnn_kwargs)
+        tower.pop()
+        if not list(self._dnn_kwargs["hidden_layer_dims"]):
+            raise ConfigError(
+                "pretrain: expected a network with hidden layers, which are what is "
+                "learnt; found hidden_layer_dims=()."
+            )
+        return tower(columns)
 
 
 class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
@@ -296,9 +323,11 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
 
     def _subscores(self, example_features: Mapping[str, Any]) -> Any:
         """Returns `[documents, networks]`, features grouped by width."""
-        if isinstance(example_features, FeatureBlock):
+        if _in_matrices(example_features) and tf.string not in example_features.dtypes:
             widths = [slot.width for slot in example_features.slots()]
         else:
+            for name, value in example_features.items():
+                check_number(name, value)
             example_features = {
                 name: _flat(example_features[name]) for name in sorted(example_features)
             }

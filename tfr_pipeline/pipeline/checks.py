@@ -9,12 +9,14 @@ from typing import Any
 from tfr_pipeline import serialization
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.model.pretraining import Pretrain
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.schedules import PLATEAU, split_schedule
 from tfr_pipeline.pipeline.datasets.adapter import adapt
 from tfr_pipeline.pipeline.datasets.hparams import told
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.tasks import monitors
+from tfr_pipeline.pipeline.warm_start import WarmStart
 
 
 def kind(name: str, value: Any, wanted: type) -> None:
@@ -42,6 +44,30 @@ def with_our_fields(hparams: Any) -> PipelineHparams:
         raise ConfigError(f"hparams: expected PipelineHparams, found {hparams!r}.")
     fields = dataclasses.fields(tfr.keras.pipeline.PipelineHparams)
     return PipelineHparams(**{f.name: getattr(hparams, f.name) for f in fields})
+
+
+def pretraining(hparams: PipelineHparams, pretrains: bool) -> None:
+    """Checks that a pipeline does what `pretrain` says.
+
+    Args:
+      hparams: Hyperparameters.
+      pretrains: Whether it is one that pretrains.
+
+    Raises:
+      ConfigError: It is of the other kind.
+    """
+    told = Pretrain.of(hparams.pretrain)
+    if told is not None and not pretrains:
+        raise ConfigError(
+            f"pretrain: expected a PretrainingPipeline for the task {told.task!r}, "
+            "found another pipeline. Leave config.pipeline.pipeline out, or make a "
+            "PretrainingPipeline."
+        )
+    if told is None and pretrains:
+        raise ConfigError(
+            "pretrain: expected a task, such as {'task': 'denoise'}, found "
+            f"{hparams.pretrain!r}."
+        )
 
 
 def as_json(hparams: PipelineHparams) -> dict[str, Any]:
@@ -107,6 +133,13 @@ def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
     """
     if selects(hparams):
         monitor(hparams, metrics, len(metrics) > 1)
+    epoch = WarmStart.of(hparams.warm_start).unfreeze_epoch
+    if epoch is not None and epoch >= hparams.num_epochs:
+        warnings.warn(
+            f"warm_start.unfreeze_epoch={epoch} has no effect: epochs count from 0, "
+            f"and the last one is {hparams.num_epochs - 1}.",
+            stacklevel=3,
+        )
     name, args = split_schedule(hparams.schedule)
     scheduled = name not in ("constant", PLATEAU) or (
         name == "constant" and args.get("warmup_steps")

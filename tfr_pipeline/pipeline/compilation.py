@@ -7,10 +7,16 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, PipelineError
+from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.optimizers.factory import build_optimizer
+from tfr_pipeline.optimizers.late import check_start
 from tfr_pipeline.pipeline.distribute import strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.pipeline.run.freezing import Freezing
+from tfr_pipeline.pipeline.warm_start import WarmStart
+from tfr_pipeline.regularization import settings
+from tfr_pipeline.regularization.step import Regularization
 
 
 def build_model(
@@ -51,6 +57,7 @@ def compile_model(
     metrics: Any,
     weighted_metrics: Any,
     check_loss: bool,
+    packed: BlockLayout | None = None,
 ) -> None:
     """Compiles a model within the scope of the strategy that the caller is in.
 
@@ -63,15 +70,25 @@ def compile_model(
       weighted_metrics: As Keras takes them.
       check_loss: Whether the step itself looks for losses that are not finite, in a
         model that can.
+      packed: Where document features stand in packed batches; None for others.
+
+    Raises:
+      ConfigError: A setting cannot be, or the model cannot be regularised.
     """
+    warm_start = WarmStart.of(hparams.warm_start)
+    freezing = Freezing(model, warm_start)
+    optimizer = build_optimizer(
+        hparams.optimizer,
+        hparams.learning_rate,
+        total_steps,
+        hparams.schedule,
+        hparams.optimizer_args,
+    )
+    if warm_start.source or freezing.freezes:
+        check_start(optimizer)
+    freezing.set_terms(optimizer, total_steps // hparams.num_epochs)
     model.compile(
-        optimizer=build_optimizer(
-            hparams.optimizer,
-            hparams.learning_rate,
-            total_steps,
-            hparams.schedule,
-            hparams.optimizer_args,
-        ),
+        optimizer=optimizer,
         loss=loss,
         metrics=metrics,
         loss_weights=hparams.loss_weights,
@@ -85,7 +102,27 @@ def compile_model(
     )
     # TensorFlow traces a step twice that makes variables, such as the slots.
     if isinstance(model.optimizer, tf.keras.optimizers.Optimizer):
-        model.optimizer.build(model.trainable_variables)
+        model.optimizer.build(freezing.trained)
     if isinstance(model, RankingModel):
         model.training_metrics = hparams.training_metrics
         model.check_loss = check_loss
+    _regularize(model, hparams, packed)
+
+
+def _regularize(
+    model: tf.keras.Model, hparams: PipelineHparams, packed: BlockLayout | None
+) -> None:
+    """Lets training steps of a compiled model count what graph and adversary add."""
+    graph, adversarial = settings.active(hparams.graph, hparams.adversarial)
+    if graph is None and adversarial is None:
+        return
+    if (
+        not isinstance(model, RankingModel)
+        or type(model).train_step is not RankingModel.train_step
+    ):
+        raise ConfigError(
+            "pipeline.graph, pipeline.adversarial: expected a model whose training "
+            f"step is ours, a RankingModel, found {type(model).__name__}. Take a model "
+            "builder of tfr_pipeline."
+        )
+    model.regularization = Regularization(model, graph, adversarial, packed)

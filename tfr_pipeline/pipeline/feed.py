@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,10 +17,24 @@ from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model import parts
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline.checks import plateau_arguments
-from tfr_pipeline.pipeline.datasets.adapter import adapt
+from tfr_pipeline.pipeline.datasets.adapter import adapt, check_folds, reads_files
+from tfr_pipeline.pipeline.datasets.batches import WindowReader, fetched_ahead
 from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
-from tfr_pipeline.pipeline.distribute import limits, strategies
+from tfr_pipeline.pipeline.distribute import limits, reading, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
+from tfr_pipeline.regularization import settings
+
+
+class ForWorkers(NamedTuple):
+    """Batches that are read where they are used.
+
+    Attributes:
+      elements: A dataset of what is sent.
+      make: Makes a batch of an element; a part of the step.
+    """
+
+    elements: tf.data.Dataset
+    make: Callable[..., Any]
 
 
 class Feed:
@@ -42,10 +56,15 @@ class Feed:
     ):
         self._model_builder = model_builder
         self._dataset_builder = adapt(dataset_builder)
+        check_folds(dataset_builder, self._dataset_builder.hparams)
         self._hparams = hparams
         self._strategy = strategy
         self._workers = 1
         self._sizes: Iterator[np.ndarray] | None = None
+        self._graph, self._adversarial = settings.active(
+            hparams.graph, hparams.adversarial
+        )
+        self._readers: dict[tuple[str, str], WindowReader | None] = {}
 
     @property
     def replicas(self) -> int:
@@ -67,6 +86,9 @@ class Feed:
         hparams, data = builder.hparams, builder.layouts
         limits.check_batch_sizes(hparams, self.replicas)
         on_tpu = self._on_tpu
+        limits.check_regularization(
+            self._strategy, self._graph, self._adversarial, bool(data)
+        )
         if on_tpu:
             losses = [
                 item for item in objects if isinstance(item, tf.keras.losses.Loss)
@@ -125,16 +147,13 @@ class Feed:
             )
 
     def _check_same_features(self) -> None:
-        """The packed matrices of data and model must have the same columns."""
+        """The packed features of data and model must have the same form."""
         expected = parts.example_specs(self._model_builder)
         found = self._dataset_builder.specs.example
         for name in sorted({*expected, *found}):
-            pair = [
-                BlockLayout.from_spec({name: specs[name]}).slots
-                if name in specs
-                else "nothing"
-                for specs in (expected, found)
-            ]
+            if name not in expected and not _in_matrix(found[name]):
+                continue  # The model does not look at it.
+            pair = [_form(name, specs.get(name)) for specs in (expected, found)]
             if pair[0] != pair[1]:
                 raise ConfigError(
                     f"feature {name!r}: the model builder expects {pair[0]}, the "
@@ -158,7 +177,7 @@ class Feed:
         if layout is None:
             return None
         plan = self._dataset_builder.plan("train", layout, self.replicas)
-        return plan.shares if isinstance(plan, WindowedPlan) else 0
+        return plan.dealt if isinstance(plan, WindowedPlan) else 0
 
     def dataset(
         self, split: str, layout: str | None, start_step: int = 0, model: Any = None
@@ -169,7 +188,8 @@ class Feed:
           split: `train` or `valid`.
           layout: The batch layout.
           start_step: Global training batches to leave out.
-          model: Packed batches hold what its `preparation` makes of the features.
+          model: Packed batches hold what its `preparation` makes of the features, all
+            batches the vectors of its `encoding`.
         """
         builder = self._dataset_builder
         if layout is None:
@@ -181,10 +201,20 @@ class Feed:
         if split == "train":
             plan = builder.plan(split, layout, self.replicas)
             self._sizes = plan.sizes(start_step)
-        prepare = getattr(model, "preparation", None)
-        if self._strategy is None or strategies.is_coordinator(self._strategy):
+        graph = self._graph if split == "train" else None
+        # The adversary perturbs features as they are.
+        prepare = None if self._adversarial else getattr(model, "preparation", None)
+        # Workers of a coordinator read texts by themselves.
+        coordinates = strategies.is_coordinator(self._strategy)
+        encode = None if coordinates else getattr(model, "encoding", None)
+        if self._strategy is None or coordinates:
             return BatchRequest(
-                split=split, layout=layout, start_step=start_step, prepare=prepare
+                split=split,
+                layout=layout,
+                start_step=start_step,
+                prepare=prepare,
+                encode=encode,
+                graph=graph,
             ).ask(builder)
 
         fixed = self._on_tpu
@@ -207,11 +237,55 @@ class Feed:
                 start_step=start_step,
                 shard=pipelines,
                 prepare=prepare,
+                encode=encode,
                 sized=sized,
                 fixed=fixed,
+                graph=graph,
             ).ask(builder)
 
         return self._strategy.distribute_datasets_from_function(shard)
+
+    def reader_for_workers(self, split: str, layout: str) -> WindowReader | None:
+        """Returns what workers of a coordinator read batches with, if they do."""
+        builder = self._dataset_builder
+        make = getattr(builder, "reader_for_workers", None)
+        if make is None or not builder.layouts or split not in builder.splits:
+            return None
+        found: WindowReader | None = make(BatchRequest(split=split, layout=layout))
+        return found
+
+    def _reader(self, split: str, layout: str | None) -> WindowReader | None:
+        if layout is None or not strategies.is_coordinator(self._strategy):
+            return None
+        if (split, layout) not in self._readers:
+            found = self.reader_for_workers(split, layout)
+            self._readers[split, layout] = found
+        return self._readers[split, layout]
+
+    def for_workers(
+        self, split: str, layout: str | None, start_step: int = 0
+    ) -> ForWorkers | None:
+        """Returns what workers read and make batches of; None where they are sent them.
+
+        Args:
+          split: See `dataset`, as the others.
+          layout: Likewise.
+          start_step: Likewise.
+        """
+        reader = self._reader(split, layout)
+        if reader is None or layout is None:
+            return None
+        plan = self._dataset_builder.plan(split, layout)
+        train = split == "train"
+        if train:
+            self._sizes = plan.sizes(start_step)
+
+        def make(index: Any, number: Any) -> Any:
+            places, arrays = reading.read(reader, split, layout, index)
+            return reader.batch(places, number, None, arrays)
+
+        numbers = plan.dataset(start_step, train, numbered=True)
+        return ForWorkers(fetched_ahead(numbers), make)
 
     def take_sizes(self, steps: int) -> np.ndarray | None:
         """Counts what the next steps on the last training dataset are made of.
@@ -283,12 +357,17 @@ class Feed:
                 )
         shard = strategies.place_among_workers(self._strategy)
         for split in ["train"] + ["valid"] * has_validation:
-            if isinstance(builder.plan(split, layout, self.replicas), WindowedPlan):
+            windowed = isinstance(
+                builder.plan(split, layout, self.replicas), WindowedPlan
+            )
+            if windowed and self._reader(split, layout) is None:
                 # Planned by their index: they are read now, and not while training.
                 BatchRequest(
                     split=split, layout=layout, replicas=self.replicas, shard=shard
                 ).ask(builder)
-        if "test" in builder.splits:
+        if self._graph is not None:
+            self.dataset("train", layout)  # says what is wrong with the graph
+        if "test" in builder.splits and reads_files(builder):
             # Read after training; whether it is there had better be known before.
             files.expand(builder.splits["test"].pattern, "test data")
         return steps
@@ -305,3 +384,17 @@ class Feed:
             else:
                 data = builder.build_valid_dataset()
             limits.check_elements(split, data.element_spec)
+
+
+def _in_matrix(spec: Any) -> bool:
+    """Whether a feature of packed batches is some columns of a matrix."""
+    return isinstance(spec, tf.io.FixedLenFeature) and spec.dtype != tf.string
+
+
+def _form(name: str, spec: Any) -> Any:
+    """Returns of a `tf.io` spec what must be the same in data and model."""
+    if isinstance(spec, tf.io.FixedLenFeature):
+        return BlockLayout.from_spec({name: spec}).slots
+    if spec is None:
+        return "nothing"
+    return f"tf.io.{type(spec).__name__} of {tf.as_dtype(spec.dtype).name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,8 @@ import tensorflow as tf
 
 from tfr_pipeline.cluster import heartbeat
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.errors import RunError
 from tfr_pipeline.model import parts
-from tfr_pipeline.pipeline import checks, tasks, without_effect
+from tfr_pipeline.pipeline import checks, classes, tasks, without_effect
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.compilation import build_model, compile_model
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
@@ -22,6 +20,8 @@ from tfr_pipeline.pipeline.distribute.role import Role
 from tfr_pipeline.pipeline.feed import Feed
 from tfr_pipeline.pipeline.run import (
     actions,
+    at_checkpoint,
+    beginning,
     data_fingerprint,
     dry_run,
     evaluator,
@@ -30,14 +30,15 @@ from tfr_pipeline.pipeline.run import (
     progress,
     seeds,
 )
-from tfr_pipeline.pipeline.run.checkpoint_files import latest
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.console import Console
-from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.finish import check_places, export
+from tfr_pipeline.pipeline.run.learning import Learning
+from tfr_pipeline.pipeline.run.shared_evaluation import SharedEvaluation
+from tfr_pipeline.pipeline.run.state import RunState
 from tfr_pipeline.pipeline.run.trained import Trained
 from tfr_pipeline.serialization import plain
-from tfr_pipeline.serving import remote_versions, versions
 
 
 class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
@@ -60,6 +61,10 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
       ConfigError: An argument has the wrong type, or a name is unknown.
     """
 
+    # What training ends with, and whether its model is one of pretraining.
+    _trained_kind: type[Trained] = Trained
+    _pretrains = False
+
     def __init__(
         self,
         model_builder: Any,
@@ -74,6 +79,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._model_builder = model_builder
         self._dataset_builder = dataset_builder
         self._hparams = checks.with_our_fields(hparams)
+        checks.pretraining(self._hparams, self._pretrains)
         self._config = None if config is None else plain(config, "config")
         self._role = role = Role(self._hparams)
         self._feed = Feed(model_builder, dataset_builder, self._hparams, role.strategy)
@@ -82,6 +88,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._keep_template: Callable[[], None] | None = None
         self._dispatcher: Dispatcher | None = None
         self._trained: Trained | None = None
+        self._learning = Learning(model_builder, dataset_builder)
         self._outputs: tuple[str, ...] = ()
         self._console = Console(False)
 
@@ -112,12 +119,14 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         tasks.check_outputs(model, self._outputs, labelled, "label_spec")
         scorer = parts.scorer(self._model_builder)
         tasks.check_numbers(model, self.build_loss(), self._metrics(), scorer)
+        classes.check_model(model, classes.of_data(self._dataset_builder), scorer)
 
     def _layout(self) -> str | None:
         """Checks the settings; returns the batch layout, None for foreign datasets."""
         metrics = self._metrics()
-        checks.check(self._hparams, metrics)
         items = [self.build_loss(), metrics]
+        classes.check_parts(classes.of_data(self._dataset_builder), *items)
+        checks.check(self._hparams, metrics)
         if self._hparams.use_weighted_metrics:
             items.append(self.build_weighted_metrics())
         measured = tf.nest.flatten(items[1:])
@@ -148,8 +157,6 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._keep_template,
         )
 
-    # Training
-
     def _build(self, layout: str | None) -> tf.keras.Model:
         return build_model(self._model_builder, layout, self._hparams.precision)
 
@@ -167,6 +174,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self.build_metrics(),
             self.build_weighted_metrics() if hparams.use_weighted_metrics else None,
             check_loss=not isinstance(self._role.strategy, tf.distribute.TPUStrategy),
+            packed=parts.packed_layout(self._model_builder, layout),
         )
         return model
 
@@ -224,9 +232,9 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """
         role = self._role
         self._trained = None
-        role.serve_others()
+        role.serve_others(self._feed.reader_for_workers)
         told = self._told()
-        data = data_fingerprint.of_builder(self._dataset_builder)
+        data = self._data()
         peers.check_same(role.strategy, str(role), told, data)
         if role.evaluates:
             return evaluator.watch(self, told)
@@ -234,11 +242,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             return self._train(told, data, verbose, accept_changed_data)
 
     def _train(
-        self,
-        told: dict[str, Any],
-        data: dict[str, Any],
-        verbose: int,
-        accept_changed_data: bool,
+        self, told: dict[str, Any], data: dict[str, Any], verbose: int, accept: bool
     ) -> tf.keras.Model:
         hparams, role = self._hparams, self._role
         check_places(self._run, hparams.export_best_model)
@@ -248,6 +252,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         if drawn:
             told = {**told, "seed": seed}
             console.say(f"seed {seed}, drawn; give it to repeat the run")
+        beginning.learn(self)
         twin = self._compile(self._layout(), 1) if role.coordinates else None
         with contextlib.ExitStack() as lock, role.scope():
             layout = self._layout()
@@ -259,23 +264,13 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._run.compare(told)
             if twin is not None:
                 self._dispatcher = Dispatcher(model, twin, role.strategy, role.resolver)
-            shares = self._feed.shares(layout)
-            state = RunState(seed=seed, shares=shares)
+            state = RunState(seed=seed)
             checkpoints = Checkpoints(model, self._run, state, self._dispatcher)
             self._checkpoints = checkpoints
-            checkpoints.check_same(role.agree)
-            if checkpoints.restore():
-                self._run.check_data(data, accept_changed_data)
-                standing = loop.go_on(checkpoints, steps, hparams, shares)
-                console.say(f"{self._run.path}: {standing}")
-            self._run.claim(told)
-            self._run.write_environment(
-                state.seed,
-                {"layout": layout, "replicas": self._feed.replicas, "data": data},
-            )
+            beginning.begin_or_go_on(self, model, layout, steps, told, data, accept)
             if checks.skips(self._metrics()):
                 console.say("metrics skip queries without relevant documents")
-            trained = Trained(
+            trained = self._trained_kind(
                 model,
                 self._run,
                 checkpoints,
@@ -296,7 +291,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
 
         After `train` it takes the model of that; without, as of a run that was
         interrupted, the last checkpoint of the run directory. Every task of a job calls
-        it; those that write nothing wait for the one that does.
+        it; those that write nothing wait for the one that does, and evaluate their part
+        of large data for it.
 
         Args:
           accept_changed_data: Takes other data than the run was trained on, where
@@ -312,48 +308,42 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         """
         self._role.serve_others()
         content: dict[str, Any] = {}
+        evaluation = SharedEvaluation(self._role.strategy, self._dataset_builder)
         if self._run.is_ours:
             with self._run.brought(int):
-                content = self._finish(accept_changed_data)
+                content = self._finish(accept_changed_data, evaluation)
+        else:
+            evaluation.follow(self._run.join())
         # A worker that left while the chief exports would end the chief.
         self._role.agree(0)
         return content
 
-    def _finish(self, accept_changed_data: bool) -> dict[str, Any]:
-        if self._trained is None and latest(self._run.checkpoints) is None:
-            raise RunError(
-                f"{self._run.checkpoints}: found no checkpoint to finish a run from; "
-                "train first."
-            )
+    def _finish(
+        self, accept_changed_data: bool, evaluation: SharedEvaluation
+    ) -> dict[str, Any]:
+        if self._trained is None:
+            at_checkpoint.check(self._run)
         with (
             self._run.held(),
             loop.explaining_interrupts(self._run.checkpoints),
             self._console.stage("exporting and evaluating", "exported and evaluated"),
         ):
-            trained = self._trained or self._restored(accept_changed_data)
-            self._trained = trained
-            return trained.finish(self._hparams.export_best_model)
+            self._trained = self._trained or self._restored(accept_changed_data)
+            return self._trained.finish(self._hparams.export_best_model, evaluation)
+
+    def _data(self) -> dict[str, Any]:
+        edges = (self._hparams.graph or {}).get("edges")
+        return data_fingerprint.of_builder(self._dataset_builder, edges)
 
     def _restored(self, accept_data: bool) -> Trained:
         """Takes the last checkpoint of the run for the trained model."""
         self._run.compare(self._told())
-        model, checkpoints, _ = self._of_checkpoint()
+        model, checkpoints, _ = at_checkpoint.model(self)
         if self._hparams.export_best_model:
             checkpoints.check_best(ended=True)
-        data = data_fingerprint.of_builder(self._dataset_builder)
+        data = self._data()
         self._run.check_data(data, accept_data)
-        return Trained(model, self._run, checkpoints, self._dataset_builder)
-
-    def _of_checkpoint(
-        self, best: bool = False
-    ) -> tuple[tf.keras.Model, Checkpoints, int]:
-        """Returns the model with weights of the run, and the step they are of."""
-        self._run.fetch()
-        layout = self._layout()
-        model, bare = self._compile(layout, 1), self._build(layout)
-        checkpoints = Checkpoints(model, self._run, RunState())
-        step = checkpoints.restore_for_export(bare, bare.weights, best)
-        return model, checkpoints, step
+        return self._trained_kind(model, self._run, checkpoints, self._dataset_builder)
 
     def dry_run(self) -> list[str]:
         """Checks settings and data, builds the model and takes one step.
@@ -369,28 +359,40 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         self._role.serve_others()
         return dry_run.lines(self)
 
-    def export_checkpoint(self, output: str, best: bool = False) -> str:
+    def export_checkpoint(
+        self, output: str, best: bool = False, version: int | None = None
+    ) -> str:
         """Exports from the checkpoints of the run, whether it has ended or not.
 
         Args:
           output: Folder of versions, which then stands for this one.
           best: Takes the best epoch instead of the latest checkpoint.
+          version: Number of the version; None for the step.
 
         Returns:
-          `output/<step>`, the folder of the SavedModel.
+          `output/<version>`, the folder of the SavedModel.
 
         Raises:
           RunError: There is no such checkpoint, or the export failed.
         """
-        model, _, step = self._of_checkpoint(best)
-        with remote_versions.published(output) as folder:
-            path = os.path.join(folder, str(step))
-            versions.check(folder)
-            self.export_saved_model(model, path)
-            versions.publish(path)
-        return os.path.join(output, str(step))
+        return at_checkpoint.export(self, output, best, version)
 
-    # Export
+    def export_module(self, layer: str, output: str, best: bool = False) -> str:
+        """Exports a part of the model as a module for TensorFlow Hub.
+
+        Args:
+          layer: Name of a layer of the model, such as `hub_encoder`.
+          output: Folder of the module.
+          best: See `export_checkpoint`.
+
+        Returns:
+          `output`.
+
+        Raises:
+          ConfigError: There is no such layer; the message names those that there are.
+          RunError: There is no such checkpoint, or the export failed.
+        """
+        return at_checkpoint.export_part(self, layer, output, best)
 
     def export_saved_model(
         self, model: tf.keras.Model, export_to: str, checkpoint: str | None = None

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,9 @@ import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.model.pretraining import Pretrain
+from tfr_pipeline.pipeline.warm_start import WarmStart
+from tfr_pipeline.regularization.settings import AdversarialSettings, GraphSettings
 
 # Parameter, least value, whether it may be None.
 _INTEGERS = (
@@ -86,6 +90,15 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       callbacks: What returns a Keras callback each, called before training; they come
         after ours and before the one that saves.
       seed: Seed of everything random; None draws one, which `config.json` records.
+      warm_start: What the run begins with and which layers train when: a dict of
+        `from`, `layers`, `frozen`, `unfreeze_epoch` and `unfreeze_rate`; see
+        `WarmStart`. None for weights of its own, which all train.
+      pretrain: What `PretrainingPipeline` learns without labels: a dict of `task` and
+        its settings; see `Pretrain`. None for a model that ranks.
+      graph: How scores of neighbours in a graph are kept together: a dict with the
+        attributes of `GraphSettings`, whose names are NSL's. None for no graph.
+      adversarial: How features are perturbed against the model, which learns to bear
+        it: a dict with the attributes of `AdversarialSettings`, likewise.
     """
 
     model_dir: str
@@ -126,6 +139,10 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     checkpoint_every_seconds: float | None = 600.0
     callbacks: tuple[Callable[[], Any], ...] = ()
     seed: int | None = None
+    warm_start: dict[str, Any] | None = None
+    pretrain: dict[str, Any] | None = None
+    graph: dict[str, Any] | None = None
+    adversarial: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, least, optional in _INTEGERS:
@@ -171,6 +188,15 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
             raise ConfigError(
                 unknown_name("layout", str(self.layout), ("packed", "padded"))
             )
+        WarmStart.of(self.warm_start)
+        Pretrain.of(self.pretrain)
+        graph = GraphSettings.of(self.graph)
+        adversarial = AdversarialSettings.of(self.adversarial)
+        for name, given in (("graph", graph), ("adversarial", adversarial)):
+            if given is not None and not given.multiplier:
+                warnings.warn(
+                    f"{name}: it has no effect, for its multiplier is 0.", stacklevel=3
+                )
 
 
 # The spelling of TF-Ranking's published guide.

@@ -10,7 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline import losses, metrics
+from tfr_pipeline.metrics.keys import ClassMetricKey
+from tfr_pipeline.pipeline import classes
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
+from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.tasks import METRIC
 
 WEIGHTED = "weighted_metric/"
@@ -18,6 +21,8 @@ WEIGHTED = "weighted_metric/"
 
 class SimplePipeline(ModelFitPipeline):
     """Pipeline for one loss or a weighted sum of losses, with NDCG as metrics.
+
+    On data of classes the metric is accuracy, unless others are asked for.
 
     `docs/training.md` has an example; in short, `SimplePipeline(model_builder,
     dataset_builder, hparams).train_and_validate()`.
@@ -30,11 +35,18 @@ class SimplePipeline(ModelFitPipeline):
 
     def build_metrics(self) -> list[tf.keras.metrics.Metric]:
         """See `AbstractPipeline`."""
-        return [make_metric(name, METRIC) for name in self._hparams.metrics]
+        return [make_metric(name, METRIC) for name in self._metric_names]
 
     def build_weighted_metrics(self) -> list[tf.keras.metrics.Metric]:
         """See `AbstractPipeline`."""
-        return [make_metric(name, WEIGHTED) for name in self._hparams.metrics]
+        return [make_metric(name, WEIGHTED) for name in self._metric_names]
+
+    @property
+    def _metric_names(self) -> Any:
+        names = self._hparams.metrics
+        if names == PipelineHparams.metrics and classes.of_data(self._dataset_builder):
+            return (ClassMetricKey.ACCURACY,)  # nobody asked for the default of others
+        return names
 
 
 def is_function_of_batches(part: Any) -> bool:

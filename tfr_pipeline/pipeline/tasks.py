@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.pipeline import classes
 from tfr_pipeline.pipeline.datasets.adapter import adapt
 
 # Prefix of the names of metrics, after TF-Ranking; monitors of callbacks rely on it.
@@ -101,7 +102,9 @@ def check_numbers(
                 f"{type(loss).__name__} takes them, found {found}, shape "
                 f"{output.shape}. Set output_units={wanted}, or take another loss."
             )
-        if found not in (1, None) and metrics.get(task):
+        of_classes = classes.of_classes
+        ranking = [item for item in metrics.get(task, ()) if not of_classes(item)]
+        if found not in (1, None) and ranking:
             raise ConfigError(
                 f"{name}: found {found} numbers a document{of_task}, and metrics rank "
                 "by one. Set metrics=(), or report metrics of yours in a pipeline that "

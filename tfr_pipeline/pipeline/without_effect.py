@@ -44,7 +44,14 @@ class Told:
     @property
     def validates(self) -> bool:
         """Whether there may be validation data."""
-        return self.data is None or bool(self.data.valid_input_pattern)
+        return (
+            self.data is None or bool(self.data.valid_input_pattern) or self.has_folds
+        )
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether a fold of the training data validates."""
+        return getattr(self.data, "folds", None) is not None
 
     @property
     def names_loss(self) -> bool:
@@ -92,6 +99,12 @@ _OF_PIPELINES: tuple[tuple[str, Callable[[Told], bool], str], ...] = (
 )
 _OF_DATA: tuple[tuple[str, Callable[[Told], bool], str], ...] = (
     ("valid_list_size", lambda told: not told.validates, _NO_VALIDATION),
+    (
+        "valid_input_pattern",
+        lambda told: told.has_folds,
+        "with data.folds: one fold of the training files validates. To have these "
+        "files in the folds, name them beside those, with a comma between",
+    ),
     (
         "test_input_pattern",
         lambda told: not told.described,

@@ -18,6 +18,8 @@ from tfr_pipeline.serving.signatures import RANK
 EXTRA_ASSETS = "assets.extra"
 # In a template alone: where in a checkpoint the weights are; never exported.
 PLACES = "places.json"
+# What preprocessing has learnt of the training data, for those who train on from here.
+LEARNT = "preprocessing.json"
 # What TensorFlow raises for checkpoints, also those of a SavedModel, that are cut,
 # spoilt or another model's.
 READ_ERRORS = (
@@ -33,7 +35,7 @@ READ_ERRORS = (
 _SAVED_MODEL = (
     *("saved_model.pb", "fingerprint.pb", "keras_metadata.pb"),
     *("variables/*", "assets/*"),
-    *(f"{EXTRA_ASSETS}/{FILE_NAME}", f"{EXTRA_ASSETS}/{PLACES}"),
+    *(f"{EXTRA_ASSETS}/{name}" for name in (FILE_NAME, PLACES, LEARNT)),
 )
 
 
@@ -66,14 +68,7 @@ def export_saved_model(
     """
     module = tf.Module()
     module.weights = list(model.variables)
-    # Lookup tables of preprocessing layers are resources of the functions too.
-    view = tf.train.TrackableView(model)
-    module.resources = [
-        node
-        for node in view.descendants()
-        if isinstance(node, tf.saved_model.experimental.TrackableResource)
-        or type(node).__name__ in ("StaticHashTable", "MutableHashTable")
-    ]
+    module.resources = resources(model)
     functions = dict(signatures or {})
     # Scores of whole matrices; no signature, but there for `Predictor`.
     module.packed = getattr(functions.get(RANK), "packed", None)
@@ -86,7 +81,22 @@ def export_saved_model(
             with open(os.path.join(assets, name), "w", encoding="utf-8") as file:
                 file.write(text)
 
-    return _replace(path, write, check)
+    return replace_saved_model(path, write, check)
+
+
+def resources(part: Any) -> list[Any]:
+    """Returns what functions of a model, or layer, use beside its variables.
+
+    That is the lookup tables of preprocessing, and the files of modules.
+    """
+    kinds = (
+        tf.saved_model.experimental.TrackableResource,
+        tf.saved_model.Asset,
+        tf.lookup.StaticHashTable,
+        tf.lookup.experimental.MutableHashTable,
+    )
+    found = tf.train.TrackableView(part).descendants()
+    return [node for node in found if isinstance(node, kinds)]
 
 
 def export_other_weights(
@@ -144,17 +154,29 @@ def export_other_weights(
             tensors=list(tensors.values()),
         )
 
-    return _replace(path, write, check)
+    return replace_saved_model(path, write, check)
 
 
 def _variables(path: str) -> str:
     return os.path.join(path, "variables", "variables")
 
 
-def _replace(
-    path: str, write: Callable[[str], None], check: Callable[[str], None] | None
+def replace_saved_model(
+    path: str, write: Callable[[str], None], check: Callable[[str], Any] | None
 ) -> str:
-    """Lets `write` fill a folder that then takes the place of `path`."""
+    """Lets `write` fill a folder that then takes the place of `path`.
+
+    Args:
+      path: The folder; what stands there must be a SavedModel, or nothing.
+      write: Fills a folder.
+      check: See `export_saved_model`.
+
+    Returns:
+      `path`.
+
+    Raises:
+      RunError: See `export_saved_model`.
+    """
     temporary = path
     try:
         with files.replacing(path, _SAVED_MODEL) as temporary:

@@ -12,22 +12,23 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tfr_pipeline.data.batching.loose import separate
-from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.lists import Lists, Ragged
 from tfr_pipeline.data.records import encode
 from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.serving.class_signatures import CLASSIFY, PROBABILITIES
 from tfr_pipeline.serving.export import EXTRA_ASSETS, READ_ERRORS
-from tfr_pipeline.serving.remote_versions import find_export
-from tfr_pipeline.serving.signatures import (
+from tfr_pipeline.serving.rank_inputs import (
     IDS,
-    PREDICT,
-    RANK,
-    RANKS,
     ROW_SPLITS,
     TASK,
+    Pair,
     input_names,
+    splits_names,
 )
+from tfr_pipeline.serving.remote_versions import find_export
+from tfr_pipeline.serving.signatures import PREDICT, RANK, RANKS
 from tfr_pipeline.serving.versions import MODEL
 
 _DOCUMENTS_PER_CALL = 16384
@@ -97,7 +98,7 @@ def restore_weights(module: Any, path: str) -> None:
 
 def can_score(signatures: Mapping[str, Any]) -> bool:
     """Whether some signatures of a loaded model are those that a `Predictor` asks."""
-    if RANK in signatures:
+    if RANK in signatures or CLASSIFY in signatures:
         return True
     if PREDICT not in signatures:
         return False
@@ -111,10 +112,10 @@ def can_score(signatures: Mapping[str, Any]) -> bool:
 class Predictor:
     """Scores lists with a SavedModel that this package exported.
 
-    It asks the signature `rank`, or the function behind that, which takes matrices.
-    Where there is none, because features are texts or have any number of values, or
-    because a document has several scores, it asks `tensorflow/serving/predict`, with
-    ELWC records that it makes of the lists.
+    It asks the signature `rank`, or the function behind that, which takes matrices; for
+    classes, `classify`.
+    Where there is none, because a document has several scores, it asks
+    `tensorflow/serving/predict`, with ELWC records that it makes of the lists.
 
     Args:
       path: A SavedModel, a folder of versions, or a run directory.
@@ -129,6 +130,7 @@ class Predictor:
       tasks: Names of the scores, those that the data has labels for first. Where a
         document has several numbers, `outputs[0]`, `outputs[1]`, and so on.
       several: Whether a document has several numbers for one label.
+      classes: Names of the classes; none for a model that ranks.
 
     Raises:
       DataError: There is no model, or none that this package exported.
@@ -139,7 +141,8 @@ class Predictor:
         # Held on to: the signatures do not keep the variables alive.
         self._module = load(self.path) if module is None else module
         signatures = self._module.signatures
-        self.signature = RANK if RANK in signatures else PREDICT
+        known = (CLASSIFY, RANK, PREDICT)
+        self.signature = next((key for key in known if key in signatures), PREDICT)
         if not can_score(signatures):
             raise DataError(
                 f"{self.path}: expected a signature {RANK!r} or {PREDICT!r}, found "
@@ -156,7 +159,17 @@ class Predictor:
         self.features = Features.load(assets)
         packed, loose = separate(self.features.example_spec)
         self.loose = tuple(loose)
+        self._ragged_context = tuple(
+            name
+            for name, feature in self.features.context.items()
+            if feature.kind != "fixed"
+        )
         self.layout = BlockLayout.from_spec(packed)
+        self.classes = self.features.classes if self.signature == CLASSIFY else ()
+        if self.classes:
+            self._numbers, self.several = {PROBABILITIES: (PROBABILITIES, 0)}, False
+            self.tasks: tuple[str, ...] = (PROBABILITIES,)
+            return
         outputs = {
             name: list(tensor.shape)
             for name, tensor in self._function.structured_outputs.items()
@@ -174,6 +187,21 @@ class Predictor:
         self._numbers = numbers
         self.tasks = tuple(numbers)
         self.several = len(numbers) > len(outputs)
+
+    def probabilities(self, lists: Lists) -> np.ndarray:
+        """Returns float32 `[examples, classes]`, how likely each class is.
+
+        Args:
+          lists: The examples, lists of one document each.
+
+        Raises:
+          ConfigError: The model ranks.
+          DataError: See `score`.
+          RunError: See `score`.
+        """
+        if not self.classes:
+            raise ConfigError(f"{self.path}: the model ranks; it knows no classes.")
+        return self.score_tasks(lists)[PROBABILITIES]
 
     def score(
         self,
@@ -193,6 +221,10 @@ class Predictor:
           DataError: The lists have other columns than the model.
           RunError: A score is not finite.
         """
+        if self.classes:
+            raise ConfigError(
+                f"{self.path}: the model classifies; it has no scores to rank by."
+            )
         task = self.task(task)
         return self.score_tasks(lists, function)[task]
 
@@ -230,18 +262,34 @@ class Predictor:
         function = function or self._function
         parts = [
             some(lists.slice(first, last).widened(), function)
-            for first, last in _portions(lists.lengths, padded)
+            for first, last in self.portions(lists.lengths)
         ]
         result = {}
         for task in self.tasks:
-            scores = [part[task] for part in parts] or [np.zeros(0, np.float32)]
+            empty = (0, len(self.classes)) if self.classes else (0,)
+            scores = [part[task] for part in parts] or [np.zeros(empty, np.float32)]
             result[task] = np.concatenate(scores)
             self._check_scores(lists, result[task])
         return result
 
+    def portions(self, lengths: np.ndarray) -> list[tuple[int, int]]:
+        """Returns which lists are scored together, out of so many documents each.
+
+        Lists from the beginning of a portion to the end of one have the same portions
+        without the others, so the same scores to the bit.
+
+        Args:
+          lengths: int64 `[lists]`, documents a list.
+
+        Returns:
+          Pairs of the first list and the one after the last.
+        """
+        return list(_portions(lengths, self.signature == PREDICT))
+
     def _check_scores(self, lists: Lists, scores: np.ndarray) -> None:
-        if not np.isfinite(scores).all():
-            row = int(np.argmax(~np.isfinite(scores)))
+        finite = np.isfinite(scores)
+        if not finite.all():
+            row = int(np.argwhere(~finite)[0][0])
             raise RunError(
                 f"{self.path}: the score of a document of {lists.place(row)} is "
                 f"{scores[row]}; look for features far outside of the training data."
@@ -276,11 +324,21 @@ class Predictor:
     def _by_matrix(
         self, lists: Lists, packed: Callable[..., dict[str, Any]]
     ) -> dict[str, np.ndarray]:
-        outputs = packed(
+        arguments: list[Any] = [
             {dtype: tf.constant(lists.values[dtype]) for dtype in self.layout.slots},
-            {name: tf.constant(lists.context[name]) for name in self.features.context},
+            {
+                name: tf.constant(lists.context[name])
+                for name in self.features.context
+                if name not in self._ragged_context
+            },
             tf.constant(lists.row_splits),
-        )
+        ]
+        if self.loose or self._ragged_context:
+            arguments += [
+                {name: _pair(lists.loose[name]) for name in self.loose},
+                {n: _pair(lists.loose_context[n]) for n in self._ragged_context},
+            ]
+        outputs = packed(*arguments)
         # One output has no name of its own.
         single = len(outputs) == 1
         values = next(iter(outputs.values()))
@@ -298,14 +356,26 @@ class Predictor:
     ) -> dict[str, np.ndarray]:
         several = len(self.tasks) > 1
         names = input_names([*self.features.context, *self.features.example], several)
-        inputs = {
-            ROW_SPLITS: tf.constant(lists.row_splits),
-            IDS: tf.constant([], tf.string),
-        }
+        inputs = {IDS: tf.constant([], tf.string)}
+        if not self.classes:
+            inputs[ROW_SPLITS] = tf.constant(lists.row_splits)
         if several:
             inputs[TASK] = tf.constant("")
+        pairs = {}
         for name in self.features.context:
-            inputs[names[name]] = tf.constant(lists.context[name])
+            if name in self._ragged_context:
+                pairs[name] = _pair(lists.loose_context[name])
+            else:
+                inputs[names[name]] = tf.constant(lists.context[name])
+        for name in self.loose:
+            values, splits = _pair(lists.loose[name])
+            feature = self.features.example[name]
+            if feature.kind == "fixed":
+                inputs[names[name]] = tf.reshape(values, [-1, *feature.shape])
+            else:
+                pairs[name] = values, splits
+        for name, called in splits_names(names, pairs).items():
+            inputs[names[name]], inputs[called] = pairs[name]
         for dtype, slots in self.layout.slots.items():
             for slot in slots:
                 columns = lists.values[dtype][:, slot.start : slot.stop]
@@ -338,6 +408,13 @@ class Predictor:
             task: documents[output][:, number]
             for task, (output, number) in self._numbers.items()
         }
+
+
+def _pair(column: Ragged) -> Pair:
+    """Returns values and row splits as tensors."""
+    values = column.plain_values
+    dtype = tf.string if values.dtype == object else None
+    return tf.constant(values, dtype), tf.constant(column.row_splits)
 
 
 def _portions(lengths: np.ndarray, padded: bool) -> Iterator[tuple[int, int]]:

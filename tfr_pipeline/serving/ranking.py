@@ -10,19 +10,66 @@ import tensorflow as tf
 from tfr_pipeline.layout import Slot
 
 
-def check_splits(row_splits: Any) -> list[Any]:
-    """Returns what raises where `row_splits` are not those of lists."""
+def check_splits(
+    row_splits: Any,
+    name: str = "row_splits",
+    of: str = "list",
+    in_all: str = "documents",
+) -> list[Any]:
+    """Returns what raises where `row_splits` are not those of lists.
+
+    Args:
+      row_splits: int64 `[lists + 1]`.
+      name: Name of the input.
+      of: What has so many of something.
+      in_all: What it has.
+    """
     first = tf.concat([row_splits[:1], [-1]], axis=0)[0]  # -1 if there is none
     equal = tf.debugging.assert_equal(
-        first, tf.constant(0, tf.int64), "row_splits: expected 0 as its first number"
+        first, tf.constant(0, tf.int64), f"{name}: expected 0 as its first number"
     )
     rising = tf.debugging.assert_less_equal(
         row_splits[:-1],
         row_splits[1:],
-        "row_splits: expected numbers that never fall: where each list begins, and "
-        "the number of documents",
+        f"{name}: expected numbers that never fall: where each {of} begins, and "
+        f"the number of {in_all}",
     )
     return [equal, rising]
+
+
+def check_values(
+    values: Any,
+    splits: Any,
+    row_splits: Any,
+    of_queries: bool,
+    name: str,
+    splits_name: str,
+) -> list[Any]:
+    """Returns what raises where a feature with any number of values does not fit.
+
+    Args:
+      values: `[values]`.
+      splits: int64 `[documents + 1]`, or `[lists + 1]` of a query feature.
+      row_splits: int64 `[lists + 1]`.
+      of_queries: Whether it is one.
+      name: Name of the input `values`.
+      splits_name: Name of the input `splits`.
+    """
+    of = "list" if of_queries else "document"
+    rows = tf.size(row_splits, tf.int64) - 1 if of_queries else row_splits[-1]
+    return [
+        *check_splits(splits, splits_name, of, "values"),
+        tf.debugging.assert_equal(
+            tf.size(splits, tf.int64),
+            rows + 1,
+            f"{splits_name}: expected one number more than there are {of}s",
+        ),
+        tf.debugging.assert_equal(
+            tf.size(values, tf.int64),
+            tf.reduce_max(splits),
+            f"{name}: expected as many values as the last of {splits_name} says",
+        ),
+    ]
 
 
 def check_shapes(
@@ -53,9 +100,13 @@ def check_shapes(
             f"ids: expected none, or one for each document; {many}",
         )
     ]
-    # The join of the columns finds scalars that differ in number; one is enough.
-    scalars = [slot for slot in slots if slot.shape == (1,)][:1]
-    vectors = [slot for slot in slots if slot.shape != (1,)]
+    # The join of the columns finds numbers that differ in number; one is enough.
+    joined = [
+        slot
+        for slot in slots
+        if slot.shape == (1,) and documents[slot.name].dtype != tf.string
+    ]
+    scalars, vectors = joined[:1], [slot for slot in slots if slot not in joined]
     for slot in (*scalars, *vectors):
         shape = tf.stack([count, *slot.shape])
         text = ", ".join(["documents", *map(str, slot.shape)])
@@ -93,5 +144,18 @@ def ranked(scores: Any, row_splits: Any, ids: Any) -> tuple[Any, Any]:
     ranks = tf.scatter_nd(
         tf.cast(order[:, tf.newaxis], tf.int64), within, tf.shape(scores, tf.int64)
     )
-    ids = tf.cond(tf.size(ids) > 0, lambda: ids, lambda: tf.strings.as_string(position))
-    return ranks, ids
+    return ranks, named(ids, tf.size(scores, tf.int64))
+
+
+def named(ids: Any, count: Any) -> Any:
+    """Returns ids, string `[count]`: those that were given, or numbers of the rows.
+
+    Args:
+      ids: string `[count]`, or `[0]`.
+      count: int64 scalar.
+    """
+    return tf.cond(
+        tf.size(ids) > 0,
+        lambda: ids,
+        lambda: tf.strings.as_string(tf.range(count, dtype=tf.int64)),
+    )

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
-from keyword import iskeyword
 from typing import Any
 
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.batching.gather import pad
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import PACKED_INPUT, PACKED_INPUTS, BlockLayout
+from tfr_pipeline.layout import DISTINCT, PACKED_INPUT, are_packed
 from tfr_pipeline.serving import ranking
+from tfr_pipeline.serving.rank_inputs import IDS, Pair, RankInputs
+from tfr_pipeline.serving.unkept import padded_features
 
 RANK = "rank"
-# Inputs of `rank` beside the features; `task` only for a model with several outputs.
-ROW_SPLITS, IDS, TASK = "row_splits", "ids", "task"
 # Outputs of `rank` beside the scores.
 RANKS = "ranks"
 PREDICT = tf.saved_model.PREDICT_METHOD_NAME
@@ -28,42 +26,6 @@ REGRESS = tf.saved_model.REGRESS_METHOD_NAME
 SERVING_DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 # Score of padding in `predict`, TF-Ranking's value.
 PADDING_SCORE = math.log(1e-10)
-
-
-def input_name(feature: str) -> str:
-    """Name of a feature among the inputs of `rank`; signatures need identifiers.
-
-    Example:
-      >>> input_name("bm25.title"), input_name("17")
-      ('bm25_title', 'feature_17')
-    """
-    name = re.sub(r"\W", "_", feature, flags=re.ASCII)
-    # TensorFlow takes a parameter `self` for that of a method.
-    good = name[:1].isalpha() and not iskeyword(name) and name != "self"
-    return name if good else f"feature_{name}"
-
-
-def input_names(features: Iterable[str], tasks: bool = False) -> dict[str, str]:
-    """Maps features to their inputs of `rank`, which differ from each other.
-
-    Where two would be the same, one that was renamed gets underscores at its end.
-
-    Args:
-      features: Names of the features.
-      tasks: Whether the model has several outputs.
-
-    Example:
-      >>> input_names(["a.b", "a_b", "ids"])
-      {'a_b': 'a_b', 'ids': 'ids_', 'a.b': 'a_b_'}
-    """
-    taken, result = {ROW_SPLITS, IDS, *([TASK] if tasks else [])}, {}
-    for feature in sorted(features, key=lambda name: (input_name(name) != name, name)):
-        name = input_name(feature)
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        result[feature] = name
-    return result
 
 
 class Signatures(tfr.keras.saved_model.Signatures):
@@ -76,8 +38,12 @@ class Signatures(tfr.keras.saved_model.Signatures):
     | `serving_default` | as regress, or as predict | |
     | `rank` | features `[documents, ...]`, query features `[batch, ...]`, `row_splits`, `ids` | scores, ranks, ids `[documents]` |
 
-    `rank` exists when all features have fixed shapes and a document has one score, or
-    one of each task; it raises where its inputs do not fit each other. Its `ids` default to none in
+    A `RaggedFeature` or `VarLenFeature` is two inputs of `rank`: its values, one document
+    (or query) after the other, and `<name>_row_splits`, int64, where those of each begin
+    and the last end.
+
+    `rank` exists when a document has one score, or one of each task; it raises where its
+    inputs do not fit each other. Its `ids` default to none in
     TensorFlow Serving, and then come out as row numbers. A model with several outputs
     has the scores of each task under its name; the input `task` of `rank` says by which
     it ranks, by default the first of the scorer's.
@@ -103,24 +69,45 @@ class Signatures(tfr.keras.saved_model.Signatures):
             mask_feature_name=mask_feature_name,
         )
         names = getattr(model, "input_names", None) or []
-        self._packed = any(name in PACKED_INPUTS for name in names)
-        self._fixed = BlockLayout.can_pack(example_feature_spec) and all(
-            isinstance(spec, tf.io.FixedLenFeature)
-            for spec in context_feature_spec.values()
-        )
-        self._parser = (
-            RecordParser(context_feature_spec, example_feature_spec)
-            if self._fixed
-            else None
-        )
+        specs = {**example_feature_spec, **context_feature_spec}
+        keeps = bool(example_feature_spec) and all(map(loose.can_keep, specs.values()))
+        self._parser = None
+        if keeps:
+            self._parser = RecordParser(context_feature_spec, example_feature_spec)
+        # Features that stand in no matrix, of documents and of queries.
+        self._beside = loose.separate(example_feature_spec)[1]
+        self._ragged_context = {
+            name: spec
+            for name, spec in context_feature_spec.items()
+            if not isinstance(spec, tf.io.FixedLenFeature)
+        }
+        self._packed = keeps and self._is_packed(names)
         outputs = getattr(model, "output", None)
         self._tasks = list(outputs) if isinstance(outputs, dict) else []
-        self._ranks = self._fixed and all(
+        self._ranks = keeps and all(
             _numbers(output) == 1 for output in tf.nest.flatten(outputs)
         )
 
+    def _is_packed(self, inputs: Iterable[str]) -> bool:
+        """Whether a model takes packed batches, by the names of its inputs."""
+        if self._mask_feature_name in inputs:
+            return False
+        # One of ragged numbers alone has the names of features, and no mask.
+        ragged = [
+            name
+            for name, spec in self._beside.items()
+            if not isinstance(spec, tf.io.FixedLenFeature)
+        ]
+        all_ragged = len(ragged) == len(self._example_feature_spec)
+        return are_packed(inputs) or (all_ragged and bool(inputs))
+
     def scores(
-        self, values: Mapping[str, Any], context: Mapping[str, Any], row_splits: Any
+        self,
+        values: Mapping[str, Any],
+        context: Mapping[str, Any],
+        row_splits: Any,
+        beside: Mapping[str, Pair] | None = None,
+        ragged_context: Mapping[str, Pair] | None = None,
     ) -> dict[str, Any]:
         """Scores packed documents with the model.
 
@@ -128,24 +115,45 @@ class Signatures(tfr.keras.saved_model.Signatures):
           values: Maps a dtype to `[documents, columns]`.
           context: Maps a query feature to `[batch, ...]`.
           row_splits: int64 `[batch + 1]`.
+          beside: Maps a document feature that stands in no matrix to its values
+            `[values]` and their row splits, int64 `[documents + 1]`.
+          ragged_context: The same for query features, int64 `[batch + 1]`.
 
         Returns:
           Scores `[documents]`, or `[documents, numbers]` of a scorer with several, by
           output name; one output is called `outputs`.
         """
         assert self._parser is not None
+
+        def ragged(rows: Any, splits: Any) -> Any:
+            return tf.RaggedTensor.from_row_splits(rows, splits, validate=False)
+
         features = {
-            PACKED_INPUT + dtype: tf.RaggedTensor.from_row_splits(
-                block, row_splits, validate=False
-            )
+            PACKED_INPUT + dtype: ragged(block, row_splits)
             for dtype, block in values.items()
         }
         features.update(context)
-        if not self._packed:
-            specs = self._example_feature_spec
-            defaults = {name: spec.default_value for name, spec in specs.items()}
+        for name, pair in (ragged_context or {}).items():
+            features[name] = ragged(*pair)
+        for name, pair in (beside or {}).items():
+            features[name] = ragged(ragged(*pair), row_splits)
+        specs = {**self._beside, **self._ragged_context}
+        if self._packed:
+            for name, spec in self._beside.items():
+                if spec.dtype == tf.string:
+                    distinct, features[name] = loose.numbered(features[name])
+                    features[DISTINCT + name] = distinct
+            features = loose.packed(features, specs)
+        else:
+            defaults = {
+                name: spec.default_value
+                for name, spec in self._example_feature_spec.items()
+                if name not in self._beside
+            }
+            lengths = row_splits[1:] - row_splits[:-1]
+            mask = self._mask_feature_name
             layout = self._parser.layout
-            features = pad(features, layout, None, defaults, self._mask_feature_name)
+            features = pad(features, layout, None, defaults, mask, specs, lengths)
         outputs = self._model(features, training=False)
 
         def flat(scores: Any) -> Any:
@@ -164,7 +172,7 @@ class Signatures(tfr.keras.saved_model.Signatures):
     def predict_tf_function(self) -> Callable[[Any], dict[str, Any]]:
         """Makes the function behind `tensorflow/serving/predict`."""
         if self._parser is None:
-            return super().predict_tf_function()
+            return self._unkept_tf_function()
         parser = self._parser
 
         @tf.function(
@@ -175,14 +183,39 @@ class Signatures(tfr.keras.saved_model.Signatures):
         )
         def predict(serialized: Any) -> dict[str, Any]:
             parsed = parser(serialized)
-            splits = tf.concat([[0], tf.cumsum(parsed["lengths"])], axis=0)
-            scores = self.scores(parsed["values"], parsed["context"], splits)
+            splits = _splits(parsed["lengths"])
+            scores = self.scores(
+                parsed["values"],
+                parsed["context"],
+                splits,
+                _pairs(parsed["loose"]),
+                _pairs(parsed["loose_context"]),
+            )
             return {
                 task: tf.RaggedTensor.from_row_splits(
                     value, splits, validate=False
                 ).to_tensor(PADDING_SCORE)
                 for task, value in scores.items()
             }
+
+        return predict
+
+    def _unkept_tf_function(self) -> Callable[[Any], dict[str, Any]]:
+        specs = self._context_feature_spec, self._example_feature_spec
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, tf.saved_model.PREDICT_INPUTS)
+            ],
+            autograph=False,
+        )
+        def predict(serialized: Any) -> dict[str, Any]:
+            features = padded_features(serialized, *specs, self._mask_feature_name)
+            outputs = self._model(inputs=features, training=False)
+            found: dict[str, Any] = self.normalize_outputs(
+                tf.saved_model.PREDICT_OUTPUTS, outputs
+            )
+            return found
 
         return predict
 
@@ -199,13 +232,27 @@ class Signatures(tfr.keras.saved_model.Signatures):
             autograph=False,
         )
         def regress(serialized: Any) -> dict[str, Any]:
-            parsed = parser.examples(serialized)
-            # Each example is a list of its own and carries its query's features.
-            splits = tf.range(tf.size(serialized, tf.int64) + 1, dtype=tf.int64)
-            context = parser.contexts(serialized)
-            return self.scores(parsed["values"], context, splits)
+            return self._of_examples(parser, serialized)
 
         return regress
+
+    def _of_examples(self, parser: RecordParser, serialized: Any) -> dict[str, Any]:
+        """Scores serialized Examples `[batch]`; see `scores`."""
+        parsed = parser.examples(serialized)
+        # Each example is a list of its own and carries its query's features.
+        splits = tf.range(tf.size(serialized, tf.int64) + 1, dtype=tf.int64)
+        queries = parser.queries(serialized)
+        return self.scores(
+            parsed["values"],
+            queries["context"],
+            splits,
+            _pairs(parsed["loose"]),
+            _pairs(queries["loose_context"]),
+        )
+
+    def _matrix_scores(self, *inputs: Any) -> dict[str, Any]:
+        """What the function of matrices computes: here, `scores`."""
+        return self.scores(*inputs)
 
     def packed_tf_function(self) -> Callable[..., dict[str, Any]]:
         """Makes `scores` a function of its own, which `rank` calls.
@@ -220,77 +267,47 @@ class Signatures(tfr.keras.saved_model.Signatures):
         context = {
             name: tf.TensorSpec([None, *spec.shape], spec.dtype)
             for name, spec in self._context_feature_spec.items()
+            if name not in self._ragged_context
         }
         splits = tf.TensorSpec([None], tf.int64)
+        signature: list[Any] = [values, context, splits]
+        others = self._beside, self._ragged_context
+        if any(others):
+            signature += [
+                {n: (tf.TensorSpec([None], s.dtype), splits) for n, s in specs.items()}
+                for specs in others
+            ]
 
-        @tf.function(input_signature=[values, context, splits], autograph=False)
-        def packed(values: Any, context: Any, row_splits: Any) -> dict[str, Any]:
-            return self.scores(values, context, row_splits)
+        @tf.function(input_signature=signature, autograph=False)
+        def packed(*inputs: Any) -> dict[str, Any]:
+            return self._matrix_scores(*inputs)
 
         return packed
 
     def rank_tf_function(self) -> Callable[..., dict[str, Any]]:
-        """Makes the function behind `rank`; see `input_names`.
+        """Makes the function behind `rank`; see `RankInputs`.
 
         Its attribute `packed` is the function of `packed_tf_function`.
         """
         assert self._parser is not None
         packed = self.packed_tf_function()
-        layout = self._parser.layout
-        slots = [slot for row in layout.slots.values() for slot in row]
-        context_names = list(self._context_feature_spec)
-        example_names = [slot.name for slot in slots]
-        several = len(self._tasks) > 1
-        inputs = called = input_names([*context_names, *example_names], several)
-        specs = [tf.TensorSpec([None], tf.int64, ROW_SPLITS)]
-        for name in context_names:
-            spec = self._context_feature_spec[name]
-            specs.append(tf.TensorSpec([None, *spec.shape], spec.dtype, inputs[name]))
-        for slot in slots:
-            dtype = self._example_feature_spec[slot.name].dtype
-            specs.append(tf.TensorSpec([None, *slot.shape], dtype, inputs[slot.name]))
-        specs.append(tf.TensorSpec([None], tf.string, IDS))
-        if several:
-            specs.append(tf.TensorSpec([], tf.string, TASK))
-        names = [spec.name for spec in specs]
+        inputs = RankInputs(
+            self._context_feature_spec,
+            self._example_feature_spec,
+            self._parser.layout,
+            len(self._tasks) > 1,
+        )
 
-        def rank(row_splits: Any, *inputs: Any) -> dict[str, Any]:
-            context = dict(zip(context_names, inputs, strict=False))
-            columns = inputs[len(context_names) :]
-            named = dict(zip(example_names, columns, strict=False))
-            ids, *task = columns[len(example_names) :]
-            checks = ranking.check_splits(row_splits)
-            checks += ranking.check_shapes(
-                row_splits, context, named, ids, slots, called
-            )
-            with tf.control_dependencies(checks):
-                row_splits = tf.identity(row_splits)
-                values = {
-                    dtype: tf.concat(
-                        [tf.reshape(named[s.name], [-1, s.width]) for s in row], axis=1
-                    )
-                    for dtype, row in layout.slots.items()
-                }
-            scores = packed(values, context, row_splits)
-            value = self._choose(scores, *task)
+        def rank(*given: Any) -> dict[str, Any]:
+            arguments, ids, task = inputs.checked(*given)
+            scores = packed(*arguments)
+            value = self._choose(scores, task)
             if list(scores) == [tf.saved_model.PREDICT_OUTPUTS]:  # without a name
                 scores = {"scores": value}
-            ranks, ids = ranking.ranked(value, row_splits, ids)
+            ranks, ids = ranking.ranked(value, arguments[2], ids)
             return {**scores, RANKS: ranks, IDS: ids}
 
-        # One parameter an input, so that TensorFlow takes names and the default.
-        parameter = inspect.Parameter
-        kind = parameter.POSITIONAL_OR_KEYWORD
-        defaults = {IDS: tf.constant([], tf.string), TASK: tf.constant("")}
-        rank.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                parameter(name, kind, default=defaults.get(name, parameter.empty))
-                for name in names
-            ]
-        )
-        function = tf.function(rank, input_signature=specs, autograph=False)
-        function.packed = packed
-        return function
+        return signed(rank, inputs, packed)
 
     def _choose(self, scores: dict[str, Any], task: Any = None) -> Any:
         """Returns the scores of a task; of the first if it is an empty text or None."""
@@ -335,7 +352,27 @@ class Signatures(tfr.keras.saved_model.Signatures):
         return functions
 
 
+def _splits(lengths: Any) -> Any:
+    return tf.concat([[0], tf.cumsum(lengths)], axis=0)
+
+
+def _pairs(parsed: Mapping[str, loose.Flat]) -> dict[str, Pair]:
+    """Returns parsed features that stand in no matrix as values and row splits."""
+    return {
+        name: (flat["values"], _splits(flat["lengths"]))
+        for name, flat in parsed.items()
+    }
+
+
 def _numbers(scores: Any) -> int | None:
     """Returns how many numbers a document has in scores `[batch, list, ...]`."""
     rank = scores.shape.rank
     return 1 if rank is None or rank < 3 else scores.shape[-1]
+
+
+def signed(function: Any, inputs: RankInputs, packed: Any) -> Any:
+    """Returns a `tf.function` of raw tensors, with `packed` as an attribute."""
+    function.__signature__ = inputs.signature
+    made = tf.function(function, input_signature=inputs.specs, autograph=False)
+    made.packed = packed
+    return made

@@ -169,6 +169,27 @@ def publish(version: str) -> None:
         )
 
 
+def remove(folder: str) -> None:
+    """Removes the versions in a folder, and what stands for them; all else stays.
+
+    The folder goes too if nothing is left in it.
+    """
+    known = numbers(folder)
+    places = [os.path.join(folder, name) for name in known]
+    published = os.path.lexists(os.path.join(folder, NEWEST))
+    for name in _files(folder) if published else []:
+        copied = any(_same_files([name], folder, place) for place in places)
+        if copied or _is_link(folder, name):
+            os.remove(os.path.join(folder, name))
+    with contextlib.suppress(OSError):
+        os.remove(os.path.join(folder, NEWEST))
+    for place in filter(_is_model, places):
+        shutil.rmtree(place, ignore_errors=True)
+    for place, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(place)
+
+
 def _files(folder: str) -> list[str]:
     """Returns the files of a SavedModel, relative to it, `saved_model.pb` last."""
     result = []

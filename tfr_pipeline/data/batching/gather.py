@@ -13,6 +13,7 @@ from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.layout import (
+    DISTINCT,
     PACKED_DTYPES,
     PACKED_INPUT,
     PACKED_INPUTS,
@@ -23,7 +24,7 @@ Tensors = dict[str, Any]
 # Names of tensors: what of `Lists` they are, and the name there.
 ROW_SPLITS = "row_splits"
 _VALUES, _CONTEXT, _LOOSE = "values/", "context/", "loose/"
-_LOOSE_CONTEXT, _SPLITS_OF = "loose_context/", "splits_of_"
+_LOOSE_CONTEXT, _SPLITS_OF, _TEXTS_OF = "loose_context/", "splits_of_", "texts_of_"
 
 
 def packed_gather(
@@ -61,8 +62,12 @@ def arrays_of(lists: Lists) -> dict[str, np.ndarray]:
             found[kind + name] = array
     for kind in (_LOOSE, _LOOSE_CONTEXT):
         for name, column in getattr(lists, kind.rstrip("/")).items():
+            if column.values.dtype == object:
+                column = column.numbered()
             found[kind + name] = column.values
             found[f"{_SPLITS_OF}{kind}{name}"] = column.row_splits
+            if column.texts is not None:
+                found[f"{_TEXTS_OF}{kind}{name}"] = column.texts
     return found
 
 
@@ -87,7 +92,9 @@ def gather(
       `(features, labels, weights)`: `features` holds a ragged
       `[batch, (list), columns]` for each dtype under `documents_<dtype>`, and the query
       features `[batch, ...]`; those that stand in no matrix are ragged
-      `[batch, (list), (values)]` and `[batch, (values)]`; `labels` and `weights` are
+      `[batch, (list), (values)]` and `[batch, (values)]`, where those of documents have
+      for a text its number among the distinct ones of the batch, string `[distinct]`,
+      under `distinct_of_<name>`; `labels` and `weights` are
       ragged `[batch, (list)]`, or None when there are none. Features kept in 16 bits
       become float32.
     """
@@ -116,6 +123,9 @@ def gather(
     def values_of(name: str, which: Any) -> Any:
         return loose.gather(tensors[name], tensors[_SPLITS_OF + name], which)
 
+    def texts_of(name: str, numbers: Any) -> Any:
+        return tf.gather(tensors[_TEXTS_OF + name], numbers)
+
     features: dict[str, Any] = {}
     for name, tensor in tensors.items():
         key = name.partition("/")[2]
@@ -124,9 +134,16 @@ def gather(
         elif name.startswith(_CONTEXT):
             features[key] = tf.gather(tensor, index)
         elif name.startswith(_LOOSE):
-            features[key] = rows.with_values(values_of(name, rows.values))
+            value = rows.with_values(values_of(name, rows.values))
+            if _TEXTS_OF + name in tensors:
+                distinct, value = loose.numbered(value)
+                features[DISTINCT + key] = texts_of(name, distinct)
+            features[key] = value
         elif name.startswith(_LOOSE_CONTEXT):
-            features[key] = values_of(name, index)
+            value = values_of(name, index)
+            if _TEXTS_OF + name in tensors:
+                value = value.with_flat_values(texts_of(name, value.flat_values))
+            features[key] = value
     return features, ragged("labels"), ragged("weights")
 
 
@@ -134,6 +151,16 @@ def bounds(tensors: Mapping[str, Any], index: Any) -> tuple[Any, Any]:
     """Returns where the documents of lists begin and end, int64 `[batch]` each."""
     splits = tensors[ROW_SPLITS]
     return tf.gather(splits, index), tf.gather(splits, index + 1)
+
+
+def value_name(name: str) -> str:
+    """Returns the name of the tensor of a matrix of documents, by its name there."""
+    return _VALUES + name
+
+
+def has_context(tensors: Mapping[str, Any]) -> bool:
+    """Whether queries have features."""
+    return any(name.startswith((_CONTEXT, _LOOSE_CONTEXT)) for name in tensors)
 
 
 def matrix_of(tensors: Mapping[str, Any], dtype: str) -> Any:
@@ -177,7 +204,7 @@ def pad(
     result = {
         name: value
         for name, value in features.items()
-        if name not in PACKED_INPUTS and name not in specs
+        if not (name in PACKED_INPUTS or name in specs or name.startswith(DISTINCT))
     }
     documents = [PACKED_INPUT + dtype for dtype in layout.slots]
     documents += [n for n in specs if loose.is_of_documents(features[n])]
@@ -200,7 +227,8 @@ def pad(
             result[slot.name] = tf.ensure_shape(piece, [None, list_size, *slot.shape])
     for name, spec in specs.items():
         if name in documents:
-            result[name] = loose.padded_documents(features[name], spec, size)
+            value = loose.plain(features, name)
+            result[name] = loose.padded_documents(value, spec, size)
         else:
             result[name] = loose.padded_queries(features[name], spec)
     if mask_name:

@@ -7,6 +7,7 @@ texts, `tf.SparseTensor` for `VarLenFeature`, `tf.RaggedTensor` for `RaggedFeatu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.data.lists import Ragged
-from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.layout import DISTINCT, BlockLayout
 
 Flat = dict[str, Any]
 # Specs of features that are kept; for messages.
@@ -67,6 +68,46 @@ def gather(values: Any, splits: Any, rows: Any) -> Any:
     """
     places = tf.ragged.range(tf.gather(splits, rows), tf.gather(splits, rows + 1))
     return places.with_values(tf.gather(values, places.values))
+
+
+def plain(features: Mapping[str, Any], name: str) -> Any:
+    """Returns a document feature with its texts in the place of their numbers."""
+    value = features[name]
+    if DISTINCT + name not in features:
+        return value
+    return value.with_flat_values(
+        tf.gather(features[DISTINCT + name], value.flat_values)
+    )
+
+
+def numbered(value: Any) -> tuple[Any, Any]:
+    """Returns the distinct texts of a ragged tensor, and their numbers in its place."""
+    distinct, numbers = tf.unique(value.flat_values)
+    return distinct, value.with_flat_values(numbers)
+
+
+def packed(features: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns gathered features as models take them that score packed batches.
+
+    Args:
+      features: Document features are ragged `[batch, (list), (values)]`, query features
+        `[batch, (values)]`.
+      specs: `tf.io` specs of the features that stand in no matrix, by name.
+
+    Returns:
+      The same, but `[batch, (list), values]` for a `FixedLenFeature` of documents, and
+      query features as their specs have them.
+    """
+    result = dict(features)
+    for name, spec in specs.items():
+        value = features[name]
+        if not is_of_documents(value):
+            result[name] = padded_queries(value, spec)
+        elif isinstance(spec, tf.io.FixedLenFeature):
+            size = math.prod(tf.TensorShape(spec.shape).as_list())
+            flat = tf.reshape(value.flat_values, [-1, size])
+            result[name] = value.with_values(flat)
+    return result
 
 
 def is_of_documents(value: Any) -> bool:

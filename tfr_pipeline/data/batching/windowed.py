@@ -18,12 +18,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline import leaving
 from tfr_pipeline.data.batching import plan as plans
 from tfr_pipeline.data.batching.deal import deal, random_numbers
 from tfr_pipeline.data.batching.window import Window
 
 BLOCK = 1 << 18  # bytes of neighbouring lists, which are read together
 WINDOW = 1 << 27  # bytes that are shuffled at once; less data has a `BatchPlan`
+# In memory at once, where they are read from disk: one of which batches are made, one
+# that waits, one that is read; and the records that it is cut out of.
+ALIVE = 3.5
 # Lists are dealt out to so many shares, if batches have so many lists: any number of
 # replicas that divides it has the same global batches.
 SHARES = (12, 6, 4, 3, 2, 1)
@@ -47,6 +51,8 @@ class WindowedPlan:
       replicas: Likewise.
       seed: Likewise.
       training: Likewise. Lists without documents are left out.
+      bounds: int64 `[replicas + 1]`, the lists with which the shares of the replicas
+        begin, if these are given; see `FileShares`.
 
     Attributes:
       steps: Global batches in one pass over the lists.
@@ -54,6 +60,8 @@ class WindowedPlan:
         each of them has to have a list for every replica.
       shares: Number of shares; a run goes on the same with any number of replicas that
         divides it.
+      dealt: What the order depends on beside the data: the number of shares, below 0
+        if they were given.
     """
 
     def __init__(
@@ -65,7 +73,9 @@ class WindowedPlan:
         replicas: int = 1,
         seed: int | None = None,
         training: bool = True,
+        bounds: np.ndarray | None = None,
     ):
+        self._given = bounds
         lengths = np.asarray(lengths, np.int64)
         self._lists = (
             np.flatnonzero(lengths > 0) if training else np.arange(len(lengths))
@@ -82,12 +92,16 @@ class WindowedPlan:
             steps = math.ceil(int(self._sizes.sum()) / documents_per_batch)
         else:
             steps = math.ceil(self.num_lists / batch_size)
-        bounds = self._bounds(replicas)
+        if bounds is not None:
+            bounds = np.searchsorted(self._lists, bounds)
+        else:
+            bounds = self._bounds(replicas)
         most = max(1, int(np.diff(bounds).min()))
-        if training and seed is not None:
+        if training and seed is not None and self._given is None:
             bounds, most = self._choose_shares(steps, replicas)
         self._shares = bounds
         self.shares = len(bounds) - 1
+        self.dealt = self.shares if self._given is None else -self.shares
         self.has_few_lists = training and most < steps
         self.steps = max(1, min(steps, most) if training else steps)
         self._batches = self.steps * replicas
@@ -303,10 +317,11 @@ class WindowedPlan:
         )
 
         def part(number: np.ndarray) -> tuple[np.ndarray, ...]:
-            window = self.window(int(number))
-            if number == start:
-                window = window.after(rest * self.replicas)
-            return make(*window.share(self.replicas, *shard))
+            with leaving.call():
+                window = self.window(int(number))
+                if number == start:
+                    window = window.after(rest * self.replicas)
+                return make(*window.share(self.replicas, *shard))
 
         @plans.plain
         def of(number: Any) -> Any:
@@ -330,10 +345,11 @@ class WindowedPlan:
           worker: Its number, from 0.
           workers: How many share the replicas.
         """
-        first, last = (
-            int(self._shares[number * self.shares // workers])
-            for number in (worker, worker + 1)
-        )
+        shares = [number * self.shares // workers for number in (worker, worker + 1)]
+        if self._given is not None:
+            first, last = map(int, self._given[shares])
+            return first, last
+        first, last = map(int, self._shares[shares])
         return int(self._lists[first]), int(self._lists[last - 1]) + 1
 
     def locate(self, step: int) -> tuple[int, int]:

@@ -6,23 +6,19 @@ Here the pipeline is started, watched, and its end understood; its steps are in
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import logging
 import os
 import shlex
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-from apache_beam.runners.runner import create_runner
 
 from tfr_pipeline import urls
 from tfr_pipeline.data.convert import beam_worker, output_folder, shard, staged
+from tfr_pipeline.data.convert.beam_runner import IN_PROCESS, Chosen
 from tfr_pipeline.data.convert.beam_steps import Plan, Planner, build
 from tfr_pipeline.data.convert.description import (
     agreed_transform,
@@ -34,10 +30,6 @@ from tfr_pipeline.data.convert.pieces import Reader
 from tfr_pipeline.data.convert.remarks import hint_at_width, report_columns
 from tfr_pipeline.data.convert.shard import Rules, Written
 from tfr_pipeline.errors import ConfigError, RunError
-
-IN_PROCESS = "in_process"
-# Beam's DirectRunner looks for another runner in the internet first.
-_IN_PROCESS = (IN_PROCESS, "direct", "directrunner", "fnapirunner")
 
 
 class BeamEngine:
@@ -53,17 +45,8 @@ class BeamEngine:
     """
 
     def __init__(self, runner: str = IN_PROCESS, flags: Sequence[str] = ()) -> None:
-        self.in_process = runner.lower() in _IN_PROCESS
-        self.name = "the in-process runner" if self.in_process else runner
-        if self.in_process:
-            _check_flags(flags)
-        self._flags = list(flags)
-        self._runner: Any = None
-        try:
-            if not self.in_process:
-                self._runner = create_runner(runner)
-        except (ValueError, ImportError, AttributeError) as error:
-            raise ConfigError(f"--runner={runner}: {error}") from error
+        self._chosen = Chosen(runner, flags)
+        self.in_process, self.name = self._chosen.in_process, self._chosen.name
 
     def __call__(self, job: Job) -> Result:
         """Writes the shards of a job into its staging folder.
@@ -73,6 +56,16 @@ class BeamEngine:
           ConfigError: Workers cannot read the input.
           RunError: The pipeline failed.
         """
+        if job.embeds:
+            raise ConfigError(
+                "--embed: expected no --runner, whose workers would load the module "
+                "for each shard. Leave out --runner."
+            )
+        if job.cut is not None:
+            raise ConfigError(
+                "--splits: expected no --runner, which writes one split at a time. "
+                "Leave out --runner, or convert the files of each split with --split."
+            )
         if job.streams and not self.in_process:
             raise ConfigError(
                 f"--input: {', '.join(job.streams)} is read by this machine alone, "
@@ -81,19 +74,15 @@ class BeamEngine:
         self._check_shared(job)
         job = dataclasses.replace(job, staging=os.path.abspath(job.staging))
         reader, planner = self._prepared(job)
-        options = PipelineOptions(self._flags)
-        runner = self._runner or _in_process(options, job)
-        try:
-            pipeline = beam.Pipeline(runner=runner, options=options)
-        except ValueError as error:  # options that a runner cannot do without
-            text = " ".join(str(error).split())
-            raise ConfigError(f"--runner_args: {text}") from error
+        options = self._chosen.options()
+        here = _in_process(options, job) if self.in_process else None
+        pipeline = self._chosen.pipeline(options, here)
         build(pipeline, job, reader, planner)
-        files, title = len(job.source.paths), f"converting {job.split}"
+        files, title = len(job.source.paths), job.title
         job.report(f"{title} with {self.name}: {files} file{'s' if files > 1 else ''}")
-        is_shard = functools.partial(output_folder.is_shard, split=job.split)
+        is_shard = functools.partial(output_folder.is_shard, split=job.splits[0])
         with staged.watching(job.staging, title, files, job.num_shards, is_shard):
-            self._run(pipeline, job.staging)
+            self._chosen.run(pipeline, job.staging)
         return _result(job, reader, planner)
 
     def _check_shared(self, job: Job) -> None:
@@ -131,69 +120,10 @@ class BeamEngine:
         planner = Planner(job.describe, transform, nan, rules, counted, job.staging)
         return reader, planner
 
-    def _run(self, pipeline: Any, staging: str) -> None:
-        run = _Run(pipeline)
-        try:
-            with _quiet():
-                state = run.wait()
-        except Exception as error:  # one of ours, too, with Beam's additions
-            if found := staged.failure(staging):
-                raise found from error
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            advice = (
-                "If a worker was killed, memory may be short: try fewer --workers. "
-                if self.in_process
-                else ""
-            )
-            raise RunError(
-                f"{self.name} failed: {lines[-1][:500]} (--debug shows all of it). "
-                f"{advice}Nothing was changed."
-            ) from error
-        if state != "DONE":
-            raise staged.failure(staging) or RunError(
-                f"{self.name} ended in the state {state}, expected DONE. Nothing was "
-                "changed."
-            )
-
-
-class _Run:
-    """A pipeline that runs while the main thread can take signals.
-
-    Beam's own waiting ends by waiting for workers, which a signal has not reached.
-    """
-
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def _work(self) -> None:
-        try:
-            self._result = self._pipeline.run()
-            self._result.wait_until_finish()
-        except BaseException as error:
-            self._error = error
-
-    def wait(self) -> str:
-        """Returns the state in which the pipeline ended."""
-        self._thread.start()
-        try:
-            while self._thread.is_alive():
-                self._thread.join(0.2)
-        except (KeyboardInterrupt, SystemExit):
-            if self._result is not None:  # or a cluster would go on for nobody
-                with contextlib.suppress(Exception):
-                    self._result.cancel()
-            raise
-        if self._error is not None:
-            raise self._error
-        return str(self._result.state)
-
 
 def _result(job: Job, reader: Reader, planner: Planner) -> Result:
     """Returns description, counts and index of what the workers wrote."""
-    names = output_folder.shard_names(job.split, job.num_shards)
+    names = output_folder.shard_names(job.splits[0], job.num_shards)
     shards: list[Written] = [staged.load(job.staging, name) for name in names]
     # Before they are added up, into the first.
     indices = [one.index for one in shards if one.index is not None]
@@ -216,8 +146,8 @@ def _result(job: Job, reader: Reader, planner: Planner) -> Result:
             f"warning: {count} {'queries' if count > 1 else 'query'} had rows in "
             f"several places, which were brought together, e.g. query {query!r}"
         )
-    written.statistics.unnamed = plan.unnamed
-    return plan.target.features, written.statistics, indices
+    written.statistics.oddities = plan.oddities
+    return plan.target.features, [(written.statistics, indices)]
 
 
 def _in_process(options: PipelineOptions, job: Job) -> Any:
@@ -236,44 +166,3 @@ def _in_process(options: PipelineOptions, job: Job) -> Any:
     words = [sys.executable, "-m", beam_worker.__name__, os.path.abspath(job.staging)]
     command = f"exec {shlex.join(words)}"
     return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command))
-
-
-def _check_flags(flags: Sequence[str]) -> None:
-    """Refuses flags that no part of Beam knows, which it would leave out in silence.
-
-    Runners of a cluster may know more of them.
-    """
-    options = PipelineOptions(list(flags))
-    unknown = [
-        name
-        for name in options.get_all_options(
-            drop_default=True, retain_unknown_options=True
-        )
-        if name not in PipelineOptions([]).get_all_options()
-    ]
-    if unknown:
-        raise ConfigError(
-            f"--runner_args: expected flags of Apache Beam, found "
-            f"{', '.join('--' + name for name in unknown)}."
-        )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what Beam says of an error to itself: the cause is told in one line."""
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":  # as with --debug
-        yield
-        return
-    hook, level = threading.excepthook, logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    threading.excepthook = lambda _: None
-    stopped = False
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        stopped = True  # and threads of Beam have yet to notice
-        raise
-    finally:
-        if not stopped:
-            logging.disable(level)
-            threading.excepthook = hook

@@ -23,6 +23,7 @@ from tfr_pipeline.data.convert.job import Job, Target
 from tfr_pipeline.data.convert.label_transform import LabelTransform
 from tfr_pipeline.data.convert.pieces import Findings, Reader
 from tfr_pipeline.data.convert.shard import Rules
+from tfr_pipeline.data.oddities import Oddities
 from tfr_pipeline.features import Features
 
 
@@ -32,7 +33,7 @@ class Plan:
 
     target: Target
     rules: Rules
-    unnamed: int
+    oddities: Oddities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Planner:
         target = Target(features, findings.width, self.nan, transform)
         before = findings.before() if self.counted else None
         rules = dataclasses.replace(self.rules, before=before)
-        return Plan(target, rules, findings.unnamed)
+        return Plan(target, rules, findings.oddities)
 
 
 class ReadFile(beam.DoFn):
@@ -157,7 +158,7 @@ def build(pipeline: Any, job: Job, reader: Reader, planner: Planner) -> None:
         | "By shard" >> beam.GroupByKey()
         | "Write"
         >> beam.ParDo(
-            WriteShard(job.staging, job.split, job.num_shards),
+            WriteShard(job.staging, job.splits[0], job.num_shards),
             beam.pvalue.AsSingleton(plan),
         )
     )

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tfr_pipeline.data.convert import label_transform as label_transforms
 from tfr_pipeline.data.convert import workers
+from tfr_pipeline.data.convert.cut import Cut
+from tfr_pipeline.data.convert.embed import Embed, described
 from tfr_pipeline.data.convert.label_transform import Counts, LabelTransform
+from tfr_pipeline.data.records.formats import PACKED
 from tfr_pipeline.data.sources import libsvm, libsvm_chunks
+from tfr_pipeline.data.sources.column_types import feature_of
 from tfr_pipeline.data.sources.numbering import column_names
 from tfr_pipeline.data.sources.source import Part, Source, parse
+from tfr_pipeline.data.sources.table_columns import Columns
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import FILE_NAME, PADDING_LABEL, Feature, Features
 
@@ -64,6 +69,7 @@ def describe_output(
     scalar: bool,
     transform: LabelTransform | None,
     before: Features | None = None,
+    embeds: tuple[Embed, ...] = (),
 ) -> Features:
     """Returns the description of what will be written.
 
@@ -75,23 +81,22 @@ def describe_output(
       scalar: Whether each column is a feature; of text and tables.
       transform: What becomes of labels.
       before: Description of the splits that are there already.
+      embeds: Texts that become vectors.
     """
+    texts = {embed.text for embed in embeds if embed.vector == embed.text}
     if source.is_records:
-        features = source.records().output_as(output_format, feature_dtype)
-        return remember(features, transform, before.reading if before else {})
+        features = source.records().output_as(output_format, feature_dtype, texts)
+        features = remember(features, transform, before.reading if before else {})
+        return described(features, embeds)
     if source.is_text:
-        columns = column_names(width)
+        example = _of_columns(column_names(width), {}, scalar)
         context, weight = {}, None
     else:
         roles = source.columns()
-        columns, context = roles.features, roles.context
+        example, context = features_of(roles, scalar), roles.context
         weight = ("weight", Feature("float32", (1,), 1.0)) if roles.weight else None
-    if scalar:
-        example = {name: Feature("float32", (1,), 0.0) for name in columns}
-    else:
-        example = {
-            "features": Feature("float32", (len(columns),), 0.0, columns=columns)
-        }
+        written = {name: x for name, x in example.items() if name not in texts}
+        check_format(written, context, output_format)
     labels = {
         name: (name, Feature("float32", (1,), PADDING_LABEL))
         for name in ([] if source.is_text else source.options.label_columns)
@@ -114,8 +119,58 @@ def describe_output(
         data_format=output_format,
         feature_dtype=feature_dtype,
         labels=labels,
+        classes=source.options.classes or (),
     )
-    return remember(features, transform, source.remembered())
+    return described(remember(features, transform, source.remembered()), embeds)
+
+
+def features_of(roles: Columns, scalar: bool = False) -> dict[str, Feature]:
+    """Returns the features of documents that a table has, as lists have their columns.
+
+    Raises:
+      ConfigError: Two have one name.
+    """
+    example = _of_columns(roles.features, roles.types, scalar)
+    if clash := [name for name in roles.others if name in example]:
+        raise ConfigError(
+            f"column {clash[0]!r}: expected another name, for the vector of numbers is "
+            "called so. Rename the column, or use --scalar_features."
+        )
+    return {**example, **roles.others}
+
+
+def _of_columns(
+    columns: tuple[str, ...], types: Mapping[str, str], scalar: bool
+) -> dict[str, Feature]:
+    if scalar:
+        return {name: feature_of(types.get(name, "numeric")) for name in columns}
+    if not columns:
+        return {}
+    found = tuple(types.get(name, "numeric") for name in columns) if types else ()
+    vector = Feature("float32", (len(columns),), 0.0, columns=columns, types=found)
+    return {"features": vector}
+
+
+def check_format(
+    example: Mapping[str, Feature], context: Mapping[str, Feature], output_format: str
+) -> None:
+    """Refuses features of documents that a format does not hold.
+
+    Raises:
+      ConfigError: There is one.
+    """
+    loose = [
+        name
+        for name, feature in example.items()
+        if feature.kind != "fixed" or feature.dtype == "string"
+    ]
+    loose += [name for name, feature in context.items() if feature.kind != "fixed"]
+    if loose and output_format == PACKED:
+        raise ConfigError(
+            "--output_format=packed holds numbers, as many in each document; found "
+            f"{', '.join(loose[:8])}. Use --output_format=elwc, or choose others with "
+            "--feature_columns."
+        )
 
 
 def remember(
@@ -161,14 +216,19 @@ def find_transform(
     before: Features | None,
     num_workers: int,
     report: Callable[[str], None],
+    cut: Cut | None = None,
 ) -> LabelTransform | None:
-    """Returns the transform that was agreed on, fitted to labels if it needs them."""
+    """Returns the transform that was agreed on, fitted to labels if it needs them.
+
+    Where the input is cut into splits, to those of the first of them.
+    """
     asked = agreed_transform(text, before, report)
     if asked is None or not asked.needs_labels:
         return asked
     report("reading the labels first, for their quantiles")
     counts: Counts = []
-    find = functools.partial(_count_labels, source.options.nan)
+    told = source.options.nan, source.options.require_label
+    find = functools.partial(_count_labels, told, cut)
     for found in workers.ordered_map(find, source.parts(), num_workers):
         counts = label_transforms.total(counts, found)
     asked = asked.fitted(counts)
@@ -183,10 +243,13 @@ def report_thresholds(transform: LabelTransform, report: Callable[[str], None]) 
         report(f"labels: largest label of the grades from 1 on: {bounds}, any")
 
 
-def _count_labels(nan: str, part: Part) -> Counts:
+def _count_labels(told: tuple[str, bool], cut: Cut | None, part: Part) -> Counts:
     """Returns the number of documents by label in a part; runs in a worker."""
     counts: Counts = []
-    for parsed in parse(part, None, nan):
-        found = label_transforms.count(parsed.lists.labels)
+    for parsed in parse(part, None, *told):
+        lists = parsed.lists
+        if cut is not None:
+            lists = lists.take(cut.choose(lists, cut.names[0]))
+        found = label_transforms.count(lists.labels)
         counts = label_transforms.total(counts, found)
     return counts

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from tfr_pipeline.data.convert.cut import Cut
+from tfr_pipeline.data.convert.embed import Embed
 from tfr_pipeline.data.convert.label_transform import LabelTransform
 from tfr_pipeline.data.convert.narrow import narrow
 from tfr_pipeline.data.convert.statistics import Statistics
@@ -23,7 +25,7 @@ class Job:
 
     Attributes:
       source: The input.
-      split: Name of the split.
+      splits: Names of the splits.
       num_shards: Number of files.
       staging: Where the files go, with the names of `output_folder.shard_names`.
       num_workers: Processes on this machine.
@@ -33,10 +35,12 @@ class Job:
       before: Description of the splits that are there already.
       streams: What came through a pipe, and is a file of this machine now.
       report: Takes lines for the user.
+      cut: Which list is in which of the splits, where there are several.
+      embeds: Texts that become vectors.
     """
 
     source: Source
-    split: str
+    splits: tuple[str, ...]
     num_shards: int
     staging: str
     num_workers: int
@@ -45,10 +49,19 @@ class Job:
     before: Features | None
     streams: list[str]
     report: Callable[[str], None]
+    cut: Cut | None = None
+    embeds: tuple[Embed, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What is being done, for the user."""
+        return f"converting {', '.join(self.splits)}"
 
 
-# Description of the shards, what was counted, and the index of each.
-Result = tuple[Features, Statistics, list[ShardIndex]]
+# What was counted in a split, and the index of each of its shards.
+SplitResult = tuple[Statistics, list[ShardIndex]]
+# Description of the shards, and what there is of each split.
+Result = tuple[Features, list[SplitResult]]
 # Writes the shards of a job.
 Engine = Callable[[Job], Result]
 
@@ -62,19 +75,28 @@ class Target:
       num_features: Width of a row of the input; for text.
       nan: What to do with NaN and infinite features.
       transform: How labels become grades, if they are not the same.
+      cut: See `Job`.
+      embeds: See `Job`.
+      labelled: Whether each document of a text must have a label.
     """
 
     features: Features
     num_features: int
     nan: str
     transform: LabelTransform | None = None
+    cut: Cut | None = None
+    embeds: tuple[Embed, ...] = ()
+    labelled: bool = True
 
 
 def encode_lists(target: Target, parsed: Parsed) -> tuple[list[bytes], Statistics]:
     """Returns a TFRecord with checksums for each list, and their counts.
 
-    Labels become grades, and features what 16 bits hold of them, in place.
+    Texts become vectors; labels become grades, and features what 16 bits hold of them,
+    in place.
     """
+    for embed in target.embeds:
+        parsed = dataclasses.replace(parsed, lists=embed.applied(parsed.lists))
     lists = parsed.lists
     if target.transform is not None and lists.labels is not None:
         lists.labels = target.transform(lists.labels)

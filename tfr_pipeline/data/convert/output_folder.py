@@ -11,7 +11,7 @@ import re
 import resource
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfr_pipeline import files, outputs
@@ -30,7 +30,7 @@ def shard_names(split: str, num_shards: int) -> list[str]:
     ]
 
 
-def check_shards(num_shards: int) -> None:
+def check_shards(num_shards: int, splits: int = 1) -> None:
     """Refuses more files than names have digits for, or than may be open at once.
 
     Raises:
@@ -41,12 +41,13 @@ def check_shards(num_shards: int) -> None:
             f"--num_shards: expected at most {_MOST_SHARDS}, found {num_shards}."
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = num_shards + 256  # what else a process opens
+    files_at_once = num_shards * splits
+    needed = files_at_once + 256  # what else a process opens
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
             raise ConfigError(
-                f"--num_shards: {num_shards} files are written at once, but a process "
-                f"may open {hard} here. Expected fewer, or a higher `ulimit -n`."
+                f"--num_shards: {files_at_once} files are written at once, but a "
+                f"process may open {hard} here. Expected fewer, or a higher ulimit -n."
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -56,18 +57,27 @@ def is_shard(name: str, split: str) -> bool:
     return bool(re.fullmatch(re.escape(split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
 
 
-def replaced(output: str, split: str) -> list[str]:
+def _is_shard_of(name: str, splits: Sequence[str]) -> bool:
+    return any(is_shard(name, split) for split in splits)
+
+
+def replaced(output: str, splits: Sequence[str]) -> list[str]:
     """Returns the files that a conversion would replace or remove.
 
     `features.json` is not among them: it may stay as it is, see `check_description`.
     """
-    beside = (f"{split}.stats.json", index.file_name(split))
+    beside = {*map(stats_name, splits), *map(index.file_name, splits)}
     names = os.listdir(output) if os.path.isdir(output) else []
     return [
         os.path.join(output, name)
         for name in sorted(names)
-        if name in beside or is_shard(name, split)
+        if name in beside or _is_shard_of(name, splits)
     ]
+
+
+def stats_name(split: str) -> str:
+    """Returns the name of the file with the statistics of a split."""
+    return f"{split}.stats.json"
 
 
 def check_description(described: str, features: Features, output: str) -> None:
@@ -86,7 +96,7 @@ def check_description(described: str, features: Features, output: str) -> None:
         )
 
 
-def check_ours(output: str, split: str) -> None:
+def check_ours(output: str, splits: Sequence[str]) -> None:
     """Checks that what a conversion will replace was written by one.
 
     Raises:
@@ -98,7 +108,7 @@ def check_ours(output: str, split: str) -> None:
         return
     names = sorted(os.listdir(output)) if os.path.isdir(output) else []
     for name in names:
-        if is_shard(name, split):
+        if _is_shard_of(name, splits):
             raise DataError(
                 f"{os.path.join(output, name)}: a file of this name would be replaced, "
                 f"but without {FILE_NAME} beside it is not ours. Choose another "
@@ -106,13 +116,18 @@ def check_ours(output: str, split: str) -> None:
             )
 
 
-def earlier_features(output: str, split: str) -> Features | None:
-    """Returns the description that other splits in the folder were written by."""
-    others = [
+def other_shards(output: str, splits: Sequence[str]) -> list[str]:
+    """Returns the shards of other splits in the folder."""
+    return [
         path
         for path in glob.glob(os.path.join(glob.escape(output), "*-of-*.tfrecord"))
-        if not is_shard(os.path.basename(path), split)
+        if not _is_shard_of(os.path.basename(path), splits)
     ]
+
+
+def earlier_features(output: str, splits: Sequence[str]) -> Features | None:
+    """Returns the description that other splits in the folder were written by."""
+    others = other_shards(output, splits)
     if others and os.path.exists(os.path.join(output, FILE_NAME)):
         return Features.load(output)
     return None
@@ -149,9 +164,8 @@ def staging_folder(output: str, split: str) -> Iterator[str]:
 def commit(
     staging: str,
     output: str,
-    split: str,
     features: Features,
-    stats: dict[str, Any],
+    stats: dict[str, dict[str, Any]],
     described: str = "",
 ) -> None:
     """Moves the shards to their place and writes the descriptions.
@@ -163,31 +177,43 @@ def commit(
     The statistics go first and come last: where they are, the split is whole. The
     description comes before the shards, which without it would not be ours.
 
+    Args:
+      staging: Folder with the shards, and the index of each split.
+      output: Where they go.
+      features: Their description.
+      stats: Maps each split to its statistics, to which the sizes of shards are added.
+      described: Path of the description that the input was read by, if there is one.
+
     Raises:
       DataError: Other splits have other features.
       ConfigError: The description of the input would be replaced.
     """
-    path = os.path.join(output, f"{split}.stats.json")
+    splits = list(stats)
+    paths = {split: os.path.join(output, stats_name(split)) for split in splits}
+    indices = [index.file_name(split) for split in splits]
     with _locked(output):
         check_description(described, features, output)
-        before = earlier_features(output, split)
+        before = earlier_features(output, splits)
         if before is not None:
             check_same(before, features, os.path.join(output, FILE_NAME))
-        for name in (path, os.path.join(output, index.file_name(split))):
+        for path in (*paths.values(), *(os.path.join(output, n) for n in indices)):
             with contextlib.suppress(FileNotFoundError):
-                os.remove(name)
+                os.remove(path)
         features.save(output)
         for name in os.listdir(output):
-            if is_shard(name, split):
+            if _is_shard_of(name, splits):
                 os.remove(os.path.join(output, name))
-        sizes = []
+        sizes: dict[str, list[int]] = {split: [] for split in splits}
         for name in sorted(os.listdir(staging)):
-            if is_shard(name, split):
-                sizes.append(os.path.getsize(os.path.join(staging, name)))
-            if is_shard(name, split) or name == index.file_name(split):
+            for split in splits:
+                if is_shard(name, split):
+                    sizes[split].append(os.path.getsize(os.path.join(staging, name)))
+            if _is_shard_of(name, splits) or name in indices:
                 os.replace(os.path.join(staging, name), os.path.join(output, name))
-        stats["shard_bytes"] = sizes
-        files.write_text(path, json.dumps(stats, indent=1, allow_nan=False) + "\n")
+        for split, path in paths.items():
+            stats[split]["shard_bytes"] = sizes[split]
+            text = json.dumps(stats[split], indent=1, allow_nan=False)
+            files.write_text(path, text + "\n")
 
 
 @contextlib.contextmanager
@@ -220,13 +246,18 @@ def check_same(before: Features, now: Features, path: str) -> None:
     for kind in (
         *("label", "labels", "weight", "list_weight"),
         *("query_id", "document_id", "data_format", "feature_dtype"),
-        "label_transform",
+        *("label_transform", "classes"),
     ):
         if getattr(before, kind) != getattr(now, kind):
             raise DataError(
                 f"{path}: {kind}: expected {getattr(before, kind)!r}, found "
                 f"{getattr(now, kind)!r}. {advice}"
             )
+    modules = [features.reading.get("embed") for features in (before, now)]
+    if modules[0] != modules[1]:
+        raise DataError(
+            f"{path}: --embed: expected {modules[0]!r}, found {modules[1]!r}. {advice}"
+        )
     if list(before.example) != list(now.example):
         raise DataError(
             f"{path}: expected the features in the order {list(before.example)}, "
@@ -238,5 +269,7 @@ def _in_words(feature: Feature | None) -> str:
     if feature is None:
         return "no such feature"
     columns = f" with columns {', '.join(feature.columns)}" if feature.columns else ""
-    text = f"{feature.dtype} of shape {feature.shape}{columns}"
+    types = f", {' and '.join(sorted({*feature.types}))}" if feature.types else ""
+    form = "" if feature.kind == "fixed" else f"{feature.kind} "
+    text = f"{form}{feature.dtype} of shape {feature.shape}{types}{columns}"
     return text if len(text) < 200 else text[:120] + " ... " + text[-60:]

@@ -16,6 +16,7 @@ import numpy as np
 from tfr_pipeline.data.convert import label_transform as label_transforms
 from tfr_pipeline.data.convert.label_transform import Counts
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.oddities import Oddities
 from tfr_pipeline.data.sources import libsvm
 from tfr_pipeline.data.sources.libsvm import Parsed
 from tfr_pipeline.data.sources.source import Part, Source, parse
@@ -48,20 +49,20 @@ class Findings:
       width: Number of features of text.
       labels: Documents by label, if they were asked for.
       counts: Maps the number of a file to how many lists and documents it has.
-      unnamed: Number of documents whose cell for the id is empty.
+      oddities: What deserves a word, in tables.
     """
 
     width: int = 0
     labels: Counts = dataclasses.field(default_factory=list)
     counts: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    unnamed: int = 0
+    oddities: Oddities = dataclasses.field(default_factory=Oddities)
 
     def add(self, other: Findings) -> None:
         """Adds what was found in other files."""
         self.width = max(self.width, other.width)
         self.labels = label_transforms.total(self.labels, other.labels)
         self.counts.update(other.counts)
-        self.unnamed += other.unnamed
+        self.oddities.add(other.oddities)
 
     def before(self) -> dict[int, tuple[int, int]]:
         """Maps the number of a file to the lists and documents in the files before."""
@@ -118,7 +119,7 @@ class Reader:
         findings.counts[file] = 0, 0
         for numbers, parsed in self._parsed(source, file, findings):
             lists = parsed.lists
-            findings.unnamed += parsed.unnamed
+            findings.oddities.add(parsed.oddities)
             if self.count_labels:
                 found = label_transforms.count(lists.labels)
                 findings.labels = label_transforms.total(findings.labels, found)
@@ -155,9 +156,10 @@ class Reader:
 
     def _pieces(self, part: Part, findings: Findings) -> Iterator[Parsed]:
         """Yields the lists of a part, of text as wide as need be."""
-        nan, done = self.source.options.nan, 0
+        options, done = self.source.options, 0
+        told = findings.width, options.nan, options.require_label
         try:
-            for parsed in parse(part, findings.width, nan):
+            for parsed in parse(part, *told):
                 yield parsed
                 done += parsed.lists.num_lists
             return
@@ -166,7 +168,7 @@ class Reader:
                 raise
             findings.width = libsvm.max_index(part)
         # Other lists are as narrow as they were; they are widened when all is known.
-        for parsed in parse(part, findings.width, nan):
+        for parsed in parse(part, findings.width, *told[1:]):
             count = parsed.lists.num_lists
             start, done = min(done, count), max(0, done - count)
             yield dataclasses.replace(

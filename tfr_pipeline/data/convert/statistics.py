@@ -12,6 +12,8 @@ import numpy as np
 from tfr_pipeline.data import ids
 from tfr_pipeline.data.convert.narrow import Losses
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.oddities import Oddities
+from tfr_pipeline.features import PADDING_LABEL
 
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
@@ -33,7 +35,7 @@ class Statistics:
       total: float64 `[features]`, sum of the finite values.
       zeros: int64 `[features]`.
       nonfinite: int64 `[features]`, NaN and infinite values.
-      unnamed: Number of documents whose cell for the id is empty.
+      oddities: What deserves a word, in tables.
       losses: Values that did not survive in 16 bits; None for float32.
     """
 
@@ -48,7 +50,7 @@ class Statistics:
     total: np.ndarray
     zeros: np.ndarray
     nonfinite: np.ndarray
-    unnamed: int = 0
+    oddities: Oddities = dataclasses.field(default_factory=Oddities)
     losses: Losses | None = None
 
     @classmethod
@@ -116,11 +118,19 @@ class Statistics:
         """Number of documents."""
         return sum(length * count for length, count in self.lengths.items())
 
-    def to_json(self, columns: Sequence[str]) -> dict[str, Any]:
+    def of_classes(self, classes: Sequence[str]) -> dict[str, int]:
+        """Returns the number of examples by name of the class."""
+        counts = self.grades
+        return {name: counts[float(i)] for i, name in enumerate(classes)}
+
+    def to_json(
+        self, columns: Sequence[str], classes: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Returns the content of `<split>.stats.json`.
 
         Args:
           columns: Names of the features.
+          classes: Names of the classes, if labels are such.
         """
         documents = self.documents
         sizes = np.array(sorted(self.lengths))
@@ -139,7 +149,12 @@ class Statistics:
                 features[name]["nonfinite"] = documents - count
             if self.losses is not None:
                 features[name].update(self.losses.of_column(number))
-        more = {} if self.losses is None else {"feature_dtype": self.losses.dtype}
+        more: dict[str, Any] = {}
+        if self.losses is not None:
+            more["feature_dtype"] = self.losses.dtype
+        if classes:
+            more["classes"] = self.of_classes(classes)
+            more["unlabelled"] = self.grades[PADDING_LABEL]
         return {
             "queries": self.queries,
             "documents": documents,

@@ -27,15 +27,16 @@ from typing import IO, Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import files
+from tfr_pipeline import files, remote, urls
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.reading import direct
 from tfr_pipeline.data.reading.disk_lists import DiskColumn, DiskLists
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.record_reader import RecordReader
-from tfr_pipeline.data.store import columns, from_columns
+from tfr_pipeline.data.store import Numbered, from_columns
 from tfr_pipeline.errors import RunError
 
-_VERSION = 2
+_VERSION = 3
 _META, _CHECKSUM = "meta.json", "checksum"
 # Checksums cover up to this many pieces of a file, spread evenly, of this size.
 _PIECES, _PIECE = 64, 1 << 20
@@ -53,7 +54,8 @@ def fingerprint(
       parser: How their records are parsed.
       *how: More on how they are read: texts, None, or functions.
     """
-    paths = [os.path.abspath(path) for path in paths]
+    states = _states(paths)
+    paths = [urls.redact(p) if urls.is_remote(p) else os.path.abspath(p) for p in paths]
     content = {
         "version": _VERSION,
         "byteorder": sys.byteorder,
@@ -61,11 +63,19 @@ def fingerprint(
         "format": parser.data_format,
         **describe_parsing(parser, *how),
     }
-    states = {path: os.stat(path) for path in paths}
-    return {
-        "content": content,
-        "files": {path: [s.st_size, s.st_mtime_ns] for path, s in states.items()},
-    }
+    return {"content": content, "files": dict(zip(paths, states, strict=True))}
+
+
+def _states(paths: list[str]) -> list[list[Any]]:
+    entries = remote.states(filter(urls.is_remote, paths))
+    found: list[list[Any]] = []
+    for path in paths:
+        if path in entries:
+            found.append([entries[path].size, entries[path].tag])
+        else:
+            state = os.stat(path)
+            found.append([state.st_size, state.st_mtime_ns])
+    return found
 
 
 def describe_parsing(parser: RecordParser, *how: Any) -> dict[str, Any]:
@@ -77,6 +87,11 @@ def describe_parsing(parser: RecordParser, *how: Any) -> dict[str, Any]:
         "specs": [{n: _describe(s) for n, s in group.items()} for group in specs],
         "how": [_describe(item) for item in how],
     }
+
+
+def describe_reader(reader: RecordReader) -> Any:
+    """Returns as JSON what opens files."""
+    return [*_describe(reader), reader.compression]
 
 
 def _describe(item: Any) -> Any:
@@ -130,7 +145,7 @@ def load(
     try:
         with contextlib.suppress(OSError):  # it may be there, and read-only
             os.makedirs(home, exist_ok=True)
-        with _locked(os.path.join(home, "lock")) as alone:
+        with locked(os.path.join(home, "lock"), home) as alone:
             lists = _open(path, made_of)
             if lists is None:
                 os.makedirs(home, exist_ok=True)
@@ -150,11 +165,15 @@ def load(
 
 
 @contextlib.contextmanager
-def _locked(path: str) -> Iterator[bool]:
+def locked(path: str, what: str) -> Iterator[bool]:
     """Holds a lock that dies with the process; yields whether there is one.
 
     There is none in a folder that is read-only, or on a file system without locks.
     Then whoever comes last replaces what the others wrote, which is as good.
+
+    Args:
+      path: The file that is locked.
+      what: What the holder builds, for those who wait.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -163,8 +182,7 @@ def _locked(path: str) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 print(
-                    f"cache: waiting for {_holder(file)} to build "
-                    f"{os.path.dirname(path)}",
+                    f"cache: waiting for {_holder(file)} to build {what}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -194,9 +212,10 @@ def _write(
     os.makedirs(folder)
     keep_ids = made_of["content"]["document_id"] is not None
     written: dict[str, _Column] = {}
+    numbered = Numbered()
     with contextlib.ExitStack() as stack:
         for part in parts:
-            for name, array in columns(part, keep_ids).items():
+            for name, array in numbered.columns(part, keep_ids).items():
                 for key, numbers in _numeric(name, array).items():
                     if key not in written:
                         file = os.path.join(folder, f"{len(written)}.bin")
@@ -277,11 +296,14 @@ def _open(path: str, made_of: dict[str, dict[str, Any]]) -> Lists | None:
             for name, column in meta["columns"].items()
         }
         lists = from_columns(_with_texts(found))
+        size = sum(column["size"] for column in meta["columns"].values())
+        large = direct.is_worth_it(size)
         columns = {
             name: DiskColumn(
                 os.path.join(path, column["file"]),
                 column["dtype"],
                 tuple(column["shape"]),
+                large,
             )
             for name, column in meta["columns"].items()
             if name in ("labels", "weights") or name.startswith("values/")

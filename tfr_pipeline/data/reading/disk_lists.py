@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline.data import store
-from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.lists import Lists, Ragged
+from tfr_pipeline.data.reading import direct
 from tfr_pipeline.errors import RunError
 
 _READERS = 8  # requests under way; a disk that can do more at once gains little
 _PIECE = 1 << 20  # bytes that one request asks for at most
 _TASK = 1 << 20  # bytes of small pieces that one thread reads in a row
 _LARGER = 4  # memory is used again for what needs a fourth of it
+_DIRECT = 1 << 16  # bytes that a run has, on average, to be read past the page cache
 _MOST_FREE = 8  # pieces of memory that wait for their next use
 
 
@@ -71,11 +73,13 @@ class DiskColumn:
       path: The file.
       dtype: Name of the type of its values.
       shape: Shape of a row.
+      beyond_memory: Whether it is of files that the kernel cannot keep all of.
     """
 
     path: str
     dtype: str
     shape: tuple[int, ...]
+    beyond_memory: bool = False
 
     def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Returns rows of several runs, one run after the other.
@@ -90,7 +94,7 @@ class DiskColumn:
         dtype = np.dtype(self.dtype)
         width = dtype.itemsize * int(np.prod(self.shape, dtype=int))
         result = buffers.array((int(counts.sum()), *self.shape), dtype)
-        raw = memoryview(result.reshape(-1).view(np.uint8).data)
+        raw = result.reshape(-1).view(np.uint8)
         tasks: list[list[tuple[int, int, int]]] = [[]]
         size = place = 0
         for start, count in zip(
@@ -104,8 +108,10 @@ class DiskColumn:
                 tasks[-1].append((start + first, place + first, length))
                 size += length
             place += count
-        with self._opened() as file:
-            waiting = [_pool().submit(self._pieces, file, raw, task) for task in tasks]
+        large = self.beyond_memory and len(raw) >= _DIRECT * len(starts)
+        with self._opened(large) as (file, is_direct):
+            read = self._direct_pieces if is_direct else self._pieces
+            waiting = [_pool().submit(read, file, raw, task) for task in tasks]
             # All of them end, whatever happens to one: they write into `result`.
             concurrent.futures.wait(waiting)
         for done in waiting:
@@ -113,16 +119,20 @@ class DiskColumn:
         return result
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _opened(self, large: bool) -> Iterator[tuple[int, bool]]:
+        """Opens the file; yields it, and whether it is read past the page cache."""
         # Each time: datasets, which TensorFlow may keep, hold on to this object.
         try:
-            file = os.open(self.path, os.O_RDONLY)
+            file = direct.open_direct(self.path) if large else None
+            is_direct = file is not None
+            if file is None:
+                file = os.open(self.path, os.O_RDONLY)
         except OSError as error:
             raise self._unreadable(error) from error
         try:
             # Whoever reads says what; to read on would only read what others want.
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-            yield file
+            yield file, is_direct
         finally:
             os.close(file)
 
@@ -130,22 +140,49 @@ class DiskColumn:
         return RunError(f"{self.path}: cannot be read: {error.strerror or error}.")
 
     def _pieces(
-        self, file: int, raw: memoryview, pieces: list[tuple[int, int, int]]
+        self, file: int, raw: np.ndarray, pieces: list[tuple[int, int, int]]
     ) -> None:
         for offset, place, length in pieces:
-            end = place + length
-            while place < end:
-                try:
-                    count = os.preadv(file, [raw[place:end]], offset)
-                except OSError as error:
-                    raise self._unreadable(error) from error
-                if not count:
-                    raise RunError(
-                        f"{self.path}: expected {end - place} more bytes at byte "
-                        f"{offset}, found the end of the file. It was changed while it "
-                        "was in use; remove its folder, and it will be made anew."
-                    )
-                place, offset = place + count, offset + count
+            self._fill(file, raw[place : place + length], offset, length)
+
+    def _direct_pieces(
+        self, file: int, raw: np.ndarray, pieces: list[tuple[int, int, int]]
+    ) -> None:
+        for offset, place, length in pieces:
+            before = offset % direct.ALIGNMENT
+            size = before + length
+            padded = size + -size % direct.ALIGNMENT
+            around = direct.scratch(padded)[:padded]
+            self._fill(file, around, offset - before, size, direct.ALIGNMENT)
+            raw[place : place + length] = around[before:size]
+
+    def _fill(
+        self, file: int, target: np.ndarray, offset: int, least: int, unit: int = 1
+    ) -> None:
+        """Reads bytes, so many at least: there may be no more of them.
+
+        Args:
+          file: The open file.
+          target: Where they go, uint8.
+          offset: Of the first one.
+          least: How many are wanted.
+          unit: So many are read at a time, but at the end of the file.
+        """
+        found = count = 0
+        while found < least:
+            ended = count % unit
+            try:
+                if not ended:
+                    count = os.preadv(file, [target[found:].data], offset + found)
+            except OSError as error:
+                raise self._unreadable(error) from error
+            if ended or not count:
+                raise RunError(
+                    f"{self.path}: expected {least - found} more bytes at byte "
+                    f"{offset + found}, found the end of the file. It was changed "
+                    "while it was in use; remove its folder, and it will be made anew."
+                )
+            found += count
 
 
 @functools.cache
@@ -219,15 +256,18 @@ class DiskLists(Lists):
         if self.loose:
             rows = np.repeat(self.row_splits[numbers] - splits[:-1], lengths)
             rows += np.arange(splits[-1])
-            result.loose = {
-                name: value.take(rows) for name, value in self.loose.items()
-            }
+            result.loose = {n: _some(value, rows) for n, value in self.loose.items()}
         result.loose_context = {
-            name: value.take(numbers) for name, value in self.loose_context.items()
+            name: _some(value, numbers) for name, value in self.loose_context.items()
         }
         for change in self.changes:
             result = change(result)
         return result
+
+
+def _some(column: Ragged, rows: np.ndarray) -> Ragged:
+    some = column.take(rows)
+    return some if some.texts is None else some.numbered()
 
 
 def _fields(lists: Lists) -> dict[str, Any]:

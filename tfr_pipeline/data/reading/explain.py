@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.reading.parser import RecordParser
+from tfr_pipeline.data.reading.ranges import RecordRange
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.records.formats import (
     EIE,
@@ -30,8 +31,10 @@ from tfr_pipeline.data.records.formats import (
     packed_block,
     recognize,
 )
-from tfr_pipeline.errors import DataError
+from tfr_pipeline.errors import ConfigError, DataError, PipelineError, RunError
 from tfr_pipeline.layout import FEATURE_DTYPES
+
+SAMPLED = 5  # records in which a feature is looked for
 
 
 def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
@@ -41,11 +44,15 @@ def check_finite(paths: list[str], lists: Lists, parser: RecordParser) -> None:
 
 
 def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None:
-    """Refuses features of documents and queries that are NaN or infinite."""
+    """Refuses features of documents and queries that are NaN or infinite.
+
+    NaN is a missing value where the parser keeps it.
+    """
+    is_bad = np.isinf if parser.keeps_nan else _is_not_finite
     for dtype, block in lists.values.items():
         if dtype != "float32" or _sums_up(block):
             continue
-        bad = ~np.isfinite(block)
+        bad = is_bad(block)
         if not bad.any():  # finite values whose sum overflows
             continue
         row, column = np.argwhere(bad)[0]
@@ -53,12 +60,12 @@ def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None
         raise DataError(
             f"{', '.join(paths)}: feature {slot.name!r} column {column - slot.start} "
             f"is {block[row, column]} in {lists.place(row)} ({int(bad.sum())} such "
-            "values). "
-            "Expected finite numbers: convert with --nan=zero, or clean the input."
+            "values). Expected finite numbers: convert with --nan=zero, or with "
+            "--nan=keep for NaN to be a missing value, or clean the input."
         )
     for name, column in lists.loose.items():
-        if column.values.dtype.kind == "f" and not np.isfinite(column.values).all():
-            place = int(np.argmax(~np.isfinite(column.values)))
+        if column.values.dtype.kind == "f" and is_bad(column.values).any():
+            place = int(np.argmax(is_bad(column.values)))
             row = int(np.searchsorted(column.row_splits, place, "right")) - 1
             raise DataError(
                 f"{', '.join(paths)}: feature {name!r} has the value "
@@ -66,13 +73,17 @@ def check_features(paths: list[str], lists: Lists, parser: RecordParser) -> None
                 "numbers."
             )
     for name, array in lists.context.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            cell = np.argwhere(~np.isfinite(array))[0]
+        if array.dtype.kind == "f" and is_bad(array).any():
+            cell = np.argwhere(is_bad(array))[0]
             raise DataError(
                 f"{', '.join(paths)}: query feature {name!r} has the value "
                 f"{array[tuple(cell)]} in query {lists.query_ids[cell[0]]!r}. "
                 "Expected finite numbers."
             )
+
+
+def _is_not_finite(values: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(values)
 
 
 def _sums_up(block: np.ndarray) -> bool:
@@ -109,7 +120,8 @@ def check_present(
     if parser.data_format == PACKED:
         return
     found: set[str] = set()
-    count = 500 if parser.data_format == EXAMPLE else 5  # about as many documents
+    # About as many documents.
+    count = 500 if parser.data_format == EXAMPLE else SAMPLED
     for record in reader([path]).take(count):
         for document in documents_of(record.numpy(), parser.data_format):
             found.update(document)
@@ -178,11 +190,16 @@ def explain(
     paths: list[str], parser: RecordParser, reader: Callable[[Any], Any]
 ) -> None:
     """Raises the precise error for files that did not parse; returns if all is well."""
+    numbers: dict[str, int] = {}
     if isinstance(reader, RecordReader):
         reader.refuse_damaged(paths)
+    elif isinstance(reader, RecordRange):
+        reader.check_files()
+        numbers = reader.first_numbers()
+        paths = [path for path in paths if path in numbers]
     for path in paths:
         iterator = iter(reader([path]))
-        index = 0
+        index = numbers.get(path, 0)
         while True:
             try:
                 record = next(iterator)
@@ -198,6 +215,26 @@ def explain(
             if problem:
                 raise DataError(f"{path}: record {index}: {problem}")
             index += 1
+
+
+def in_python(error: tf.errors.OpError) -> PipelineError | None:
+    """Returns the error of ours that was raised in a function that TensorFlow called.
+
+    It says which worker that was, if it was in another process.
+
+    Example:
+      >>> message = "RunError: a: no room.\\nTraceback (most recent call last): ..."
+      >>> in_python(tf.errors.UnknownError(None, None, message))
+      RunError('a: no room.')
+    """
+    kinds = {kind.__name__: kind for kind in (DataError, ConfigError, RunError)}
+    pattern = rf"\b({'|'.join(kinds)}): (.*?)\nTraceback \("
+    found = re.search(pattern, error.message, re.DOTALL)
+    if found is None:
+        return None
+    task = re.search(r"/job:(worker)/replica:\d+/task:(\d+)", error.message)
+    where = f"{task[1]} {task[2]}: " if task else ""
+    return kinds[found[1]](f"{where}{found[2]}")
 
 
 def without_node(message: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline import urls
 from tfr_pipeline.data import ids, store
 from tfr_pipeline.data.batching import loose
 from tfr_pipeline.data.lists import Lists
@@ -59,13 +60,14 @@ def sniff_format(
     Raises:
       DataError: They have another.
     """
-    for path in [paths] if isinstance(paths, str) else paths:
+    for path in _with_records(reader, [paths] if isinstance(paths, str) else paths):
         kinds: list[str] = []
         # What is wrong with a file is found, and explained, when it is read.
         with contextlib.suppress(tf.errors.OpError):
-            for record in reader([path]).take(_SNIFFED):
+            for record in _beginning(reader, path, _SNIFFED):
                 kind = recognize(record.numpy())
                 kinds += [kind] if kind else []
+        _tell(reader)
         if not kinds:
             continue
         # A SequenceExample without documents looks like an Example.
@@ -89,12 +91,31 @@ def of_stored(
     """
     if parser.data_format != PACKED:
         return parser
-    for path in paths:
+    for path in _with_records(reader, paths):
         with contextlib.suppress(tf.errors.OpError):  # as above
-            for record in reader([path]).take(1):
+            for record in _beginning(reader, path, 1):
                 found = formats.feature_dtype(record.numpy())
                 return parser.of_stored(found or FEATURE_DTYPES[0])
+        _tell(reader)
     return parser
+
+
+def _with_records(reader: Reader, paths: list[str]) -> list[str]:
+    """Returns those of the files that are read at all."""
+    return reader.paths if isinstance(reader, RecordRange) else paths
+
+
+def _beginning(reader: Reader, path: str, count: int) -> Any:
+    """Returns the first records of a file, without reading many more."""
+    if isinstance(reader, RecordRange):
+        reader = reader.beginning(path, count)
+    return reader([path]).take(count)
+
+
+def _tell(reader: Reader) -> None:
+    """Raises what went wrong in reading; what is wrong with records is found later."""
+    if isinstance(reader, RecordRange):
+        reader.tell()
 
 
 def iterate(
@@ -134,21 +155,26 @@ def iterate(
     def parts() -> Iterator[Lists]:
         first = bytes_read = documents = 0
         total = reader.size if isinstance(reader, RecordRange) else _size(paths)
-        progress = Progress(total, f"reading {os.path.dirname(paths[0])}")
-        for batch, framed in _in_threads(parse_and_count, dataset):
-            part = to_lists(batch, first, label, weight)
-            first += part.num_lists
-            documents += part.num_documents
-            bytes_read += framed
-            progress.update(bytes_read, documents)
-            yield part
+        title = urls.redact(f"reading {os.path.dirname(paths[0])}")
+        progress = Progress(total, title)
+        try:
+            for batch, framed in _in_threads(parse_and_count, dataset):
+                part = to_lists(batch, first, label, weight)
+                first += part.num_lists
+                documents += part.num_documents
+                bytes_read += framed
+                progress.update(bytes_read, documents)
+                yield part
+        except tf.errors.OpError:
+            _tell(reader)
+            raise
         progress.clear()
         if isinstance(reader, RecordReader):
             reader.check_whole(paths, bytes_read, first)
         elif isinstance(reader, RecordRange) and bytes_read != reader.size:
             raise DataError(
                 f"{', '.join(paths)}: expected {reader.size} bytes of records, as the "
-                f"index says, found {bytes_read}. Convert the data again."
+                f"index says, found {bytes_read}. {reader.shards[0].advice}"
             )
 
     try:
@@ -162,13 +188,17 @@ def iterate(
         formats.NotAListError,
         UnicodeDecodeError,  # of an id, or of a message that quotes the record
     ) as error:
-        whole = reader.whole if isinstance(reader, RecordRange) else reader
-        explain.explain(paths, parser, whole)
+        explain.explain(paths, parser, whole_of(reader))
         if isinstance(error, UnicodeDecodeError):
             where = ", ".join(paths)
             raise ids.not_utf8(error.object, "query or document", where) from error
         problem = explain.without_node(getattr(error, "message", str(error)))
         raise DataError(f"{', '.join(paths)}: {problem}") from error
+
+
+def whole_of(reader: Reader) -> Reader:
+    """Returns what reads whole files, where they are at hand."""
+    return reader.whole if isinstance(reader, RecordRange) and reader.local else reader
 
 
 def _size(paths: list[str]) -> int:
@@ -233,7 +263,12 @@ def load(
             raise DataError(
                 f"{', '.join(paths)}: expected ranked lists, found no document."
             )
-        explain.check_present(paths[0], parser, whole)
+        if isinstance(reader, RecordRange) and not reader.local:
+            first = reader.paths[0]
+            sample = reader.beginning(first, explain.SAMPLED)
+            explain.check_present(first, parser, sample)
+        else:
+            explain.check_present(paths[0], parser, whole)
         if not named:
             warnings.warn(
                 f"{paths[0]}: document ids were asked for, and no document has the "

@@ -24,5 +24,11 @@ class MemoryFile:
         else:
             self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115
             self.path = self._file.name
+        self.replace(content)
+
+    def replace(self, content: Any) -> None:
+        """Puts something else in its place, into the same memory."""
+        self._file.seek(0)
         self._file.write(content)
         self._file.flush()
+        self._file.truncate()

@@ -43,6 +43,7 @@ class RecordParser:
         `packed`; see `batch_parser` for the others.
       feature_dtype: What packed records hold the float32 features as, one of
         `FEATURE_DTYPES`; the matrix comes out as that.
+      keeps_nan: Whether a float32 feature may be NaN, which is a missing value.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RecordParser:
         document_id: str | None = None,
         data_format: str = ELWC,
         feature_dtype: str = FEATURE_DTYPES[0],
+        keeps_nan: bool = False,
     ):
         self.context_spec = dict(context_spec)
         self.example_spec = dict(example_spec)
@@ -62,6 +64,7 @@ class RecordParser:
         self.document_id = document_id
         self.data_format = data_format
         self.feature_dtype = feature_dtype
+        self.keeps_nan = keeps_nan
         documents = {**self.example_spec, **self.extra_spec}
         for name, specs in ((query_id, self.context_spec), (document_id, documents)):
             if name and not isinstance(

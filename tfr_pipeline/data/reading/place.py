@@ -11,10 +11,10 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import copies
+from tfr_pipeline import copies, urls
 from tfr_pipeline.data import room, store
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading import loading, wholeness
+from tfr_pipeline.data.reading import direct, loading, wholeness
 from tfr_pipeline.data.reading.batch_parser import batch_parser
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.ranges import RecordRange
@@ -25,8 +25,6 @@ from tfr_pipeline.errors import ConfigError, DataError, RunError
 AUTO, MEMORY, DISK = "auto", "memory", "disk"
 # Files that are so much smaller than the memory fit, whatever is in them.
 _CLEARLY = 16
-# What training takes beside the data: the model, batches, the program.
-_RESERVE = 1 << 29
 # Prepared features stand in memory beside the raw ones, unless they are so many.
 PREPARED_BYTES = 1 << 31
 _SAMPLED = 4  # files of which the beginning is parsed
@@ -50,7 +48,7 @@ class Size:
     def in_training(self) -> int:
         """Bytes of memory that training with them takes."""
         copies = 2 if self.bytes <= PREPARED_BYTES else 1
-        return copies * self.bytes + _RESERVE
+        return copies * self.bytes + room.RESERVE
 
 
 def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> str:
@@ -68,9 +66,10 @@ def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> 
       ConfigError: They do not fit the memory, which was asked for.
     """
     if cache not in (AUTO, MEMORY):
+        _warn_of_little(room.memory(processes), processes, size.stored)
         return copies.place("lists") if cache == DISK else cache
     here = room.memory(processes)
-    if size.stored * _CLEARLY < here.bytes - _RESERVE:
+    if size.stored * _CLEARLY < here.bytes - room.RESERVE:
         return ""
     need = size.get()
     what = f"{size}: {room.shown(need.bytes)} when parsed"
@@ -79,23 +78,39 @@ def choose(cache: str, processes: int, size: SizeOf, straight: bool = False) -> 
         _say(f"{what}, kept in memory ({limit}); about {need.seconds:.0f} s to read")
         return ""
     if cache == MEMORY:
-        if need.bytes + _RESERVE <= here.bytes:
+        if need.bytes + room.RESERVE <= here.bytes:
             return ""
         raise ConfigError(
             f"data.cache: 'memory' was asked for, but {what}, with "
-            f"{room.shown(_RESERVE)} for training, are more than {limit}. Leave it at "
-            "'auto', which trains from disk, or name a folder."
+            f"{room.shown(room.RESERVE)} for training, are more than {limit}. Leave "
+            "it at 'auto', which trains from disk, or name a folder."
         )
     folder = copies.place("lists")
     where = f"kept on disk in {folder}, where later runs find it"
     if straight:
         where = "trained on straight from the files"
     _say(f"{what}, more than fits in memory with a training ({limit}): {where}")
+    _warn_of_little(here, processes, size.stored)
     return folder
 
 
+def _warn_of_little(here: room.Room, processes: int, stored: int) -> None:
+    """Says if training from disk, too, needs more memory than there is.
+
+    The kernel would throw out the pages of the program, and read them again, over and
+    over: the run would stand still without a word.
+    """
+    need = room.RESERVE + min(direct.windows(processes), stored)
+    if need > here.bytes:
+        _say(
+            f"warning: training from disk takes about {room.shown(need)} of memory "
+            f"beside the program, found {room.shown(here.bytes)} {here.why}: it may "
+            "stand still for want of memory. Raise the limit."
+        )
+
+
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(urls.shown(text), file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass
@@ -159,6 +174,8 @@ class SizeOf:
             try:
                 self._known = self._estimate()
             except (tf.errors.OpError, DataError, UnicodeDecodeError):
+                if isinstance(self.reader, RecordRange):
+                    self.reader.tell()
                 # What is wrong with a file is found, and explained, when it is read.
                 self._known = Size(self.stored, 0.0)
         return self._known
@@ -166,12 +183,18 @@ class SizeOf:
     def _estimate(self) -> Size:
         examples = self.parser.data_format == EXAMPLE
         count = loading.EXAMPLES_PER_PARSE if examples else loading.RECORDS_PER_PARSE
-        chosen = np.linspace(0, len(self.paths) - 1, _SAMPLED).astype(int)
+        paths = self.paths
+        if isinstance(self.reader, RecordRange):
+            paths = self.reader.paths
+        chosen = np.linspace(0, len(paths) - 1, _SAMPLED).astype(int)
         parse = batch_parser(loading.of_stored(self.parser, self.paths, self.reader))
         read = parsed = 0
         seconds = 0.0
         for number in sorted(set(chosen.tolist())):
-            for records in self.reader([self.paths[number]]).batch(count).take(2):
+            path, reader = paths[number], self.reader
+            if isinstance(reader, RecordRange):
+                reader = reader.beginning(path, 2 * count)
+            for records in reader([path]).batch(count).take(2):
                 parse(records)  # once before: the first time a graph is made
                 start = time.perf_counter()
                 lists = loading.to_lists(parse(records), 0, self.label, self.weight)
@@ -190,7 +213,7 @@ class SizeOf:
 
 def _bytes(lists: Lists) -> int:
     found = 0
-    for array in store.columns(lists).values():
+    for array in store.Numbered().columns(lists).values():
         found += array.nbytes
         if array.dtype == object:
             found += sum(len(text) + _TEXT for text in array.ravel().tolist())

@@ -6,6 +6,7 @@ is, is read in large pieces, and matrices are cut out.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -13,11 +14,12 @@ import tensorflow as tf
 
 from tfr_pipeline.data import store
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading import explain
-from tfr_pipeline.data.reading.disk_lists import DiskColumn, buffers
+from tfr_pipeline.data.reading import direct, explain
+from tfr_pipeline.data.reading.disk_lists import buffers
 from tfr_pipeline.data.reading.memory_file import MemoryFile
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.data.reading.ranges import RecordRange
+from tfr_pipeline.data.reading.remote_column import column_of
 from tfr_pipeline.data.reading.wholeness import FOOTER, HEADER
 from tfr_pipeline.data.records.formats import (
     PACKED_LABELS,
@@ -27,11 +29,17 @@ from tfr_pipeline.data.records.formats import (
 from tfr_pipeline.data.records.wire import (
     FIRST,
     SECOND,
+    Messages,
     WireError,
     read_fields,
     read_only,
 )
 from tfr_pipeline.errors import DataError
+
+_CHECKED = 1 << 22  # bytes of which checksums are compared at once
+# Several times as fast as a `TFRecordDataset`. The function behind what says, on every
+# call, that datasets are to be preferred.
+_records_of = inspect.unwrap(tf.compat.v1.io.tf_record_iterator)
 
 
 class RecordLists:
@@ -60,7 +68,11 @@ class RecordLists:
         self._records, self._parser = records, parser
         self.lengths = records.documents
         self._numbers = records.numbers
-        self._files = [DiskColumn(shard.path, "uint8", ()) for shard in records.shards]
+        large = direct.is_worth_it(records.size)
+        self._files = [
+            column_of(shard, records.copies.get(shard.path), large)
+            for shard in records.shards
+        ]
         counts = [len(shard.documents) for shard in records.shards]
         self._ends = np.cumsum(counts)
         self._changes: tuple[Callable[[Lists], Lists], ...] = ()
@@ -81,6 +93,11 @@ class RecordLists:
                 self._parts.append((text.encode(), name, float32, 1))
         # Where in a record each matrix begins; below 0 where that is not known yet.
         self._places = np.full((len(self._parts), len(self.lengths)), -1, np.int32)
+
+    @property
+    def fingerprint(self) -> int:
+        """See `RecordRange`."""
+        return self._records.fingerprint
 
     @staticmethod
     def possible(parser: RecordParser) -> bool:
@@ -117,13 +134,17 @@ class RecordLists:
         new = self._places[0, numbers] < 0
         inside = self._numbers[numbers]
         shard_of = np.searchsorted(self._ends, inside, "right")
+        begun = []
         for shard in np.unique(shard_of).tolist():
             mine = np.flatnonzero(shard_of == shard)
             before = int(self._ends[shard - 1]) if shard else 0
-            raw, starts = self._fetch(shard, inside[mine] - before)
+            begun.append((shard, mine, *self._begin(shard, inside[mine] - before)))
+        for shard, mine, wait, starts in begun:
+            raw = wait()
             if new[mine].any():
                 self._check_new(shard, raw, starts, numbers[mine])
             self._cut(raw, starts, numbers[mine], splits[mine], found)
+            del raw  # the next ones go to the same memory
         found["lengths"] = self.lengths[numbers]
         found["query_ids"] = store.no_ids(len(numbers))
         result = store.from_columns(found)
@@ -134,39 +155,78 @@ class RecordLists:
             result = change(result)
         return result
 
-    def _fetch(self, shard: int, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the bytes of records of a shard, and where each begins in them."""
+    def _begin(
+        self, shard: int, local: np.ndarray
+    ) -> tuple[Callable[[], np.ndarray], np.ndarray]:
+        """Begins to read records of a shard.
+
+        Returns:
+          What waits for their bytes, and where each begins in them.
+        """
         offsets = self._records.shards[shard].offsets
         begins, sizes = offsets[local], offsets[local + 1] - offsets[local]
         breaks = np.flatnonzero(begins[1:] != begins[:-1] + sizes[:-1]) + 1
         firsts = np.concatenate([[0], breaks]).astype(np.int64)
-        raw = self._files[shard].read(begins[firsts], np.add.reduceat(sizes, firsts))
-        return raw, np.cumsum(sizes) - sizes
+        runs = begins[firsts], np.add.reduceat(sizes, firsts)
+        return self._files[shard].begin(*runs), np.cumsum(sizes) - sizes
 
     def _check_new(
         self, shard: int, raw: np.ndarray, starts: np.ndarray, numbers: np.ndarray
     ) -> None:
         """Checks records, and finds out where their matrices are."""
         path = self._records.shards[shard].path
-        file = MemoryFile(raw)
         try:
-            count = tf.data.TFRecordDataset(file.path).reduce(0, lambda n, _: n + 1)
-            if int(count) != len(numbers):
-                raise WireError
-            ends = [*starts[1:].tolist(), len(raw)]
-            view = memoryview(raw.data)
-            for number, start, end in zip(
-                numbers.tolist(), starts.tolist(), ends, strict=True
-            ):
-                record = view[start + HEADER : end - FOOTER]
-                self._places[:, number] = self._locate(record, number)
+            _check_sums(raw, starts)
+            ends = np.append(starts[1:], len(raw))
+            try:
+                found = self._locate_all(raw, starts, ends, numbers)
+            except (WireError, IndexError):  # not of one form
+                view = memoryview(raw.data)
+                found = np.array(
+                    [
+                        self._locate(view[start + HEADER : end - FOOTER], number)
+                        for number, start, end in zip(
+                            numbers.tolist(),
+                            starts.tolist(),
+                            ends.tolist(),
+                            strict=True,
+                        )
+                    ]
+                ).T
+            self._places[:, numbers] = found
         except (tf.errors.DataLossError, WireError, IndexError, KeyError) as error:
-            explain.explain([path], self._parser, self._records.whole)
+            inside = self._numbers[numbers]
+            explain.explain([path], self._parser, self._records.only(inside))
             raise DataError(
                 f"{path}: lists {numbers[0]} to {numbers[-1]}: expected packed lists "
                 f"as `convert` writes them ({type(error).__name__}: {error}). Convert "
                 "the data again."
             ) from error
+
+    def _locate_all(
+        self, raw: np.ndarray, starts: np.ndarray, ends: np.ndarray, numbers: np.ndarray
+    ) -> np.ndarray:
+        """Returns what `_locate` does for each of many records, int64 `[parts, lists]`.
+
+        Raises:
+          WireError: They have not the same entries in the same order.
+        """
+        records = Messages(raw, starts + HEADER, ends - FOOTER)
+        places: dict[bytes, np.ndarray] = {}
+        sizes: dict[bytes, np.ndarray] = {}
+        for entry in records.only(FIRST).each(FIRST):
+            key, value = entry.split(FIRST, SECOND)
+            name = key.text()
+            if any(name == part[0] for part in self._parts):
+                matrix = value.only(FIRST).only(FIRST)
+                places[name] = matrix.begin - starts
+                sizes[name] = matrix.end - matrix.begin
+        documents = self.lengths[numbers]
+        for name, _, dtype, width in self._parts:
+            wanted = documents * width * dtype.itemsize
+            if name not in sizes or (sizes[name] != wanted).any():
+                raise WireError
+        return np.array([places[part[0]] for part in self._parts])
 
     def _locate(self, record: memoryview, number: int) -> list[int]:
         """Returns where the matrices of a record begin, from the record's frame on."""
@@ -206,3 +266,26 @@ class RecordLists:
                 sources, (splits * row).tolist(), (lengths * row).tolist(), strict=True
             ):
                 target[place : place + size] = raw[source : source + size]
+
+
+def _check_sums(raw: np.ndarray, starts: np.ndarray) -> None:
+    """Compares the checksums of records.
+
+    Args:
+      raw: What stands in files, uint8.
+      starts: int64 `[records]`, where records begin in it, one behind the other.
+
+    Raises:
+      DataLossError: A record is damaged.
+      WireError: There are not so many.
+    """
+    ends = np.append(starts, len(raw))
+    file = MemoryFile(b"")
+    first = 0
+    while first < len(starts):
+        last = int(np.searchsorted(ends, ends[first] + _CHECKED, "right")) - 1
+        last = max(first + 1, last)
+        file.replace(raw[ends[first] : ends[last]].data)
+        if sum(1 for _ in _records_of(file.path)) != last - first:
+            raise WireError("fewer records than the index says")
+        first = last

@@ -31,7 +31,7 @@ from tfr_pipeline.data.records.wire import (
     varint,
 )
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.features import Features
+from tfr_pipeline.features import PADDING_LABEL, Features
 
 # Tags: field number << 3 | wire type 2 (length-delimited).
 
@@ -188,8 +188,10 @@ def packed(lists: Lists, features: Features) -> list[bytes]:
             little_endian = np.dtype(stored).newbyteorder("<")
             matrix = np.concatenate(blocks, axis=1)
             matrices[packed_block(stored)] = matrix.astype(little_endian, copy=False)
-    if lists.labels is not None:
-        matrices[PACKED_LABELS] = lists.labels.astype("<f4")
+    labels = lists.labels
+    if labels is None:  # readers tell the format, and count documents, by them
+        labels = np.full(lists.num_documents, PADDING_LABEL)
+    matrices[PACKED_LABELS] = labels.astype("<f4")
     if lists.weights is not None and features.weight is not None:
         matrices[PACKED_WEIGHTS] = lists.weights.astype("<f4")
     records = []

@@ -41,11 +41,11 @@ _ALIASES = {
     "example_in_example": EIE,
     "sequence_example": SEQ,
 }
-_EXAMPLES, _CONTEXT = b"serialized_examples", b"serialized_context"
+EXAMPLES_KEY, _CONTEXT = b"serialized_examples", b"serialized_context"
 # Keys of the raw little-endian arrays in a packed list, `encode.packed` writes them.
 PACKED_LABELS, PACKED_WEIGHTS = "packed/labels", "packed/weights"
 PACKED_IDS = "packed/document_ids"
-_PACKED_KEY = PACKED_LABELS.encode()
+PACKED_KEY = PACKED_LABELS.encode()
 
 
 class NotAListError(DataError):
@@ -104,9 +104,9 @@ def recognize(record: bytes) -> str | None:
             return SEQ
         if len(firsts) > 1:
             return None
-        if _EXAMPLES in names[0]:
+        if EXAMPLES_KEY in names[0]:
             return EIE
-        return PACKED if _PACKED_KEY in names[0] else EXAMPLE
+        return PACKED if PACKED_KEY in names[0] else EXAMPLE
     empty = all(begin == end for begin, end in firsts)
     if empty and seconds and _names(record, *seconds[0]):
         return SEQ
@@ -124,8 +124,8 @@ def check_examples(records: Iterable[bytes]) -> None:
         # What sets others apart, found quickly; it may also be in a text.
         if (
             record[:1] != FIRST_TAG
-            or _EXAMPLES in record
-            or _PACKED_KEY in record
+            or EXAMPLES_KEY in record
+            or PACKED_KEY in record
             or not _is_one_field(record)
         ) and recognize(record) not in (EXAMPLE, None):
             raise NotAListError(f"expected {MESSAGES[EXAMPLE]} in each record.")
@@ -197,7 +197,7 @@ def elwc_of_eie(record: bytes) -> bytes:
             key, value = read_only(record, begin, end, FIRST, SECOND)
             found[record[slice(*key)]] = read_only(record, *value, FIRST)[0]
         # A list of bytes is on the wire what repeated messages are.
-        examples = record[slice(*found[_EXAMPLES])]
+        examples = record[slice(*found[EXAMPLES_KEY])]
         contexts = read_fields(record, *found.get(_CONTEXT, (0, 0)))
         context = b"".join([record[begin:end] for _, begin, end in contexts])
     except (WireError, IndexError, KeyError):
@@ -214,12 +214,12 @@ def _parsed_eie(record: bytes) -> bytes:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
         raise NotAListError(f"expected {MESSAGES[EIE]} ({error}).") from error
-    if _EXAMPLES.decode() not in features:
+    if EXAMPLES_KEY.decode() not in features:
         raise NotAListError(
             f"expected {MESSAGES[EIE]}, found {', '.join(sorted(features)[:8])}."
         )
     context = b"".join(features[_CONTEXT.decode()].bytes_list.value)
-    documents = features[_EXAMPLES.decode()].bytes_list.value
+    documents = features[EXAMPLES_KEY.decode()].bytes_list.value
     return elwc_of_examples(documents) + field(SECOND_TAG, context)
 
 

@@ -6,7 +6,7 @@ shortest form. Wire format: https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -52,6 +52,79 @@ def read_only(data: bytes, start: int, stop: int, *tags: int) -> list[tuple[int,
     if tuple(tag for tag, _, _ in fields) != tags:
         raise WireError
     return [(begin, end) for _, begin, end in fields]
+
+
+class Messages:
+    """Where messages of one form stand in a buffer; they are read side by side.
+
+    Every method raises a `WireError` where the messages are not of the form that it is
+    for, and an `IndexError` where one goes beyond the buffer.
+
+    Args:
+      data: The buffer, uint8.
+      begin: int64 `[messages]`, where each begins.
+      end: int64 `[messages]`, where it ends.
+    """
+
+    def __init__(self, data: np.ndarray, begin: np.ndarray, end: np.ndarray):
+        self.data, self.begin, self.end = data, begin, end
+
+    def each(self, tag: int) -> Iterator[Messages]:
+        """Yields the first field of all messages, the second, and so on."""
+        at = self.begin
+        while (at < self.end).any():
+            if (at >= self.end).any():
+                raise WireError
+            field, at = self._field(at, tag)
+            yield field
+        if (at != self.end).any():
+            raise WireError
+
+    def split(self, *tags: int) -> list[Messages]:
+        """Returns the fields of messages that have just these, in order."""
+        fields, at = [], self.begin
+        for tag in tags:
+            field, at = self._field(at, tag)
+            fields.append(field)
+        if (at != self.end).any():
+            raise WireError
+        return fields
+
+    def only(self, tag: int) -> Messages:
+        """Returns the only field of messages that have one."""
+        return self.split(tag)[0]
+
+    def text(self) -> bytes:
+        """Returns the content of messages that are all equal."""
+        size = int(self.end[0] - self.begin[0])
+        if (self.end - self.begin != size).any():
+            raise WireError
+        texts = self.data[self.begin[:, np.newaxis] + np.arange(size)]
+        if (texts != texts[0]).any():
+            raise WireError
+        return texts[0].tobytes()
+
+    def _field(self, at: np.ndarray, tag: int) -> tuple[Messages, np.ndarray]:
+        """Returns the fields that begin there, and where the next ones do."""
+        if (self.data[at] != tag).any():
+            raise WireError
+        size, begin = self._lengths(at + 1)
+        return Messages(self.data, begin, begin + size), begin + size
+
+    def _lengths(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Does what `read_length` does, for many positions."""
+        value = np.zeros(len(at), np.int64)
+        more = np.ones(len(at), bool)
+        for shift in range(0, 35, 7):
+            byte = np.where(more, self.data[at], 0).astype(np.int64)
+            if shift and (more & (byte == 0)).any():
+                raise WireError
+            value |= (byte & 0x7F) << shift
+            at = at + more
+            more = byte >= 0x80
+            if not more.any():
+                return value, at
+        raise WireError
 
 
 def varint(value: int) -> bytes:

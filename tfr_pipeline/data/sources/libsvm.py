@@ -17,7 +17,9 @@ import numpy as np
 
 from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.oddities import Oddities
 from tfr_pipeline.data.sources import libsvm_tokens
+from tfr_pipeline.data.sources.class_names import ClassNumbers
 from tfr_pipeline.data.sources.libsvm_chunks import Chunk
 from tfr_pipeline.errors import DataError
 
@@ -44,13 +46,13 @@ class Parsed:
       lists: The lists, with `values["float32"]` of shape `[documents, features]`.
       places: `(path, line number)` of the first document of each list.
       bytes_read: Size of the input consumed so far, if known.
-      unnamed: Number of documents whose cell for the id is empty, in tables.
+      oddities: What deserves a word, in tables.
     """
 
     lists: Lists
     places: list[tuple[str, int]]
     bytes_read: int = 0
-    unnamed: int = 0
+    oddities: Oddities = dataclasses.field(default_factory=Oddities)
 
 
 @dataclasses.dataclass
@@ -93,12 +95,21 @@ def parse(
         last = int(np.searchsorted(splits, splits[start] + limit, side="right")) - 1
         stop = max(start + 1, last)
         first, end = int(splits[start]), int(splits[stop])
+        if chunk.classes is not None:
+            rows.documents[first:end] = [
+                number.encode() if name is None else name
+                for name, number in zip(
+                    rows.documents[first:end], names[start:stop], strict=True
+                )
+            ]
         documents = _document_ids(chunk, rows, first, end)
         lists = Lists(
             values={"float32": _values(chunk, rows, first, end, num_features, nan)},
             row_splits=splits[start : stop + 1] - first,
             labels=np.array(rows.labels[first:end], np.float32),
-            query_ids=_strings(names[start:stop]),
+            query_ids=_strings(
+                names[start:stop] if chunk.classes is None else documents
+            ),
             document_ids=_strings(documents),
         )
         places = [chunk.place(rows.lines[int(row)]) for row in splits[start:stop]]
@@ -168,22 +179,42 @@ def _show(token: bytes) -> str:
     return repr(token[:60].decode("utf-8", "replace"))
 
 
+def labels_of(chunk: Chunk) -> list[str]:
+    """Returns the labels of the lines of a chunk as they are written."""
+    rows = (line.partition(b"#")[0].split(None, 1) for line in chunk.text.split(b"\n"))
+    heads = [row[0] for row in rows if row]
+    return [_class_of(head) for head in heads]
+
+
+def _class_of(token: bytes) -> str:
+    """Returns a label as text; nothing for a line that begins with its features."""
+    return "" if b":" in token else token.decode(errors="replace")
+
+
 def _split(chunk: Chunk, labelled: bool) -> _Rows:
     """Separates label, query and document id of each line from its features."""
     rows = _Rows()
     with_query = chunk.lengths is None
     head = 2 if with_query else 1
     grades: dict[bytes, float] = {}
+    numbers = None
+    if chunk.classes is not None:
+        numbers = ClassNumbers(chunk.classes, labelled)
     for number, line in enumerate(chunk.text.split(b"\n")):
         body, _, comment = line.partition(b"#")
         parts = body.rstrip().split(None, head)
         if not parts:
             continue
-        if not labelled and b":" in parts[0]:
-            parts = (b"-1 " + body.strip()).split(None, head)
+        if (not labelled or numbers is not None) and b":" in parts[0]:
+            missing = b"-1 " if numbers is None else b": "  # -1 may be a class
+            parts = (missing + body.strip()).split(None, head)
         label = grades.get(parts[0])
-        if label is None:
-            label = grades[parts[0]] = _grade(chunk, number, parts[0], labelled)
+        if label is None and numbers is not None:
+            place = functools.partial(_class_place, chunk, number)
+            label = float(numbers([_class_of(parts[0])], place)[0])
+        elif label is None:
+            label = _grade(chunk, number, parts[0], labelled)
+        grades[parts[0]] = label
         if with_query:
             if len(parts) < 2 or not parts[1].startswith(b"qid:") or len(parts[1]) < 5:
                 found = _show(parts[1]) if len(parts) > 1 else "the end of the line"
@@ -193,6 +224,12 @@ def _split(chunk: Chunk, labelled: bool) -> _Rows:
                 )
             rows.queries.append(parts[1][4:])
         elif len(parts) > 1 and parts[1].startswith(b"qid:"):
+            if numbers is not None:
+                raise DataError(
+                    f"{_where(chunk, number)}: expected 'index:value' after the class,"
+                    f" found {_show(parts[1].split()[0])}. Lists are to be ranked: "
+                    "leave out --classes, or the query."
+                )
             raise DataError(
                 f"{_where(chunk, number)}: found {_show(parts[1].split()[0])} in a "
                 "file that has a query file. Expected one or the other: leave out "
@@ -204,6 +241,10 @@ def _split(chunk: Chunk, labelled: bool) -> _Rows:
         named = _DOCUMENT_ID.search(comment) if comment else None
         rows.documents.append(named.group(1) if named else None)
     return rows
+
+
+def _class_place(chunk: Chunk, line: int, _: int) -> str:
+    return _where(chunk, line)
 
 
 def _grade(chunk: Chunk, line: int, token: bytes, labelled: bool) -> float:

@@ -31,6 +31,8 @@ class Chunk:
         lines have `qid:`.
       first_list: Number of lists before this chunk; used with `lengths`.
       bytes_read: Size of the input consumed so far, of compressed files as stored.
+      classes: Names of the classes that labels are, each line being a list of its own;
+        None for grades. See `class_names`.
     """
 
     text: bytes
@@ -40,6 +42,7 @@ class Chunk:
     lengths: tuple[int, ...] | None = None
     first_list: int = 0
     bytes_read: int = 0
+    classes: tuple[str, ...] | None = None
 
     def place(self, row: int) -> tuple[str, int]:
         """Returns `(path, line number)` of a line of the text, counted from 0."""
@@ -96,6 +99,29 @@ def by_query(paths: list[str], size: int = CHUNK_BYTES) -> Iterator[Chunk]:
             carried.append(block[cut:])
         if any(carried):
             yield Chunk(b"".join(carried), path, line, bytes_read=before + position)
+        before += os.path.getsize(path)
+
+
+def by_line(
+    paths: list[str], classes: tuple[str, ...], size: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """Yields the chunks of files whose lines are examples of classes."""
+    before = lists = 0
+    for path in paths:
+        line, position = 1, 0
+        for block, position in read_blocks(path, size):
+            count = sum(map(is_data, block.split(b"\n")))
+            yield Chunk(
+                block,
+                path,
+                line,
+                lengths=(1,) * count,
+                first_list=lists,
+                bytes_read=before + position,
+                classes=classes,
+            )
+            line += block.count(b"\n")
+            lists += count
         before += os.path.getsize(path)
 
 

@@ -23,6 +23,9 @@ class Options:
       query_file: LibSVM without `qid:`: files with the list lengths, one a line, as a
         path, a glob or comma-separated globs; one for each input file.
       group_by_query: Whether to bring rows of one query together.
+      classes: Labels are names of classes, and each row is a list of its own: the
+        names, those that are not among them being errors; none yet where they are
+        still to be found. None for data to rank.
       label_column: Tables and TFRecord: the column (the feature) of the grade.
       label_columns: Tables: in place of `label_column`, the columns of the labels of
         several tasks, which are called after them. An empty cell is no label.
@@ -36,11 +39,15 @@ class Options:
       context_columns: Tables: columns that belong to the query; the value in its
         first row is taken. TFRecord: which query features to take; all by default,
         with `example` none.
-      context_types: Tables: what some of these columns are, where it is known; by
-        default, what is seen in the file.
+      types: Tables: what some columns are, one of `column_types.NAMES`; they are
+        features beside those that are taken anyway. By default, what is seen in the
+        file.
+      known: Tables: what columns have become in files of the kind before. That goes
+        before what is seen, and `types` before that.
       features: TFRecord: path of a `features.json` that describes the input, instead of
         what the first records tell.
-      require_label: Whether a table without `label_column` is an error.
+      require_label: Whether a document must have a label: without, a table may lack
+        `label_column`, and what is no grade is no label.
       work_dir: Folder for temporary files of `group_by_query`; the system's by
         default.
     """
@@ -59,11 +66,15 @@ class Options:
     require_label: bool = True
     label_columns: tuple[str, ...] = ()
     work_dir: str | None = None
-    context_types: dict[str, Feature] = dataclasses.field(default_factory=dict)
+    types: dict[str, str] = dataclasses.field(default_factory=dict)
+    known: dict[str, Feature] = dataclasses.field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
 
     def remembered(self, input_format: str) -> dict[str, str]:
         """Returns what `predict` needs to know to read files as these were read."""
         known = {"input_format": input_format, "nan": self.nan}
         if input_format != "libsvm":
             known |= {"qid_column": self.qid_column, "docid_column": self.docid_column}
+        if self.classes is not None:
+            known.pop("qid_column", None)
         return known

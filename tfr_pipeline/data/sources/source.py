@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from tfr_pipeline import files
 from tfr_pipeline.data import ids
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.oddities import Oddities
 from tfr_pipeline.data.sources import grouping, libsvm, libsvm_chunks, tables
 from tfr_pipeline.data.sources.libsvm import Parsed
 from tfr_pipeline.data.sources.libsvm_chunks import Chunk
 from tfr_pipeline.data.sources.options import FORMATS, NAN, RECORD_FORMATS, Options
+from tfr_pipeline.data.sources.table_columns import Columns
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Feature
 
@@ -53,8 +55,8 @@ def read_lists(
     width = source.options.num_features
     if width is None and source.is_text:
         width = max(map(libsvm.max_index, source.texts()), default=0)
-    order = QueryOrder()
-    documents = unnamed = 0
+    order = QueryOrder(source.options.classes is not None)
+    documents, oddities = 0, Oddities()
     repeated = 0, ""
     for part in source.parts():
         for parsed in parse(
@@ -63,7 +65,7 @@ def read_lists(
             if not source.is_records:
                 order.add(parsed)
             documents += parsed.lists.num_documents
-            unnamed += parsed.unnamed
+            oddities.add(parsed.oddities)
             if report is not None:
                 count, first = ids.repeated(parsed.lists)
                 repeated = repeated[0] + count, repeated[1] or first
@@ -71,7 +73,7 @@ def read_lists(
     if not documents:
         raise source.empty()
     if report is not None:
-        for line in ids.warnings(unnamed, repeated):
+        for line in oddities.warnings() + ids.warnings(repeated):
             report(line)
 
 
@@ -108,8 +110,10 @@ class Source:
         self._format = input_format
         self._query_files: list[str] | None = None
         self._records: RecordSource | None = None
-        self._columns: tables.Columns | None = None
-        self._like: tuple[str, tables.Columns] | None = None
+        self._columns: Columns | None = None
+        self._like: tuple[str, Columns] | None = None
+        if options.classes is not None:
+            self._check_classes()
         if options.query_file and self.is_text:
             if options.group_by_query:
                 raise ConfigError(
@@ -117,6 +121,36 @@ class Source:
                     "lists are contiguous by definition. Leave one out."
                 )
             self._query_files = files.expand(options.query_file, "--query_file")
+
+    def _check_classes(self) -> None:
+        options = self.options
+        useless = {
+            "--label_columns": options.label_columns,
+            "--context_columns": options.context_columns,
+            "--query_file": options.query_file,
+            "--group_by_query": options.group_by_query,
+        }
+        for flag, value in useless.items():
+            if value:
+                raise ConfigError(
+                    f"{flag}: it is for lists to rank; with --classes each row is an "
+                    "example of its own. Leave one of the two out."
+                )
+        if self.is_records:
+            raise ConfigError(
+                "--classes: expected csv, tsv, parquet or libsvm, found "
+                f"{self._format}. TFRecord files whose labels are numbers of classes "
+                "need no conversion: name the classes in their features.json (docs/"
+                "classification.md)."
+            )
+
+    def labels(self) -> Iterator[str]:
+        """Yields all labels as they are written; reads all of the input."""
+        if self.is_text:
+            for chunk in self.texts():
+                yield from libsvm.labels_of(chunk)
+        else:
+            yield from tables.labels(self.paths, self._format, self.columns())
 
     @property
     def inputs(self) -> list[str]:
@@ -165,6 +199,8 @@ class Source:
 
     def texts(self) -> Iterator[Chunk]:
         """Yields the parts of a text format."""
+        if self.options.classes is not None:
+            return libsvm_chunks.by_line(self.paths, self.options.classes)
         if self._query_files is not None:
             return libsvm_chunks.by_lengths(self.paths, self._query_files)
         if self.options.group_by_query:
@@ -189,7 +225,7 @@ class Source:
             self._records = RecordSource(self.paths, self._format, self.options)
         return self._records
 
-    def columns(self) -> tables.Columns:
+    def columns(self) -> Columns:
         """Returns the columns of a table."""
         if self._columns is None:
             self._columns = tables.columns(self.paths[0], self._format, self.options)
@@ -215,10 +251,14 @@ class QueryOrder:
     """Checks that the documents of each query stand together.
 
     Keeps the first place of every query: about 200 bytes each.
+
+    Args:
+      of_examples: Whether a list is an example, and its id that of one row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_examples: bool = False) -> None:
         self._places: dict[str, tuple[str, int]] = {}
+        self._of_examples = of_examples
 
     def add(self, parsed: Parsed) -> None:
         """Adds lists in the order of the input.
@@ -228,6 +268,12 @@ class QueryOrder:
         """
         for query, place in zip(parsed.lists.query_ids, parsed.places, strict=True):
             before = self._places.setdefault(query, place)
+            if before is not place and self._of_examples:
+                raise DataError(
+                    f"{place[0]}:{place[1]}: expected each id once, found {query!r} "
+                    f"again; it was at {before[0]}:{before[1]}. Give each example an "
+                    "id of its own, or let row numbers be the ids: no --docid_column."
+                )
             if before is not place:
                 raise DataError(
                     f"{place[0]}:{place[1]}: expected the rows of a query to stand "

@@ -10,10 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfr_pipeline.data import ids
 from tfr_pipeline.data.sources import csv_files
+from tfr_pipeline.data.sources.column_types import (
+    SAMPLED,
+    arrow,
+    arrow_type,
+    has_items,
+    of_arrow,
+)
 from tfr_pipeline.data.sources.csv_files import Block
-from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.data.sources.table_columns import Columns
+from tfr_pipeline.data.sources.table_values import (
+    cast,
+    expected_of,
+    first_bad,
+    not_utf8,
+    remedy,
+)
+from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Feature
 
 if TYPE_CHECKING:
@@ -22,54 +36,6 @@ if TYPE_CHECKING:
 # Columns added to every table: where a row stands.
 FILE, LINE = "__file__", "__line__"
 _BLOCK_ELEMENTS = 1 << 22  # of the dense matrix of one Parquet batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Which column plays which role; None where there is none.
-
-    `ignored` are columns without a role that are not numeric, `index` numeric ones
-    that are the row numbers of pandas.
-    """
-
-    labels: tuple[str, ...]
-    query: str
-    document: str | None
-    weight: str | None
-    features: tuple[str, ...]
-    context: dict[str, Feature]
-    ignored: tuple[str, ...] = ()
-    index: tuple[str, ...] = ()
-
-    @property
-    def used(self) -> list[str]:
-        """All columns that are read."""
-        optional = (self.document, self.weight)
-        names = [self.query, *self.labels, *(name for name in optional if name)]
-        return [*names, *self.context, *self.features]
-
-    def role(self, name: str) -> str:
-        """Returns `query` or `document` for the column of its ids, else nothing."""
-        return {self.query: "query", self.document: "document"}.get(name, "")
-
-
-def arrow() -> Any:
-    """Returns `pyarrow` with the modules used here.
-
-    Raises:
-      ConfigError: It is missing or does not work.
-    """
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.csv
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ConfigError(
-            f"CSV, TSV and Parquet need a working pyarrow ({error}). "
-            "Install it with: pip install pyarrow"
-        ) from error
-    return pyarrow
 
 
 @contextlib.contextmanager
@@ -138,75 +104,63 @@ def batches(
         yield table.append_column(LINE, pa.array(lines))
 
 
-def _types(roles: Columns) -> dict[str, pa.DataType]:
-    """Returns the type in which each column is delivered, whatever the file has."""
+def sample(path: str, input_format: str, name: str) -> Any:
+    """Returns some of the first values of a column, of text as they are written."""
     pa = arrow()
-    kinds = {"float32": pa.float32(), "int64": pa.int64(), "string": pa.string()}
-    types = dict.fromkeys(roles.used, pa.float32())
-    types |= {name: kinds[feature.dtype] for name, feature in roles.context.items()}
-    types[roles.query] = pa.string()
-    if roles.document:
-        types[roles.document] = pa.string()
-    return types
+    if input_format == "parquet":
+        with readable(path), pa.parquet.ParquetFile(path) as content:
+            batches = content.iter_batches(batch_size=SAMPLED, columns=[name])
+            first = next(batches, None)
+            if first is None:
+                return pa.array([], content.schema_arrow.field(name).type)
+            return first.column(name)
+    block = next(csv_files.blocks(path, input_format))
+    text = pa.csv.ConvertOptions(
+        column_types={name: pa.string()}, include_columns=[name]
+    )
+    if not block.text.strip():
+        return pa.array([], pa.string())
+    with readable(path):
+        try:
+            found = _parse(block, text)[name]
+        except pa.ArrowException:
+            # As above: what is wrong with the others is said when they are read.
+            whole = dataclasses.replace(block, text=_whole_rows(block))
+            found = _parse(whole, text)[name]
+    return found.slice(0, SAMPLED)
 
 
 def _parquet_batches(
     path: str, _: str, roles: Columns
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     pa = arrow()
-    size = max(256, _BLOCK_ELEMENTS // len(roles.used))
-    types = _types(roles)
+    used = roles.used
+    size = max(256, _BLOCK_ELEMENTS // len(used))
     done = 1  # number of the first row
     with readable(path):
         with pa.parquet.ParquetFile(path) as content:
-            for batch in content.iter_batches(batch_size=size, columns=roles.used):
+            for batch in content.iter_batches(batch_size=size, columns=list(used)):
+                place = functools.partial("{}:{}: column {!r}".format, path)
                 arrays = [
-                    _cast(path, done, roles.role(name), name, batch.column(name), kind)
-                    for name, kind in types.items()
+                    cast(
+                        batch.column(name), name, feature, roles.role(name), done, place
+                    )
+                    for name, feature in used.items()
                 ]
-                table = pa.Table.from_arrays(arrays, names=list(types))
+                table = pa.Table.from_arrays(arrays, names=list(used))
                 yield table, np.arange(done, done + table.num_rows)
                 done += table.num_rows
-
-
-def _cast(
-    path: str, first: int, role: str, name: str, values: pa.Array, kind: pa.DataType
-) -> pa.Array:
-    pa = arrow()
-    is_float = pa.types.is_floating(values.type)
-    try:
-        if pa.types.is_decimal(values.type) and pa.types.is_floating(kind):
-            values = values.cast(pa.float64())
-        if is_float and pa.types.is_string(kind):
-            # The id NaN is none: pandas writes missing ids so.
-            values = pa.compute.if_else(pa.compute.is_nan(values), None, values)
-        # Unsafe: the float32 nearest to a large whole number is what is wanted.
-        cast = values.cast(kind, safe=not pa.types.is_floating(kind))
-        cast.validate(full=True)  # text that is not UTF-8
-    except pa.ArrowException as error:
-        if pa.types.is_string(kind) and not pa.types.is_nested(values.type):
-            for row, raw in enumerate(values.cast(pa.binary()).to_pylist(), first):
-                place = functools.partial("{}:{}: column {!r}".format, path, row, name)
-                ids.decode(raw or b"", role, place)
-        raise DataError(
-            f"{path}: column {name!r}: expected values that fit {kind}, found "
-            f"{values.type} ({error})."
-        ) from error
-    return cast
 
 
 def _csv_batches(
     path: str, input_format: str, roles: Columns
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     pa = arrow()
-    wanted = _types(roles)
+    used = roles.used
     schema = csv_schema(path, input_format)
-    # pyarrow makes no number of true and false.
     stored = {
-        name: pa.bool_()
-        if pa.types.is_boolean(schema.field(name).type) and not pa.types.is_string(kind)
-        else kind
-        for name, kind in wanted.items()
+        name: _parsed_as(feature, schema.field(name).type)
+        for name, feature in used.items()
     }
     for block in csv_files.blocks(path, input_format):
         if block.padded:
@@ -223,8 +177,33 @@ def _csv_batches(
             raise _explained(block, stored, roles, error) from None
         if table.num_rows != len(lines):
             raise _explained(block, stored, roles, "a carriage return within a row")
-        columns = [table[name].cast(kind) for name, kind in wanted.items()]
-        yield pa.Table.from_arrays(columns, names=list(wanted)), lines
+        place = functools.partial(_place_of, path, lines)
+        columns = [
+            cast(table[name], name, feature, roles.role(name), 0, place)
+            for name, feature in used.items()
+        ]
+        yield pa.Table.from_arrays(columns, names=list(used)), lines
+
+
+def _place_of(path: str, lines: np.ndarray, row: int, column: str) -> str:
+    return f"{path}:{lines[row]}: column {column!r}"
+
+
+def _parsed_as(feature: Feature, found: pa.DataType) -> pa.DataType:
+    """Returns what pyarrow takes the cells of a column for.
+
+    Args:
+      feature: What it becomes.
+      found: What the first rows look like.
+    """
+    pa = arrow()
+    if feature.types == ("date",):
+        return found if of_arrow(found) == "date" else pa.timestamp("us")
+    if has_items(feature):
+        return pa.string()
+    # pyarrow makes no number of true and false.
+    boolean = pa.types.is_boolean(found) or feature.types == ("boolean",)
+    return pa.bool_() if boolean and feature.dtype != "string" else arrow_type(feature)
 
 
 def _explained(
@@ -248,16 +227,11 @@ def _explained(
             cells[name].append(row[position])
     bad, column = len(lines), ""
     for name, kind in types.items():
-        good, rows = 0, bad  # the first bad cell of this column, if before the others'
+        # The first bad cell of this column, if before the others'.
         if _fits(cells[name][:bad], kind):
             continue
-        while rows - good > 1:
-            middle = (good + rows) // 2
-            if _fits(cells[name][:middle], kind):
-                good = middle
-            else:
-                rows = middle
-        bad, column = good, name
+        fits = functools.partial(_fits_first, cells[name], kind)
+        bad, column = first_bad(fits, bad), name
     if bad == len(lines):
         text = " ".join(str(reason).split())
         return DataError(
@@ -266,12 +240,20 @@ def _explained(
     where, cell = f"{block.path}:{lines[bad]}: column {column!r}", cells[column][bad]
     kind = types[column]
     if pa.types.is_string(kind):
-        return ids.not_utf8(cell, roles.role(column), where)
-    expected = {"bool": "true or false", "int64": "a whole number", "null": "nothing"}
+        return not_utf8(cell, roles.role(column), where)
+    shown = repr(cell[:60].decode("utf-8", "replace"))
+    if column not in roles.used:
+        return DataError(f"{where}: expected nothing, found {shown}.")
+    feature = roles.used[column]
+    expected = "true or false" if pa.types.is_boolean(kind) else expected_of(feature)
     return DataError(
-        f"{where}: expected {expected.get(str(kind), 'a number')}, found "
-        f"{cell[:60].decode('utf-8', 'replace')!r}."
+        f"{where}: expected {expected}, found {shown}. "
+        f"{remedy(column, feature, roles.role(column))}".rstrip()
     )
+
+
+def _fits_first(cells: list[bytes], kind: pa.DataType, rows: int) -> bool:
+    return _fits(cells[:rows], kind)
 
 
 def _fits(cells: list[bytes], kind: pa.DataType) -> bool:

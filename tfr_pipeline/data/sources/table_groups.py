@@ -49,6 +49,12 @@ def contiguous(tables: Iterable[pa.Table], query: str) -> Iterator[Whole]:
         yield table, np.array([0, table.num_rows])
 
 
+def each_row(tables: Iterable[pa.Table]) -> Iterator[Whole]:
+    """Cuts a stream of tables after every row."""
+    for table in tables:
+        yield table, np.arange(table.num_rows + 1)
+
+
 def pieces(tables: Iterable[Whole], limit: int) -> Iterator[Whole]:
     """Cuts tables of whole lists to about `limit` rows, or one list if it has more."""
     for table, splits in tables:
@@ -61,10 +67,19 @@ def pieces(tables: Iterable[Whole], limit: int) -> Iterator[Whole]:
             start = stop
 
 
+def together(table: pa.Table, query: str) -> Whole:
+    """Brings the rows of each query of one table together; see `grouping` for order."""
+    codes = table[query].combine_chunks().dictionary_encode("encode").indices
+    codes = codes.to_numpy(zero_copy_only=False)
+    if (np.diff(codes) < 0).any():
+        table = table.take(np.argsort(codes, kind="stable"))
+    lengths = np.bincount(codes)
+    return table, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
 def grouped(
     tables: Callable[[], Iterable[pa.Table]],
     query: str,
-    row_bytes: int,
     folder: str | None = None,
 ) -> Iterator[Whole]:
     """Brings the rows of each query together; see `grouping` for order and memory.
@@ -72,13 +87,13 @@ def grouped(
     Args:
       tables: Starts the stream of tables; called twice.
       query: Name of the text column with the query id.
-      row_bytes: Estimated size of a row.
       folder: Where to put the bucket files; a temporary folder by default.
     """
     import pyarrow as pa
 
     sizes: dict[bytes, int] = {}
     for table in tables():
+        row_bytes = table.nbytes // max(1, table.num_rows)
         for name in table[query].to_pylist():
             key = (name or "").encode()
             sizes[key] = sizes.get(key, 0) + row_bytes

@@ -9,7 +9,7 @@ import collections
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -93,8 +93,15 @@ class RecordSource:
                     "--qid_column or --docid_column which feature has them."
                 )
 
-    def output_as(self, output_format: str, feature_dtype: str) -> Features:
+    def output_as(
+        self, output_format: str, feature_dtype: str, without: Collection[str] = ()
+    ) -> Features:
         """Returns the description of what will be written in a format.
+
+        Args:
+          output_format: `elwc` or `packed`.
+          feature_dtype: What packed files hold float32 features as.
+          without: Names of texts that become vectors first.
 
         Raises:
           ConfigError: The format cannot hold a feature.
@@ -102,7 +109,8 @@ class RecordSource:
         loose = [
             name
             for name, feature in self.output.example.items()
-            if feature.kind != "fixed" or feature.dtype == "string"
+            if (feature.kind != "fixed" or feature.dtype == "string")
+            and name not in without
         ]
         if loose and output_format == PACKED:
             raise ConfigError(
@@ -133,6 +141,28 @@ class RecordSource:
         source._paths = [path]
         return source
 
+    def unlabelled(self, paths: list[str]) -> RecordSource:
+        """Returns the source of files like these, where a label may be missing.
+
+        It then is that of padding.
+        """
+        source = self.one("")
+        source._paths = paths
+        source.__dict__.pop("parser", None)  # made when it is wanted
+
+        def optional(label: tuple[str, Feature]) -> tuple[str, Feature]:
+            whole = label[1].dtype == "int64"
+            default = int(PADDING_LABEL) if whole else PADDING_LABEL
+            return label[0], dataclasses.replace(label[1], default=default)
+
+        features = self.features
+        source.features = dataclasses.replace(
+            features,
+            label=optional(features.label),
+            labels={task: optional(label) for task, label in features.labels.items()},
+        )
+        return source
+
     def parts(self) -> Iterator[Parsed]:
         """Yields the lists, some at a time."""
         for lists in named(map(without_empty, self.lists()), self._paths):
@@ -149,7 +179,7 @@ class RecordSource:
         weight = features.weight[0] if features.weight else None
         names = tuple(name for name, _ in features.labels.values())
         label = names or features.label[0]
-        arguments = self._paths, self._parser, label, weight, RecordReader()
+        arguments = self._paths, self.parser, label, weight, RecordReader()
         query = features.query_id
         if self._format == EXAMPLE and scattered and query:
             singles = loading.iterate(*arguments, grouped=False)
@@ -171,7 +201,8 @@ class RecordSource:
         return Parsed(lists, [(self._paths[0], 0)] * lists.num_lists)
 
     @functools.cached_property
-    def _parser(self) -> RecordParser:
+    def parser(self) -> RecordParser:
+        """The parser of the records."""
         features = self.features
         context = dict(self.output.context)
         if self._query_dtype is not None and features.query_id:
@@ -206,7 +237,7 @@ class RecordSource:
         """Does with NaN and infinite features what the options say."""
         explain.check_labels(self._paths, lists)
         if self._options.nan == "error":
-            explain.check_features(self._paths, lists, self._parser)
+            explain.check_features(self._paths, lists, self.parser)
         elif self._options.nan == "zero":
             loose = [*lists.loose.values(), *lists.loose_context.values()]
             for block in (

@@ -337,12 +337,17 @@ def check_number(name: str, tensor: Any) -> None:
     """Checks that a feature can stand among the columns of a matrix.
 
     Raises:
-      ConfigError: It is text.
+      ConfigError: It is text, or has not as many values for each document.
     """
     if tensor.dtype == tf.string:
         raise ConfigError(
             f"feature {name!r} is text: expected numbers. Preprocess it, for example "
             "with StringLookup and Embedding, or leave it out."
+        )
+    if tensor.shape.rank is not None and None in tensor.shape[1:]:
+        raise ConfigError(
+            f"feature {name!r} has any number of values: expected as many of each "
+            "document. Preprocess it, for example with RaggedMean, or leave it out."
         )
 
 

@@ -13,12 +13,19 @@ class CenteredDense(tf.keras.layers.Dense):
     """A dense layer in front of a normalisation, which takes its bias out again.
 
     What the normalisation subtracts includes the bias, so the loss does not depend on
-    it. Its gradient is set to this 0, rather than summed up to rounding errors.
+    it. Its gradient is set to this 0, rather than summed up to rounding errors. A
+    frozen normalisation subtracts what it has, and the bias is one like others.
+
+    Attributes:
+      is_centered: Tells whether the normalisation is one that trains; set by those who
+        put it there.
     """
+
+    is_centered: Callable[[], bool] = staticmethod(lambda: True)
 
     def call(self, inputs: Any) -> Any:
         """See `tf.keras.layers.Layer`."""
-        if not self.use_bias or inputs.shape.rank != 2:
+        if not self.use_bias or inputs.shape.rank != 2 or not self.is_centered():
             return super().call(inputs)
         bias = _without_gradient(tf.convert_to_tensor(self.bias))
         return self.activation(tf.nn.bias_add(tf.matmul(inputs, self.kernel), bias))

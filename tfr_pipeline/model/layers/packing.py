@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.model.layers.ragged import Densify, is_dense
+
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class Unpack(tf.keras.layers.Layer):
@@ -38,3 +40,73 @@ class Repack(tf.keras.layers.Layer):
         if scores.shape.rank != 2 or scores.shape[1] in (1, None):
             scores = tf.reshape(scores, [-1])
         return tf.RaggedTensor.from_row_splits(scores, row_splits, validate=False)
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class AsOneList(tf.keras.layers.Layer):
+    """Makes of documents one list of all of them, as functions of TF-Ranking take it.
+
+    Args:
+      sparse: Whether a ragged feature becomes a sparse one.
+    """
+
+    def __init__(self, sparse: bool = False, **kwargs: Any):
+        super().__init__(**{"autocast": False, **kwargs})
+        self.sparse = sparse
+
+    def call(self, inputs: Any) -> Any:
+        """Returns `[1, documents, ...]`.
+
+        Args:
+          inputs: `[documents, ...]`, or ragged `[documents, (values)]`.
+        """
+        if not isinstance(inputs, tf.RaggedTensor):
+            return inputs[tf.newaxis]
+        if self.sparse:
+            return tf.sparse.expand_dims(inputs.to_sparse(), 0)
+        splits = tf.stack([tf.constant(0, tf.int64), inputs.nrows()])
+        return tf.RaggedTensor.from_row_splits(inputs, splits, validate=False)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `tf.keras.layers.Layer`."""
+        return {**super().get_config(), "sparse": self.sparse}
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class OfOneList(Densify):
+    """Makes documents, dense, of what a function made of `AsOneList`.
+
+    Args:
+      default_value: See `Densify`.
+      feature: Name of the feature, for messages.
+    """
+
+    def __init__(self, default_value: Any = 0.0, feature: str = "", **kwargs: Any):
+        super().__init__(default_value, **kwargs)
+        self.feature = feature
+
+    def call(self, inputs: Any) -> Any:
+        """Returns `[documents, ...]`; `[documents, 1]` of a sparse feature.
+
+        Args:
+          inputs: `[1, documents, ...]`, dense, ragged or sparse.
+        """
+        if isinstance(inputs, tf.RaggedTensor):
+            inputs = inputs.values
+            return inputs if is_dense(inputs) else super().call(inputs)
+        if not is_dense(inputs):
+            one = tf.debugging.assert_less(
+                inputs.indices[:, 2],
+                tf.constant(1, tf.int64),
+                f"feature {self.feature!r}: expected at most one value a document, for "
+                "it is a tf.io.VarLenFeature; take a tf.io.RaggedFeature for more",
+            )
+            with tf.control_dependencies([] if one is None else [one]):
+                shape = tf.stack([1, inputs.dense_shape[1], 1])
+            inputs = tf.SparseTensor(inputs.indices, inputs.values, shape)
+            inputs = super().call(inputs)
+        return tf.squeeze(inputs, axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `tf.keras.layers.Layer`."""
+        return {**super().get_config(), "feature": self.feature}

@@ -76,6 +76,10 @@ class Densify(tf.keras.layers.Layer):
         if isinstance(feature, tf.RaggedTensor):
             dense = feature.to_tensor(default)
         else:
+            # Sizes that the model knows hold for batches with nothing in them, too.
+            shape = tf.unstack(feature.dense_shape)
+            shape = [s or n for s, n in zip(feature.shape, shape, strict=True)]
+            feature = tf.SparseTensor(feature.indices, feature.values, shape)
             dense = tf.sparse.to_dense(feature, default)
         if mask is None:
             return dense
@@ -93,7 +97,11 @@ class Densify(tf.keras.layers.Layer):
 def is_dense(feature: Any) -> bool:
     """Whether a tensor, or a symbolic one of Keras, is neither ragged nor sparse."""
     spec = getattr(feature, "type_spec", feature)
-    return not isinstance(
-        spec,
-        tf.RaggedTensor | tf.RaggedTensorSpec | tf.SparseTensor | tf.SparseTensorSpec,
-    )
+    ragged = isinstance(spec, tf.RaggedTensor | tf.RaggedTensorSpec)
+    return not ragged and not is_sparse(feature)
+
+
+def is_sparse(feature: Any) -> bool:
+    """Whether a tensor, or a symbolic one of Keras, is sparse."""
+    spec = getattr(feature, "type_spec", feature)
+    return isinstance(spec, tf.SparseTensor | tf.SparseTensorSpec)

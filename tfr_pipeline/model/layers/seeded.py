@@ -86,7 +86,7 @@ class Dropout(SeededLayer):
 
     def _drop(self, inputs: Any) -> Any:
         threshold = min(round(self.rate * 65536), 65535)
-        bits = _random_bits(inputs, self.next_seed())
+        bits = random_bits(inputs, self.next_seed())
         keep = bits >= tf.constant(threshold, tf.uint16)
         scale = 65536.0 / (65536 - threshold)
         return inputs * (tf.cast(keep, inputs.dtype) * scale)
@@ -124,7 +124,7 @@ class GaussianNoise(SeededLayer):
         return {**super().get_config(), "stddev": self.stddev}
 
 
-def _random_bits(like: Any, seed: Any) -> Any:
+def random_bits(like: Any, seed: Any) -> Any:
     """Returns uint16 random numbers of the shape of a tensor."""
     shape = tf.shape(like)
     columns = shape[-1] if like.shape.rank else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -66,9 +67,12 @@ def create_tower(
     if input_batch_norm:
         tower.add(BatchNormalization(momentum=batch_norm_moment))
     for units in _checked(hidden_layer_dims):
-        tower.add(dense(units, **kwargs))
+        hidden = dense(units, **kwargs)
+        tower.add(hidden)
         if use_batch_norm:
-            tower.add(BatchNormalization(momentum=batch_norm_moment))
+            norm = BatchNormalization(momentum=batch_norm_moment)
+            hidden.is_centered = functools.partial(getattr, norm, "trainable")
+            tower.add(norm)
         tower.add(tf.keras.layers.Activation(activation))
         if dropout:
             tower.add(Dropout(dropout))

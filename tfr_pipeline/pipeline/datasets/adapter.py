@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data.folds import Fold
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.pipeline.datasets.protocol import (
@@ -26,13 +27,48 @@ _ASKED = [name for name in vars(DatasetBuilder) if not name.startswith("_")]
 
 
 def splits_of(hparams: Any) -> dict[str, Split]:
-    """Returns the splits that hyperparameters, ours or TF-Ranking's, have files for."""
+    """Returns the splits that hyperparameters, ours or TF-Ranking's, have files for.
+
+    With folds, training and validation share the training files.
+    """
     found = {}
     for name in SPLITS:
         pattern = getattr(hparams, f"{name}_input_pattern", None)
         if pattern:
             found[name] = Split(pattern)
+    folds = getattr(hparams, "folds", None)
+    if folds and "train" in found:
+        pattern = found["train"].pattern
+        for name, held_out in (("train", False), ("valid", True)):
+            found[name] = Split(pattern, Fold(folds, hparams.fold, held_out))
     return found
+
+
+def check_folds(builder: Any, hparams: Any) -> None:
+    """Checks that a dataset builder has the folds that were asked for.
+
+    Args:
+      builder: A dataset builder of any make.
+      hparams: The `DatasetHparams` that ask, ours or TF-Ranking's, or None.
+
+    Raises:
+      ConfigError: It knows nothing of them, and would train on all lists.
+    """
+    if not getattr(hparams, "folds", None):
+        return
+    asked, found = (
+        [splits[name].keep for name in ("train", "valid") if name in splits]
+        for splits in (splits_of(hparams), adapt(builder).splits)
+    )
+    own = getattr(builder, "has_own_lists", False) or not adapt(builder).layouts
+    if own or found != asked:
+        raise ConfigError(
+            f"data.folds: {type(builder).__name__} makes its lists or splits in a way "
+            "of its own, or has features that are not kept, and so no folds: it would "
+            "train on all lists. Give it the files of each fold, or let "
+            "SimpleDatasetBuilder or MultiLabelDatasetBuilder read them, with the "
+            "DatasetHparams that it is given."
+        )
 
 
 def is_ours(builder: Any) -> bool:
@@ -43,6 +79,11 @@ def is_ours(builder: Any) -> bool:
 def adapt(builder: Any) -> DatasetBuilder:
     """Returns a dataset builder that a pipeline can ask: itself, or one around it."""
     return builder if is_ours(builder) else _Foreign(builder)
+
+
+def reads_files(builder: Any) -> bool:
+    """Whether the patterns of a builder's splits are of files; else of given lists."""
+    return getattr(getattr(builder, "kept", None), "is_of_files", True)
 
 
 def some_lists(builder: Any, split: str, numbers: np.ndarray, layout: str) -> Lists:
@@ -59,6 +100,22 @@ def some_lists(builder: Any, split: str, numbers: np.ndarray, layout: str) -> Li
         return found
     whole: Lists = builder.lists(split, layout)
     return whole.take(numbers)
+
+
+def known_lengths(builder: Any, split: str) -> np.ndarray | None:
+    """Returns how many documents the lists of a split have, if that is known.
+
+    Args:
+      builder: A dataset builder that a pipeline can ask.
+      split: `train`, `valid` or `test`.
+
+    Returns:
+      int64 `[lists]`; None where all lists had to be read first, as far as it says.
+    """
+    if not hasattr(builder, "known_lengths"):
+        return None
+    lengths: np.ndarray | None = builder.known_lengths(split)
+    return lengths
 
 
 class _Foreign:

@@ -8,52 +8,50 @@ batches among it, which it takes when nothing that was overridden expects padded
 from __future__ import annotations
 
 import abc
-import copy
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.data.batching.gather import gather, tensors_of
+from tfr_pipeline.data.batching.neighbours import Neighbours
 from tfr_pipeline.data.batching.plan import plain
+from tfr_pipeline.data.batching.selection import Selection
+from tfr_pipeline.data.batching.stored_neighbours import without_neighbours
 from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading.place import MEMORY, PREPARED_BYTES
-from tfr_pipeline.data.reading.record_reader import RecordReader
+from tfr_pipeline.data.reading.place import PREPARED_BYTES
 from tfr_pipeline.data.store import map_values
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import Features
+from tfr_pipeline.pipeline.datasets import graphs
 from tfr_pipeline.pipeline.datasets.abstract import (
     AbstractDatasetBuilder,
     NullDatasetBuilder,
 )
-from tfr_pipeline.pipeline.datasets.adapter import SPLITS, splits_of
 from tfr_pipeline.pipeline.datasets.batches import (
+    WindowReader,
     batches,
-    batches_from_disk,
     padder,
     selection,
 )
 from tfr_pipeline.pipeline.datasets.hparams import (
+    NO_SHARDING,
     DatasetHparams,
-    cache_of,
     setting,
     warn_of_unused,
 )
-from tfr_pipeline.pipeline.datasets.kept_lists import Index, KeptLists, Reading
-from tfr_pipeline.pipeline.datasets.planning import find_index, make_plan, shares
 from tfr_pipeline.pipeline.datasets.protocol import (
     BatchRequest,
     FeatureSpecs,
     Plan,
     Prepare,
     Specs,
-    Split,
 )
+from tfr_pipeline.pipeline.datasets.split_lists import SplitLists
 from tfr_pipeline.pipeline.datasets.streamed import streamed
 
 __all__ = [
@@ -63,11 +61,14 @@ __all__ = [
     "Specs",
 ]
 
-Builder = TypeVar("Builder", bound="BaseDatasetBuilder")
-Made = TypeVar("Made")
+
+# Documents, with padding, whose texts are looked at together.
+_TEXTS_AT_ONCE = 50_000
 
 
-class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder):
+class BaseDatasetBuilder(
+    SplitLists, AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetBuilder
+):
     """Builds datasets of TFRecord files of any format from feature specs.
 
     Files are parsed once and kept, in memory or in a folder (`DatasetHparams.cache`);
@@ -107,18 +108,9 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         self._example_feature_spec = example_feature_spec
         self._training_only_example_spec = training_only_example_spec
         self._mask_feature_name = mask_feature_name
-        self._hparams = hparams
         self._training_only_context_spec = training_only_context_spec or {}
         self._query_id = query_id
-        self._document_id: str | None = None
-        self.kept = KeptLists()
-        self._reader = RecordReader(
-            hparams.dataset_reader,
-            tuple(setting(hparams, "reader_args") or ()),
-            setting(hparams, "compression"),
-        )
-        self._own_splits: dict[str, Split] | None = None
-        self._made: dict[tuple[Any, ...], tuple[tuple[Any, ...], Any]] = {}
+        SplitLists.__init__(self, hparams)
         for specs in (self.specs.all_example, self.specs.all_context):
             if mask_feature_name in specs:
                 raise ConfigError(
@@ -149,50 +141,6 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         )
 
     @property
-    def hparams(self) -> Any:
-        """The `DatasetHparams`, ours or TF-Ranking's."""
-        return self._hparams
-
-    @hparams.setter
-    def hparams(self, hparams: Any) -> None:
-        # Subclasses written for TF-Ranking have an attribute of this name.
-        self._hparams = hparams
-
-    @property
-    def splits(self) -> Mapping[str, Split]:
-        """What there is of `train`, `valid` and `test`, by name."""
-        if self._own_splits is not None:
-            return dict(self._own_splits)
-        return splits_of(self._hparams)
-
-    def with_splits(self: Builder, splits: Mapping[str, Split]) -> Builder:
-        """Returns a builder for other splits that shares what this one has read.
-
-        Args:
-          splits: All splits that it shall have, of `train`, `valid` and `test`.
-
-        Raises:
-          ConfigError: There is another split, or files are not read in our way.
-        """
-        for name in splits:
-            if name not in SPLITS:
-                raise ConfigError(unknown_name("split", name, SPLITS))
-        if not self.layouts:
-            raise ConfigError(
-                f"with_splits: {type(self).__name__} reads its files in a way of its "
-                "own, or has features that are not kept; give it the files of each "
-                "split."
-            )
-        other = copy.copy(self)
-        other._own_splits, other._made = dict(splits), {}
-        return other
-
-    def _split(self, name: str) -> Split:
-        if name not in SPLITS:
-            raise ConfigError(unknown_name("split", name, SPLITS))
-        return self.splits.get(name, Split(""))
-
-    @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks; none for one label, or if unknown."""
         return ()
@@ -215,142 +163,6 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
         )
         return ("padded",) if self.specs.can_keep and not own else ()
 
-    def _reading(self) -> Reading:
-        """How files become lists: here, with labels among the features."""
-        return Reading(
-            specs=self.specs,
-            reader=self._reader,
-            document_id=self._kept_document_id,
-            input_format=setting(self._hparams, "input_format"),
-            cache=cache_of(self._hparams),
-            features=lambda: self.features,
-        )
-
-    @property
-    def _kept_document_id(self) -> str | None:
-        """Name of the document id if it is to be read, None if not.
-
-        Raises:
-          ConfigError: It is to be, and has no name.
-        """
-        if not setting(self._hparams, "keep_document_ids"):
-            return None
-        if self._document_id is None:
-            raise ConfigError(
-                "keep_document_ids: expected the name of the feature that holds the id "
-                f"of a document, found none in {type(self).__name__}. Give document_id "
-                "to the dataset builder, or name it in features.json."
-            )
-        return self._document_id
-
-    def _once(
-        self, name: tuple[Any, ...], made_of: tuple[Any, ...], make: Callable[[], Made]
-    ) -> Made:
-        """Returns what `make` made of these very objects, or makes it anew."""
-        known = self._made.get(name)
-        if known is None or any(
-            one is not other for one, other in zip(known[0], made_of, strict=True)
-        ):
-            self._made[name] = known = made_of, make()
-        return known[1]
-
-    def lists(self, split: str, layout: str = "padded") -> Lists:
-        """Returns the lists of `train`, `valid` or `test`, read once and then kept.
-
-        Raises:
-          DataError: Files are missing, empty, corrupt or do not match the specs.
-        """
-        wanted = self._split(split)
-        lists = self.kept.get(wanted.pattern, self._reading())
-        if wanted.keep is None:
-            return lists
-        return self._once(
-            ("lists", split), (lists, wanted.keep), lambda: wanted.choose(lists)
-        )
-
-    def some_lists(
-        self, split: str, numbers: np.ndarray, layout: str = "padded"
-    ) -> Lists:
-        """Returns some lists of a split, without reading all of a large one.
-
-        Args:
-          split: `train`, `valid` or `test`.
-          numbers: int64 `[lists]`, their numbers, in any order.
-          layout: See `lists`.
-
-        Raises:
-          DataError: See `lists`.
-        """
-        index = self._index(split, 1)
-        if index is None:
-            return self.lists(split, layout).take(numbers)
-        wanted, places = np.unique(numbers, return_inverse=True)
-        ends = np.flatnonzero(np.diff(wanted) > 1)
-        firsts = [wanted[0], *wanted[ends + 1]]
-        lasts = [*wanted[ends], wanted[-1]]
-        runs = tuple((int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True))
-        pattern = self._split(split).pattern
-        reading = dataclasses.replace(self._reading(), cache=MEMORY)
-        found = reading.read(pattern, (index.shards, runs))
-        return self._as_trained("", layout, found).take(places)
-
-    def _list_size(self, split: str) -> int | None:
-        hparams = self._hparams
-        return hparams.list_size if split == "train" else hparams.valid_list_size
-
-    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Plan:
-        """Returns which lists stand in which batch.
-
-        A `WindowedPlan` where there is more data than a window, wherever it is kept.
-        """
-        index = self._index(split, replicas)
-        if index is not None:
-            documents = source = index.documents
-        else:
-            lists = self.lists(split, layout)
-            documents, source = lists.lengths, lists.row_splits
-        hparams = self._hparams
-        names = ("train_batch_size", "valid_batch_size", "documents_per_batch", "seed")
-        told = tuple(setting(hparams, n) for n in (*names, "shuffle"))
-
-        def make() -> Plan:
-            where = self._reading().layout
-            return make_plan(
-                hparams, split, replicas, documents, where, index is not None
-            )
-
-        # One plan for all who ask: it remembers what takes time to find out.
-        name = ("plan", split, self._list_size(split), replicas, *told)
-        return self._once(name, (source,), make)
-
-    def _index(self, split: str, replicas: int) -> Index | None:
-        """Returns what is known of a split before it is read; see `find_index`."""
-        if not type(self).lists.__module__.startswith("tfr_pipeline."):
-            return None  # a subclass has lists of its own making
-        sharding = setting(self._hparams, "sharding")
-        wanted, reading = self._split(split), self._reading()
-        return find_index(self.kept, reading, wanted, sharding, replicas)
-
-    def _needed(self, plan: Plan, request: BatchRequest) -> tuple[Any, int]:
-        """Returns the lists that a worker needs, and the number of the first one."""
-        split, layout = request.split, request.layout
-        worker, workers = request.shard
-        index = self._index(split, request.replicas)
-        if index is None or not isinstance(plan, WindowedPlan):
-            return self.lists(split, layout), 0
-        part = None
-        if shares(self._hparams, workers):
-            part = plan.lists_of(worker, workers)
-        pattern = self._split(split).pattern
-        lists = self.kept.get_for_batches(pattern, self._reading(), part)
-        if part is None and isinstance(lists, Lists):
-            return self.lists(split, layout), 0
-        return self._as_trained(split, layout, lists), part[0] if part else 0
-
-    def _as_trained(self, split: str, layout: str, lists: Any) -> Any:
-        """Returns lists of files with the labels and weights that training takes."""
-        return lists
-
     def make_dataset(
         self, split: str | BatchRequest, layout: str = "padded", **settings: Any
     ) -> tf.data.Dataset:
@@ -370,36 +182,154 @@ class BaseDatasetBuilder(AbstractDatasetBuilder, tfr.keras.pipeline.BaseDatasetB
 
     def _batches(self, request: BatchRequest) -> tf.data.Dataset:
         split, layout = request.split, request.layout
-        list_size = self._list_size(split)
         plan = self.plan(split, layout, request.replicas)
-        lists, first = self._needed(plan, request)
-        select = None
-        if split == "train":
-            select = selection(self._hparams, self._reading(), lists)
-        num_lists = plan.most_lists if request.fixed else None
-
-        def assembler(tensors: Any) -> Callable[[Any], Any]:
-            def of_lists(index: Any) -> Any:
-                return gather(tensors, index, list_size, num_lists)
-
-            return self._assembler(plain(of_lists), layout, list_size)
-
+        lists, places = self._needed(plan, request)
+        found = None
+        if request.graph is not None:
+            found = self._neighbours(plan, request, lists)
         if isinstance(plan, WindowedPlan) and hasattr(lists, "read"):
-            return batches_from_disk(plan, request, assembler, select, lists, first)
+            encode = self._encoder(request, lists)
+            reader = self._window_reader(plan, request, lists, places, encode, found)
+            return reader.dataset(plan)
+        select = self._selection(split, lists)
         raw = tensors_of(lists)
         choose = None if select is None else functools.partial(select, raw)
         tensors = raw
         if request.prepare and layout == "packed":
-            tensors = tensors_of(self._prepare(split, lists, request.prepare))
-        return batches(plan, request, assembler(tensors), choose, first)
+            name = "" if isinstance(places, np.ndarray) else split  # as `_needed` does
+            tensors = tensors_of(self._prepare(name, lists, request.prepare))
+        make = self._gatherer(plan, request, self._encoder(request, lists), found)
+        return batches(plan, request, make(tensors), choose, places)
 
-    def _prepare(self, split: str, lists: Lists, prepare: Prepare) -> Lists:
+    def _neighbours(self, plan: Plan, request: BatchRequest, lists: Any) -> Neighbours:
+        """Returns what adds neighbours to the batches of lists; see `graphs`."""
+        settings = request.graph
+        assert settings is not None
+        graphs.check_shapes(request)
+        if not settings.edges:
+            return graphs.stored(settings, self._reading())
+        graphs.check_whole(self._hparams, plan, request, lists)
+        graphs.check_order(self._hparams, settings)
+        return self._once(
+            ("neighbours", request.split),
+            (lists, settings),
+            lambda: graphs.neighbours_of(settings, lists),
+        )
+
+    def reader_for_workers(self, request: BatchRequest) -> WindowReader | None:
+        """Returns what reads single batches in any process that has the files.
+
+        Returns:
+          None where that would be slow: unless lists stand ready in packed shards, and
+          there are many.
+        """
+        split, layout = request.split, request.layout
+        sharding = setting(self._hparams, "sharding")
+        index = self._index(split, 1)
+        plan = None if index is None else self.plan(split, layout)
+        if sharding == NO_SHARDING or not isinstance(plan, WindowedPlan):
+            return None
+        assert index is not None
+        lists = self._reading().straight(self._split(split).pattern, index.shards)
+        if lists is None:
+            return None
+        return self._window_reader(
+            plan, request, self._as_trained(split, layout, lists)
+        )
+
+    def _window_reader(
+        self,
+        plan: Plan,
+        request: BatchRequest,
+        lists: Any,
+        places: int | np.ndarray = 0,
+        encode: Callable[[Any], Any] | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> WindowReader:
+        make = self._gatherer(plan, request, encode, neighbours)
+        select = self._selection(request.split, lists)
+        return WindowReader(request, make, select, lists, places)
+
+    def _selection(self, split: str, lists: Any) -> Selection | None:
+        if split != "train":
+            return None
+        return selection(self._hparams, self._reading(), lists)
+
+    def _encoder(
+        self, request: BatchRequest, lists: Any
+    ) -> Callable[[Any], Any] | None:
+        """Returns what puts vectors in the place of the texts of a batch, or None."""
+        encode = request.encode
+        if encode is None:
+            return None
+        longest = int(lists.lengths.max(initial=0)) + 1
+
+        def all_features() -> Iterator[Any]:
+            # One more than there are, so that there is padding.
+            assemble = functools.partial(
+                self._assembler, layout=request.layout, list_size=longest
+            )
+            count, total = max(1, _TEXTS_AT_ONCE // longest), len(lists.lengths)
+            for start in range(0, total, count):
+                stop = min(start + count, total)
+                if hasattr(lists, "read"):
+                    some = lists.read(np.arange(start, stop))
+                else:
+                    some = lists.slice(start, stop)
+                tensors = tensors_of(some)
+                yield assemble(functools.partial(gather, tensors))(
+                    tf.range(stop - start, dtype=tf.int64)
+                )[0]
+
+        return self._once(
+            ("encoded", request.split, request.layout),
+            (lists, encode),
+            lambda: encode(all_features()),
+        )
+
+    def _gatherer(
+        self,
+        plan: Plan,
+        request: BatchRequest,
+        encode: Callable[[Any], Any] | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> Callable[[Any], Callable[[Any], Any]]:
+        """Returns a function from tensors of lists to one from indices to a batch."""
+        list_size = self._list_size(request.split)
+        num_lists = plan.most_lists if request.fixed else None
+
+        def make(tensors: Any) -> Callable[[Any], Any]:
+            def of_lists(index: Any) -> Any:
+                return gather(tensors, index, list_size, num_lists)
+
+            assembler = functools.partial(
+                self._assembler, layout=request.layout, list_size=list_size
+            )
+            if neighbours is None:
+                tensors = without_neighbours(tensors)
+                batch = assembler(plain(of_lists))
+            else:
+                padded = request.layout == "padded"
+                batch = neighbours.around(assembler, tensors, list_size, padded)
+            if encode is None:
+                return batch
+
+            @plain
+            def of_vectors(index: Any) -> Any:
+                features, *others = batch(index)
+                return encode(features), *others
+
+            return of_vectors
+
+        return make
+
+    def _prepare(self, name: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:
             return lists
-        if any(str(matrix.dtype) != name for name, matrix in lists.values.items()):
+        if any(str(matrix.dtype) != dtype for dtype, matrix in lists.values.items()):
             return lists  # kept in half the room: not to have twice as much beside it
         return self._once(
-            ("prepared", split), (lists, prepare), lambda: map_values(lists, prepare)
+            ("prepared", name), (lists, prepare), lambda: map_values(lists, prepare)
         )
 
     def _assembler(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def batches(
     request: BatchRequest,
     batch: Callable[[Any], Any],
     select: Callable[[Any, Any], Any] | None,
-    first: int = 0,
+    places: int | np.ndarray = 0,
 ) -> tf.data.Dataset:
     """Returns the batches that a request is for.
 
@@ -39,7 +39,8 @@ def batches(
       batch: Makes a batch of list indices; see `gather`.
       select: Chooses documents of lists, given their indices and the number of the
         batch; None for the first ones of each list.
-      first: Number of the first list that there is; indices are counted from it.
+      places: Where the lists of the plan are among those that there are: the number
+        of the first that there is; or the place of each, int64 `[lists]`.
     """
     train = request.split == "train"
     index = plan.dataset(
@@ -60,57 +61,106 @@ def batches(
         if request.sized and select is not None:
             (pair,) = pair
         index, number = pair if select is not None else (*pair, None)
-        return assemble(index - first if first else index, number, sizes)
+        return assemble(_placed(index, places), number, sizes)
 
-    return _fetched_ahead(index.map(of_element, num_parallel_calls=parallel))
+    return fetched_ahead(index.map(of_element, num_parallel_calls=parallel))
 
 
-def batches_from_disk(
-    plan: WindowedPlan,
-    request: BatchRequest,
-    assembler: Callable[[Tensors], Callable[[Any], Any]],
-    select: Selection | None,
-    lists: DiskLists | RecordLists,
-    first: int = 0,
-) -> tf.data.Dataset:
-    """Returns the same batches, read window by window.
+def _placed(index: Any, places: int | np.ndarray) -> Any:
+    """Returns where the lists of an array or a tensor of numbers are; see `batches`."""
+    if not isinstance(places, np.ndarray):
+        return index - places if places else index
+    return places[index] if isinstance(index, np.ndarray) else tf.gather(places, index)
+
+
+class WindowReader:
+    """Reads the lists of some batches at once, and makes the batches of them.
+
+    What reads and what makes batches may be different processes; see
+    `distribute.reading`.
 
     Args:
-      plan: See `batches`.
       request: See `batches`.
       assembler: Returns `batch` of `batches` for the tensors of some lists.
       select: Chooses documents; None for the first ones of each list.
       lists: The lists that there are.
-      first: Number of the first one.
+      places: See `batches`; those of an array rise.
+
+    Attributes:
+      lists: As given.
+      specs: Types and shapes of the arrays that are read.
     """
-    train = request.split == "train"
-    none = arrays_of(lists.read(np.zeros(0, np.int64)))
 
-    def read(order: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    def __init__(
+        self,
+        request: BatchRequest,
+        assembler: Callable[[Tensors], Callable[[Any], Any]],
+        select: Selection | None,
+        lists: DiskLists | RecordLists,
+        places: int | np.ndarray = 0,
+    ):
+        self._request, self._assembler, self._select = request, assembler, select
+        self.lists, self._places = lists, places
+        none = arrays_of(lists.read(np.zeros(0, np.int64)))
+        self._names = list(none)
+        self.specs = [
+            tf.TensorSpec(
+                [None, *array.shape[1:]],
+                tf.string if array.dtype == object else array.dtype,
+            )
+            for array in none.values()
+        ]
+
+    def read(self, order: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Reads lists.
+
+        Args:
+          order: int64 `[lists]`, their numbers.
+
+        Returns:
+          int64 `[lists]`, where each stands in what was read, and the arrays of that.
+        """
         wanted = np.sort(order)
-        found = arrays_of(lists.read(wanted - first))
-        return np.searchsorted(wanted, order), *others, *found.values()
+        found = arrays_of(self.lists.read(_placed(wanted, self._places)))
+        return np.searchsorted(wanted, order), *found.values()
 
-    specs = [
-        tf.TensorSpec(
-            [None, *array.shape[1:]],
-            tf.string if array.dtype == object else array.dtype,
-        )
-        for array in none.values()
-    ]
-    start = request.start_step if train else 0
-    windows = plan.windows_of(read, start, train, request.shard, specs)
+    def batch(self, places: Any, number: Any, sizes: Any, arrays: Sequence[Any]) -> Any:
+        """Returns one batch of what was read.
 
-    @plain
-    def of_window(order: Any, splits: Any, numbers: Any, sizes: Any, *rest: Any) -> Any:
-        tensors = dict(zip(none, rest, strict=True))
+        Args:
+          places: int64 `[batch]`, where its lists stand in that.
+          number: Number of the batch, int64.
+          sizes: See `global_batch`; None where nobody asks.
+          arrays: What was read.
+        """
+        return self._of(arrays)(places, number, sizes)
+
+    def _of(self, arrays: Sequence[Any]) -> Callable[[Any, Any, Any], Any]:
+        tensors = dict(zip(self._names, arrays, strict=True))
+        select = self._select
         choose = None if select is None else functools.partial(select, tensors)
-        assemble = _assembled(request, assembler(tensors), choose)
-        index = tf.RaggedTensor.from_row_splits(order, splits, validate=False)
-        parts = tf.data.Dataset.from_tensor_slices((index, numbers, sizes))
-        return parts.map(assemble)
+        return _assembled(self._request, self._assembler(tensors), choose)
 
-    return _fetched_ahead(windows.flat_map(of_window))
+    def dataset(self, plan: WindowedPlan) -> tf.data.Dataset:
+        """Returns the batches of `batches`, read window by window."""
+        request = self._request
+        train = request.split == "train"
+
+        def read(order: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+            places, *arrays = self.read(order)
+            return places, *others, *arrays
+
+        @plain
+        def of_window(
+            places: Any, splits: Any, numbers: Any, sizes: Any, *arrays: Any
+        ) -> Any:
+            index = tf.RaggedTensor.from_row_splits(places, splits, validate=False)
+            parts = tf.data.Dataset.from_tensor_slices((index, numbers, sizes))
+            return parts.map(self._of(arrays))
+
+        start = request.start_step if train else 0
+        windows = plan.windows_of(read, start, train, request.shard, self.specs)
+        return fetched_ahead(windows.flat_map(of_window))
 
 
 def _assembled(
@@ -130,11 +180,15 @@ def _assembled(
     return assemble
 
 
-def _fetched_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def fetched_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset that is two elements ahead of who takes them."""
     # tf.data rewrites a dataset as a graph in which all that it captures is a constant:
     # a copy of the data, in memory even where the data is on disk.
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
+    # There is nothing to tune. Who lets go of an iterator, as training that stops early
+    # does, would wait until the thread that tunes wakes up: 8 s after 12 s, and so on.
+    options.autotune.enabled = False
     return dataset.prefetch(2).with_options(options)
 
 
@@ -150,11 +204,8 @@ def padder(reading: Reading, list_size: int | None) -> Callable[[Any, Any], Any]
       features with the mask among them.
     """
     specs, layout = reading.specs, reading.layout
-    matrices, beside = separate(reading.in_lists)
+    matrices, beside = separate(reading.in_lists)[0], reading.beside
     defaults = {name: spec.default_value for name, spec in matrices.items()}
-    for name, spec in specs.all_context.items():
-        if not isinstance(spec, tf.io.FixedLenFeature):
-            beside[name] = spec
 
     def padded(features: Any, labels: Any) -> dict[str, Any]:
         lengths = None if labels is None else labels.row_lengths()

@@ -13,14 +13,15 @@ import tensorflow as tf
 
 from tfr_pipeline import urls
 from tfr_pipeline.compat import tfr
+from tfr_pipeline.data import folds
 from tfr_pipeline.data.batching import selection
 from tfr_pipeline.data.batching.loose import KEPT
 from tfr_pipeline.data.reading import place, record_reader
 from tfr_pipeline.data.records import formats
 from tfr_pipeline.errors import ConfigError, unknown_name
 
-NO_SHARDING, BY_LISTS = "none", "lists"
-SHARDINGS = ("auto", NO_SHARDING, BY_LISTS)
+NO_SHARDING, BY_LISTS, BY_FILES = "none", "lists", "files"
+SHARDINGS = ("auto", NO_SHARDING, BY_LISTS, BY_FILES)
 
 
 class PipelineSeed(int):
@@ -75,11 +76,15 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         need and which take about 100 bytes each. Diagnosis then names documents.
       sharding: Whether each worker of several reads and keeps its own share of the
         lists alone: `auto` (the default) where there is more data than is shuffled at
-        once and `convert` wrote its index; `lists`, always; `none`, never. See
-        `docs/data.md`.
+        once and files can be read from the middle; `lists`, always; `files`, always
+        whole files, compressed ones too; `none`, never. See `docs/data.md`.
+      folds: Number of folds, by query, that the training files are dealt out to: one
+        of them validates, and the others train. None: all train.
+      fold: The fold that validates, from 0.
 
     Raises:
-      ConfigError: A number is not positive, the cache no folder, or a name unknown.
+      ConfigError: A number is not positive, the cache no folder, a name unknown, or
+        there is no such fold.
     """
 
     train_input_pattern: str
@@ -103,6 +108,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     shuffle_examples: bool = False
     keep_document_ids: bool = False
     sharding: str = SHARDINGS[0]
+    folds: int | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -131,14 +138,19 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         self.cache = self.cache or place.AUTO
         if urls.is_remote(self.cache):
             raise ConfigError(
-                "DatasetHparams.cache: expected 'auto', 'memory', 'disk' or a folder "
-                f"of this machine, which is mapped into memory, found {self.cache!r}."
+                "DatasetHparams.cache (data.cache): expected a folder of this machine, "
+                f"which is mapped into memory, found {self.cache!r}. Leave it at "
+                "'auto' and say by TFR_PIPELINE_CACHE=FOLDER where there is room, or "
+                "name a folder."
             )
+        # `none` on a command line is None.
+        self.sharding = self.sharding or NO_SHARDING
         formats.canonical(self.input_format, "DatasetHparams.input_format")
         record_reader.canonical(self.compression)
         if self.sharding not in SHARDINGS:
             name = "DatasetHparams.sharding"
             raise ConfigError(unknown_name(name, str(self.sharding), SHARDINGS))
+        folds.check(self.folds, self.fold)
         if not isinstance(self.truncation, str) or not self.truncation:
             raise ConfigError(
                 "DatasetHparams.truncation: expected 'first', 'sample' or the name of "

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.data.batching.loose import packed, separate
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.lists import Lists, weigh_lists
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import DEFAULT_MASK, PADDING_LABEL, Feature, Features
+from tfr_pipeline.graph import names
+from tfr_pipeline.graph.names import without_neighbours
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.pipeline.datasets import class_labels
 from tfr_pipeline.pipeline.datasets.base import BaseDatasetBuilder
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.kept_lists import Reading
@@ -44,7 +48,11 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         query_id: str | None = None,
         document_id: str | None = None,
         list_weight_spec: Pair | None = None,
+        classes: int | Sequence[str] = (),
     ):
+        self._classes = class_labels.names_of(classes)
+        if self._classes:
+            class_labels.check_settings(hparams, self._several)
         self._label_spec = label_spec
         self._check_label_spec()
         weight = [sample_weight_spec] if sample_weight_spec else []
@@ -63,6 +71,7 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         self._list_weight_spec = list_weight_spec
         self._document_id = document_id
         self._features: Features | None = None
+        self._files: Features | None = None
 
     def _check_label_spec(self) -> None:
         spec, several = self._label_spec, self._several
@@ -84,7 +93,13 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         hparams: DatasetHparams,
         mask_feature_name: str = DEFAULT_MASK,
     ) -> Builder:
-        """Makes a builder of what `features.json` says."""
+        """Makes a builder of what `features.json` says.
+
+        Features of neighbours, of `graph pack`, are not among those of the model; see
+        `PipelineHparams.graph`.
+        """
+        files, features = features, without_neighbours(features)
+        of_classes: Any = {"classes": features.classes} if features.classes else {}
         builder = cls(
             features.context_spec,
             features.example_spec,
@@ -95,9 +110,17 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
             query_id=features.query_id,
             document_id=features.document_id,
             list_weight_spec=features.list_weight_spec,
+            **of_classes,
         )
-        builder._features = features
+        builder._features, builder._files = features, files
+        packed = {n: s for n, s in files.example_spec.items() if names.is_packed(n)}
+        builder._neighbours_in_files = separate(packed)[0]
         return builder
+
+    @property
+    def _described(self) -> Features:
+        """See `SplitLists`."""
+        return self.features if self._files is None else self._files
 
     @property
     def _labels(self) -> dict[str, Pair]:
@@ -108,6 +131,11 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in the order of `Lists.labels`; none for one label."""
         return tuple(self._label_spec) if self._several else ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that labels are numbers of; none for relevance."""
+        return self._classes
 
     @property
     def features(self) -> Features:
@@ -131,6 +159,7 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
             list_weight=pair(self._list_weight_spec),
             query_id=self._query_id,
             document_id=self._document_id,
+            classes=self._classes,
         )
 
     def _features_and_labels(self, features: dict[str, Any]) -> Any:
@@ -149,6 +178,20 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
             self._context_feature_spec,
         )
         return features, labels if self._several else labels[""], *weights
+
+    def build_signatures(self, model: tf.keras.Model) -> Any:
+        """See `BaseDatasetBuilder`; of classes, see `ClassSignatures`."""
+        if not self._classes:
+            return super().build_signatures(model)
+        from tfr_pipeline.serving.class_signatures import ClassSignatures
+
+        return ClassSignatures(
+            model,
+            self._context_feature_spec,
+            self._example_feature_spec,
+            self._mask_feature_name,
+            self._classes,
+        )()
 
     @property
     def makes_own_features(self) -> bool:
@@ -191,9 +234,24 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         Lists for packed batches have the labels and weights that training takes; those
         for padded ones have them as they are in the files.
         """
-        return self._as_trained(split, layout, super().lists(split, layout))
+        lists = self._as_trained(split, layout, super().lists(split, layout))
+        labels = lists.labels
+        if self._classes and split == "train" and labels is not None:
+            pattern, classes = self._split(split).pattern, self._classes
+            self._once(
+                ("classes", split),
+                (lists.row_splits,),
+                lambda: class_labels.check_several(labels, classes, pattern),
+            )
+        return lists
 
     def _as_trained(self, split: str, layout: str, lists: Any) -> Any:
+        if self._classes:
+            pattern = self._split(split).pattern if split else ""
+            check = functools.partial(class_labels.checked, self._classes, pattern)
+            lists = self._once(
+                ("checked", split), (lists,), lambda: lists.changed(check)
+            )
         if layout == "padded" or not self._apart:
             return lists
         binary = self._hparams.convert_labels_to_binary
@@ -248,10 +306,12 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
     ) -> Callable[[Any], Any]:
         if layout == "padded":
             return super()._assembler(gather, layout, list_size)
+        beside = self._reading().beside
 
         @plain
         def batch(index: Any) -> Any:
             features, labels, weights = gather(index)
+            features = packed(features, beside)
             if self._several:
                 labels = {
                     task: labels.with_values(labels.values[:, column])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +16,16 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.regularization.settings import GraphSettings
 
 Specs = dict[str, Any]
 Plan = BatchPlan | WindowedPlan
 # Maps the matrices of documents by dtype to others.
 Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+# Makes of the features of all batches a function of those of one, or None.
+Encode = Callable[
+    [Iterable[Mapping[str, Any]]], Callable[[Mapping[str, Any]], Any] | None
+]
 # Maps query ids, an array of `str`, to bool of the same length.
 Keep = Callable[[np.ndarray], np.ndarray]
 
@@ -57,10 +62,14 @@ class FeatureSpecs:
 
     @property
     def can_pack(self) -> bool:
-        """Whether all features of documents stand in matrices."""
-        return BlockLayout.can_pack(self.all_example) and all(
-            isinstance(spec, tf.io.FixedLenFeature)
-            for spec in self.all_context.values()
+        """Whether there are packed batches: labels and weights are numbers."""
+        return (
+            self.can_keep
+            and BlockLayout.can_pack(self.training_only_example)
+            and all(
+                isinstance(spec, tf.io.FixedLenFeature)
+                for spec in self.training_only_context.values()
+            )
         )
 
     @property
@@ -83,27 +92,33 @@ class Split:
     pattern: str
     keep: Keep | None = None
 
-    def choose(self, lists: Lists) -> Lists:
-        """Returns those of all lists of the files that belong to the split, in order.
+    def choose(self, query_ids: np.ndarray) -> np.ndarray:
+        """Returns which lists belong to a split that has `keep`.
+
+        Args:
+          query_ids: Array of `str`, `[lists]`, those of all lists of the files.
+
+        Returns:
+          int64 `[lists of the split]`, their numbers, rising.
 
         Raises:
           ConfigError: `keep` returns something else than a bool for each list.
           DataError: No list belongs to it.
         """
-        if self.keep is None:
-            return lists
-        kept = np.asarray(self.keep(lists.query_ids))
-        if kept.dtype != bool or kept.shape != (lists.num_lists,):
+        assert self.keep is not None
+        count = len(query_ids)
+        kept = np.asarray(self.keep(query_ids))
+        if kept.dtype != bool or kept.shape != (count,):
             raise ConfigError(
-                f"Split.keep: expected bool of shape ({lists.num_lists},), one for "
-                f"each query id, found {kept.dtype} of shape {kept.shape}."
+                f"Split.keep: expected bool of shape ({count},), one for each query "
+                f"id, found {kept.dtype} of shape {kept.shape}."
             )
         if not kept.any():
             raise DataError(
                 f"{self.pattern}: expected lists that the split keeps, found none "
-                f"among {lists.num_lists}."
+                f"among {count}."
             )
-        return lists.take(np.flatnonzero(kept))
+        return np.flatnonzero(kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,10 +134,14 @@ class BatchRequest:
       shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
       prepare: Applied to the matrices of packed batches, all documents at once and
         ahead, unless the data is too large for that.
+      encode: Makes of all batches a function that puts vectors in the place of texts,
+        or None; see `tfr_pipeline.model.encoded`.
       sized: Adds what replicas have to know of each other to the features; see
         `global_batch`.
       fixed: Fills padded batches with lists without documents, so that all have the
         same shape; for batches by number of lists.
+      graph: Adds the neighbours of what stands in training batches, see
+        `data.batching.neighbours`; None for none.
     """
 
     split: str
@@ -131,8 +150,10 @@ class BatchRequest:
     start_step: int = 0
     shard: tuple[int, int] = (0, 1)
     prepare: Prepare | None = None
+    encode: Encode | None = None
     sized: bool = False
     fixed: bool = False
+    graph: GraphSettings | None = None
 
     def ask(self, builder: DatasetBuilder) -> tf.data.Dataset:
         """Returns what `make_dataset` of a builder makes of it.

@@ -23,6 +23,8 @@ class SimpleDatasetBuilder(
         part of the description of the data, which prediction reads it by.
       list_weight_spec: Name and spec of a weight for each list, a query feature, or
         None. A document weighs its own weight times that of its list.
+      classes: Names of classes, or how many there are, if labels are numbers of them:
+        from 0 on, -1 for none. Each list then has one document, the example.
 
     Example:
       >>> from tfr_pipeline.compat import tf

@@ -103,6 +103,37 @@ def check_static_shapes(
         )
 
 
+def check_regularization(
+    strategy: Any, graph: Any, adversarial: Any, has_layouts: bool
+) -> None:
+    """Checks that training steps can count what graph and adversary add.
+
+    Args:
+      strategy: The strategy, or None.
+      graph: `PipelineHparams.graph`, or None.
+      adversarial: `PipelineHparams.adversarial`, or None.
+      has_layouts: Whether the dataset builder makes its batches in our way.
+
+    Raises:
+      ConfigError: They cannot.
+    """
+    for name, given in (("graph", graph), ("adversarial", adversarial)):
+        if given is None:
+            continue
+        kinds = tf.distribute.ParameterServerStrategy, tf.distribute.TPUStrategy
+        if isinstance(strategy, kinds):
+            raise ConfigError(
+                f"pipeline.{name}: expected no strategy, MirroredStrategy or "
+                f"MultiWorkerMirroredStrategy, found {type(strategy).__name__}."
+            )
+    if graph is not None and not has_layouts:
+        raise ConfigError(
+            "pipeline.graph: expected a dataset builder that keeps its lists, such as "
+            "SimpleDatasetBuilder, found one that makes its datasets in its own way, "
+            "without neighbours."
+        )
+
+
 def check_elements(split: str, specs: Any) -> None:
     """Checks that all batches have one shape and what a TPU can hold.
 

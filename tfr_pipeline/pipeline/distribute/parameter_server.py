@@ -1,13 +1,15 @@
 """ParameterServerStrategy: variables on servers, steps on whichever worker is free.
 
-The chief gathers every batch and hands it to a worker. So each list is seen once an
-epoch however fast workers are, the step of a worker that dies is done by another, and
-workers and servers need neither data nor a model: they run what they are sent.
+The chief hands every batch, or of large data the numbers of its lists, to a worker. So
+each list is seen once an epoch however fast workers are, the step of a worker that dies
+is done by another, and workers and servers need no model: they run what they are sent.
 """
 
 from __future__ import annotations
 
+import collections
 import ctypes
+import itertools
 import logging
 import signal
 import socket
@@ -22,7 +24,7 @@ import tensorflow as tf
 from tfr_pipeline import compat
 from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
+from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.pipeline.distribute import strategies
 
 # Batches under way for each worker: one that it computes, one that is on its way.
@@ -111,7 +113,7 @@ class Dispatcher:
                 "CUDA_VISIBLE_DEVICES set."
             )
         self._model, self.twin, self._strategy = model, twin, strategy
-        _spread_weights(twin, model)
+        self.spread()
         tf.get_logger().addFilter(_shorten)
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         # Never destroyed: that takes a lock which is held until a lost worker is back,
@@ -120,6 +122,9 @@ class Dispatcher:
         self._batches: Iterator[Any] = iter(())
         self._size: Callable[[int], Any] = lambda steps: None
         self._step: Any = None
+        self._make_step: Callable[[], Any] | None = None
+        self._score: Any = None
+        self._scored_as: Any = None
         self._under_way: list[Any] = []
         workers = resolver.cluster_spec().num_tasks("worker")
         self._most = _UNDER_WAY * workers
@@ -127,29 +132,44 @@ class Dispatcher:
         self.step = 0
 
     def feed(
-        self, dataset: tf.data.Dataset, step: int, size: Callable[[int], Any]
+        self,
+        dataset: tf.data.Dataset,
+        step: int,
+        size: Callable[[int], Any],
+        make: Callable[..., Any] | None = None,
     ) -> None:
         """Takes the batches from `step` on.
 
         Args:
-          dataset: The batches.
+          dataset: The batches, or what workers make them of.
           step: Number of the first one.
           size: See `Feed.take_sizes`.
+          make: Makes a batch of an element, in a worker; None if it is one.
         """
         self._batches, self.step, self._size = iter(dataset), step, size
         self._model.input_seconds = 0.0
         if self._step is None:
             model, strategy = self._model, self._strategy
 
-            @tf.function(input_signature=[dataset.element_spec], autograph=False)
             def train(batch: Any) -> Any:
+                if make is not None:
+                    batch = make(*batch)
                 logs = strategy.run(model.train_step, args=(batch,))
                 if "loss" in logs:
                     loss = tf.debugging.check_numerics(logs["loss"], NON_FINITE_LOSS)
                     logs = {**logs, "loss": loss}
                 return logs
 
-            self._step = train
+            spec = [dataset.element_spec]
+            self._make_step = lambda: tf.function(
+                train, input_signature=spec, autograph=False
+            )
+            self.retrace()
+
+    def retrace(self) -> None:
+        """Traces the step anew when it is next handed out; other layers may train."""
+        assert self._make_step is not None, "feed comes first"
+        self._step = self._make_step()
 
     def __call__(self, iterator: Any) -> Any:
         """Hands out one batch; waits while workers have enough to do."""
@@ -207,10 +227,57 @@ class Dispatcher:
                 self._count()
         self._model.optimizer.iterations.assign(self.step)
 
+    @property
+    def can_judge(self) -> bool:
+        """Whether scores of workers can be counted as an evaluation counts them."""
+        return isinstance(self.twin, RankingModel) and self.twin.can_judge
+
+    def scored(
+        self, elements: tf.data.Dataset, make: Callable[..., Any]
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """Yields labels, scores and weights of batches, in order; workers score them.
+
+        Call `settle` before.
+
+        Args:
+          elements: What batches are made of.
+          make: Makes a batch of an element, in a worker.
+        """
+        if self._score is None:
+            model, strategy = self._model, self._strategy
+
+            @tf.function(input_signature=[elements.element_spec], autograph=False)
+            def score(element: Any) -> Any:
+                x, y, weight = tf.keras.utils.unpack_x_y_sample_weight(make(*element))
+                y_pred = strategy.run(lambda: model.scores(x, training=False))
+                whole = [y, y_pred] if weight is None else [y, y_pred, weight]
+                self._scored_as = tf.nest.map_structure(tf.type_spec_from_value, whole)
+                # Ragged tensors would not come back as such.
+                return tf.nest.flatten(whole, expand_composites=True)
+
+            self._score = score
+        waiting: collections.deque[Any] = collections.deque()
+        batches = iter(elements)
+        while True:
+            for element in itertools.islice(batches, self._most - len(waiting)):
+                value = self._coordinator.schedule(self._score, args=(element,))
+                waiting.append(value)
+            if not waiting:
+                return
+            parts = [tf.constant(part) for part in waiting.popleft().fetch()]
+            y, y_pred, *weight = tf.nest.pack_sequence_as(
+                self._scored_as, parts, expand_composites=True
+            )
+            yield y, y_pred, weight[0] if weight else None
+
     def results(self, names: Iterable[str]) -> dict[str, float]:
         """Returns those of the training's losses and metrics that have these names."""
         metrics = {metric.name: metric for metric in self._model.metrics}
         return {n: float(metrics[n].result()) for n in names if n in metrics}
+
+    def spread(self) -> None:
+        """Gives the model the weights of the twin."""
+        _spread_weights(self.twin, self._model)
 
     def gather(self) -> tf.keras.Model:
         """Returns the twin, with the weights of this moment."""
@@ -228,14 +295,17 @@ class Dispatcher:
 class Validate(tf.keras.callbacks.Callback):
     """Evaluates after each epoch in this process, on a copy of the model.
 
-    Validation by workers would see some lists twice and others never. Stands first:
-    the other callbacks see its results as those of `model.fit`.
+    Workers that read for themselves score large data; it is counted here, in order, so
+    that each list counts once. Stands first: the other callbacks see its results as
+    those of `model.fit`.
 
     Args:
       dispatcher: Hands out the steps.
       dataset: Validation data, or None.
       steps: Batches of it; None for all.
       measures: Callbacks that want to know when training ends and validation begins.
+      make: Makes a batch of an element of the dataset, in a worker, which scores it;
+        None if elements are batches.
     """
 
     def __init__(
@@ -244,11 +314,13 @@ class Validate(tf.keras.callbacks.Callback):
         dataset: Any,
         steps: int | None,
         measures: Sequence[tf.keras.callbacks.Callback] = (),
+        make: Callable[..., Any] | None = None,
     ):
         super().__init__()
         self._supports_tf_logs = True
         self._dispatcher, self._dataset, self._steps = dispatcher, dataset, steps
-        self._measures = measures
+        self._measures, self._make = measures, make
+        self._judge: Any = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
@@ -260,12 +332,31 @@ class Validate(tf.keras.callbacks.Callback):
         twin = self._dispatcher.gather()
         if self._dataset is None:
             return
+        make = self._make
         found = strategies.outside_scope(
-            lambda: twin.evaluate(
-                self._dataset, steps=self._steps, return_dict=True, verbose=0
-            )
+            lambda: self._on_workers(twin, make) if make else self._here(twin)
         )
         logs.update({f"val_{name}": value for name, value in found.items()})
+
+    def _here(self, twin: tf.keras.Model) -> dict[str, float]:
+        found: dict[str, float] = twin.evaluate(
+            self._dataset, steps=self._steps, return_dict=True, verbose=0
+        )
+        return found
+
+    def _on_workers(
+        self, twin: tf.keras.Model, make: Callable[..., Any]
+    ) -> dict[str, float]:
+        """Counts, in order, what workers have scored."""
+        if self._judge is None:
+            self._judge = tf.function(
+                twin.judge, autograph=False, reduce_retracing=True
+            )
+        twin.reset_metrics()
+        elements = self._dataset.take(-1 if self._steps is None else self._steps)
+        for y, y_pred, weight in self._dispatcher.scored(elements, make):
+            self._judge(y, y_pred, weight)
+        return {metric.name: float(metric.result()) for metric in twin.metrics}
 
 
 def _has_ended(value: Any) -> bool:

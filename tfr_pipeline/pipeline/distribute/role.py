@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfr_pipeline.cluster import cluster_spec
-from tfr_pipeline.pipeline.distribute import limits, strategies
+from tfr_pipeline.pipeline.distribute import limits, reading, strategies
 from tfr_pipeline.pipeline.distribute.parameter_server import serve
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 
@@ -66,11 +66,16 @@ class Role:
         """Returns the scope in which models are made."""
         return strategies.strategy_scope(self.strategy)
 
-    def serve_others(self) -> None:
+    def serve_others(self, reader: reading.Reader | None = None) -> None:
         """Runs what the chief sends, in a process that does nothing else.
+
+        Args:
+          reader: See `reading.get_ready`; None if nothing is to be read.
 
         Raises:
           SystemExit: It was such a process, and SIGTERM came.
         """
+        if reader is not None and (self._serves or self.coordinates):
+            reading.get_ready(reader)
         if self._serves:
             serve(self.resolver)

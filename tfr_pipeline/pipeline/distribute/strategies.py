@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,7 @@ def get_strategy(
             devices = [d.name for d in tf.config.list_logical_devices("CPU")]
         return _Mirrored(devices)
     if strategy == MWMS_STRATEGY:
+        tf.get_logger().addFilter(_is_news)
         return tf.distribute.MultiWorkerMirroredStrategy(
             cluster_resolver=cluster_resolver
         )
@@ -101,6 +103,11 @@ def get_strategy(
             cluster_resolver, variable_partitioner
         )
     raise ConfigError(unknown_name("strategy", strategy, STRATEGIES))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leaves out that TensorFlow makes the function anew by which workers gather."""
+    return "compute_gathered_values" not in record.getMessage()
 
 
 def resolver_of_environment() -> Any:
@@ -143,6 +150,8 @@ def place_among_workers(strategy: tf.distribute.Strategy | None) -> tuple[int, i
     ):
         return 0, 1
     jobs = resolver.cluster_spec().as_dict()
+    if not jobs:
+        return 0, 1
     chiefs, workers = (len(jobs.get(job, [])) for job in ("chief", "worker"))
     place = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
     return place, max(1, chiefs + workers)

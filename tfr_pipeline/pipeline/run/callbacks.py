@@ -15,8 +15,9 @@ import tensorflow as tf
 from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError, RunError, unknown_name
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
-from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.progress import Progress, RunCallback
+from tfr_pipeline.pipeline.run.state import RunState
 
 
 class Record(RunCallback):
@@ -212,6 +213,14 @@ class Backup(RunCallback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `on_train_batch_end`."""
         self._save()
+        self.stop_if_told()
+
+    def stop_if_told(self) -> None:
+        """Ends training if SIGTERM came, to any of the workers.
+
+        Raises:
+          SystemExit: It did; the code is 143.
+        """
         if self._agree(_STOP if self._terminated else 0) == _STOP:
             raise SystemExit(143)
 

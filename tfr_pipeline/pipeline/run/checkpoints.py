@@ -16,7 +16,8 @@ from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run import checkpoint_files
-from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.pipeline.run.state import RunState
 from tfr_pipeline.serving.export import READ_ERRORS
 
 # What TensorFlow writes under the names of checkpoints, with its temporary files.

@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfr_pipeline import files, urls
+from tfr_pipeline import files, remote, urls
+from tfr_pipeline.data.folds import Fold
+from tfr_pipeline.data.reading import remote_shards
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.pipeline.datasets.adapter import is_ours
+from tfr_pipeline.pipeline.datasets.adapter import is_ours, reads_files
 from tfr_pipeline.pipeline.run.comparison import differences
 
 # Of the test data no weight depends.
@@ -17,30 +19,46 @@ COMPARED = ("train", "valid")
 _NAMED = 3
 
 
-def of_builder(builder: Any) -> dict[str, Any]:
+def of_builder(builder: Any, graph: str | None = None) -> dict[str, Any]:
     """Returns what there is to know of a dataset builder's data, as JSON.
+
+    Args:
+      builder: The dataset builder.
+      graph: Path of the file of edges between training lists.
 
     Returns:
       For each split, a dict from the names of its files, in the order in which they
-      are read, to their size and a checksum of parts of them, and `queries` to one of
-      the queries that it keeps, if not all; and `features`, the content of
+      are read, to their size and a checksum of parts of them, and `queries` to which
+      queries it keeps, if not all; and `features`, the content of
       `features.json`. Empty for builders that are not ours.
     """
     result: dict[str, Any] = {}
     if not is_ours(builder):
         return result
     for name, split in builder.splits.items():
+        if not reads_files(builder):
+            result[name] = builder.kept.fingerprint(split.pattern)
+            continue
         try:
-            paths = files.expand(split.pattern, "data")
+            paths = remote_shards.paths_of(split.pattern)
         except DataError:
             continue  # Whoever reads them says so.
         result[name] = of_files(paths)
         if split.keep is not None:
-            ids = "\n".join(builder.lists(name).query_ids)
-            result[name]["queries"] = f"checksum {zlib.crc32(ids.encode()):08x}"
+            result[name]["queries"] = _queries(builder, name, split.keep)
+    if graph and "train" in result:
+        edges = of_files([graph])
+        result["train"] |= {f"graph {name}": text for name, text in edges.items()}
     if builder.features is not None:
         result["features"] = builder.features.to_json()
     return result
+
+
+def _queries(builder: Any, name: str, keep: Any) -> str:
+    if isinstance(keep, Fold):
+        return str(keep)
+    ids = "\n".join(builder.lists(name).query_ids)
+    return f"checksum {zlib.crc32(ids.encode()):08x}"
 
 
 def of_files(paths: Sequence[str]) -> dict[str, str]:
@@ -52,14 +70,11 @@ def of_files(paths: Sequence[str]) -> dict[str, str]:
     places = [os.path.abspath(urls.origin(os.path.abspath(path))) for path in paths]
     folder = os.path.commonpath([os.path.dirname(place) for place in places])
     return {
-        os.path.relpath(place, folder): _probe(path)
-        for place, path in zip(places, paths, strict=True)
+        os.path.relpath(place, folder): f"{size} bytes, {checksum:08x}"
+        for place, (size, checksum) in zip(
+            places, remote.at_once(files.probe, paths), strict=True
+        )
     }
-
-
-def _probe(path: str) -> str:
-    size, checksum = files.probe(path)
-    return f"{size} bytes, {checksum:08x}"
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import files
+from tfr_pipeline import urls
 from tfr_pipeline.data.lists import Lists
-from tfr_pipeline.data.reading import explain, wholeness
+from tfr_pipeline.data.reading import explain, remote_shards, wholeness
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.layout import PACKED_INPUT, BlockLayout
+from tfr_pipeline.layout import PACKED_DTYPES, PACKED_INPUT, BlockLayout
 from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.pipeline.datasets.adapter import adapt, some_lists
@@ -53,9 +53,10 @@ def explain_data_loss(dataset_builder: Any, error: tf.errors.OpError) -> DataErr
     for split in (splits[name] for name in ("train", "valid") if name in splits):
         pattern, paths = split.pattern, []
         with contextlib.suppress(DataError):  # files that are not ours to find
-            paths = files.expand(pattern) if isinstance(pattern, str) else []
+            paths = remote_shards.paths_of(pattern) if isinstance(pattern, str) else []
         try:
-            wholeness.refuse_damaged(paths)
+            # Who reads in the store says what is wrong there.
+            wholeness.refuse_damaged([p for p in paths if not urls.is_remote(p)])
         except DataError as found:
             return found
     return DataError(
@@ -121,7 +122,8 @@ def _rows(lists: Lists, index: Iterable[int]) -> np.ndarray:
 def _largest(lists: Lists, index: Iterable[int]) -> str:
     """Says what the largest number among the features of some lists is, and where."""
     rows, best = _rows(lists, index), (-1.0, 0)
-    for dtype, block in lists.values.items():
+    for name, block in lists.values.items():
+        dtype = name if name in PACKED_DTYPES else "float32"
         sizes = np.abs(block[rows].astype(dtype)).max(axis=1, initial=0)
         if len(rows):
             place = int(sizes.argmax())
@@ -207,7 +209,12 @@ def non_finite_reasons(
         f"feature {name!r} is {_non_finite(named[name])}" for name in sorted(broken)
     ]
     if functions and isinstance(named, FeatureBlock):
-        known = {name: functions[name] for name in functions if name in named}
+        known = {
+            name: function
+            for name, function in functions.items()
+            # Steps with weights, or that compare documents, are not done apart.
+            if name in named and getattr(function, "is_constant", True)
+        }
         after = named.map(known)
         reasons += [
             f"feature {name!r} is {_non_finite(after[name])} after preprocessing; its "

@@ -13,7 +13,7 @@ from tfr_pipeline.cluster import heartbeat
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.pipeline.run.checkpoint_files import latest
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
-from tfr_pipeline.pipeline.run.directory import RunState
+from tfr_pipeline.pipeline.run.state import RunState
 
 _POLL_SECONDS = 1.0
 
@@ -41,12 +41,16 @@ def watch(pipeline: Any, told: dict[str, Any]) -> tf.keras.Model:
             "evaluator. Start it without."
         )
     steps = feed.steps("valid", layout)
-    model, bare = pipeline._compile(layout, 1), pipeline._build(layout)
-    checkpoints = Checkpoints(model, run, RunState())
     stop = threading.Event()
     previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     done = None
     try:
+        while not pipeline._learning.can_load(run) and not stop.is_set():
+            stop.wait(_POLL_SECONDS)
+            run.refresh()
+        pipeline._learning.load(run)
+        model, bare = pipeline._compile(layout, 1), pipeline._build(layout)
+        checkpoints = Checkpoints(model, run, RunState())
         writer = None
         while True:
             ends = stop.is_set()

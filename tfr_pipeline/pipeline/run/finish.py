@@ -6,23 +6,23 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import files
-from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.features import FILE_NAME
-from tfr_pipeline.metrics.evaluation import QueryMetrics
 from tfr_pipeline.metrics.query_table import QueryTable
 from tfr_pipeline.pipeline.datasets.adapter import some_lists
 from tfr_pipeline.pipeline.run import template
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.pipeline.run.shared_evaluation import EVALUATED, SharedEvaluation
 from tfr_pipeline.serving import versions
+from tfr_pipeline.serving.class_signatures import CLASSIFY
 from tfr_pipeline.serving.export import (
     PLACES,
     export_other_weights,
@@ -34,7 +34,8 @@ from tfr_pipeline.serving.predictor import (
     load,
     restore_weights,
 )
-from tfr_pipeline.serving.signatures import PREDICT, RANK, input_name
+from tfr_pipeline.serving.rank_inputs import input_name
+from tfr_pipeline.serving.signatures import PREDICT, RANK
 
 LATEST, BEST = "latest_model", "best_model_by_metric"
 # Largest difference, relative to the spread of the scores, between a model and its
@@ -65,6 +66,7 @@ def finish(
     checkpoints: Checkpoints,
     run: RunDirectory,
     export_best: bool,
+    evaluation: SharedEvaluation,
 ) -> dict[str, Any]:
     """Exports the latest and the best model, checks both, evaluates, writes metrics.
 
@@ -75,6 +77,7 @@ def finish(
       checkpoints: Checkpoints of the run, for this model.
       run: The run directory.
       export_best: Whether to export the best model.
+      evaluation: Has the help of other workers, if there are any.
 
     Returns:
       The content of `metrics.json`.
@@ -94,35 +97,43 @@ def finish(
     exported = time.perf_counter()
     results: dict[str, Any] = {}
     queries = QueryTable()
+    shared = evaluation.lead(headline, exporter.load_seconds)
     if headline is not None:
-        for split in ("valid", "test"):
+        for split in EVALUATED:
             if split in builder.splits:
-                lists = builder.lists(split, "packed")
-                record = functools.partial(queries.add, split)
-                results[split] = evaluate(headline, lists, record)
+                measured = shared.get(split)
+                if measured is None:
+                    measured = evaluation.alone(headline, split)
+                measured.record(functools.partial(queries.add, split))
+                results[split] = measured.means()
     run.write_queries(queries)
-    history = state.history
-    if history:  # that of a run that has ended may have been lost since
+    if state.history:  # that of a run that has ended may have been lost since
         run.write_history(state)
+    content = {**results, **of_history(checkpoints)}
+    content["seconds"] |= {
+        "export": round(exported - start, 3),
+        "evaluation": round(time.perf_counter() - exported, 3),
+    }
+    run.write_json("metrics.json", content)
+    return content
+
+
+def of_history(checkpoints: Checkpoints) -> dict[str, Any]:
+    """Returns what `metrics.json` says of training itself."""
+    state = checkpoints.state
+    history = state.history
     # The first epoch of a process also traces; leave it out where there are others.
     steady = [row for row in history[1:] or history if "documents" in row]
     documents = sum(row["documents"] for row in steady)
     seconds = sum(row["seconds"] for row in steady)
-    content = {
-        **results,
+    return {
         "documents_per_second": round(documents / seconds, 1) if seconds else None,
-        "seconds": {
-            "training": round(sum(row["seconds"] for row in history), 3),
-            "export": round(exported - start, 3),
-            "evaluation": round(time.perf_counter() - exported, 3),
-        },
+        "seconds": {"training": round(sum(row["seconds"] for row in history), 3)},
         "step": checkpoints.step,
         "best_step": state.best_step if state.best_value is not None else None,
         "best_value": state.best_value,
         "stopped": state.stopped or None,
     }
-    run.write_json("metrics.json", content)
-    return content
 
 
 def export(builder: Any, model: tf.keras.Model, path: str) -> Predictor | None:
@@ -136,20 +147,31 @@ class Exporter:
     Args:
       builder: Dataset builder: it has the signatures, and data to compare on.
       model: A Keras model.
+      assets: Maps names of files to texts that go into `assets.extra`, too.
+
+    Attributes:
+      load_seconds: What it took to load an export for the first time.
     """
 
-    def __init__(self, builder: Any, model: tf.keras.Model):
+    def __init__(
+        self,
+        builder: Any,
+        model: tf.keras.Model,
+        assets: Mapping[str, str] | None = None,
+    ):
         self._builder, self._model = builder, model
         self._signatures = builder.build_signatures(model) or {}
         features = getattr(builder, "features", None)
-        self._assets = {}
-        if features is not None and {RANK, PREDICT} & set(self._signatures):
+        self._assets = dict(assets or {})
+        known = {RANK, PREDICT, CLASSIFY}
+        if features is not None and known & set(self._signatures):
             self._assets[FILE_NAME] = json.dumps(features.to_json(), indent=1)
         if not self._signatures:
             self._signatures = _call_signature(model)
         self._first: str | None = None
         self._module: Any = None
         self._scores = False
+        self.load_seconds = 0.0
 
     def write_template(self, folder: str) -> None:
         """Writes what all exports to come are made of; see `template`.
@@ -212,7 +234,9 @@ class Exporter:
 
     def _verify(self, folder: str) -> None:
         if self._module is None:
+            start = time.perf_counter()
             self._module = load(folder)
+            self.load_seconds = time.perf_counter() - start
             self._scores = bool(self._assets) and can_score(self._module.signatures)
         else:
             # The functions are copies: to load them again would take long.
@@ -254,58 +278,3 @@ def _compare(builder: Any, signatures: dict[str, Any], predictor: Predictor) -> 
                 f"{difference:g} on {some.num_documents} documents. It was not "
                 "published."
             )
-
-
-def labels_by_task(predictor: Predictor, lists: Lists) -> dict[str, np.ndarray]:
-    """Returns what each score of a model is measured by.
-
-    Args:
-      predictor: The model.
-      lists: The lists, with labels.
-
-    Returns:
-      Labels, float32 `[documents]`, by the name of the score; by an empty text where
-      there is one. Without those of tasks of which these lists have no label.
-    """
-    labels = lists.labels
-    assert labels is not None
-    if labels.ndim == 1:
-        return dict.fromkeys(predictor.tasks if predictor.several else [""], labels)
-    return {
-        task: column
-        for label, column in zip(predictor.features.labels, labels.T, strict=True)
-        for task in predictor.tasks_of(label)
-        if (column >= 0).any()
-    }
-
-
-def evaluate(
-    predictor: Predictor,
-    lists: Lists,
-    record: Callable[[str, Any, QueryMetrics], None] | None = None,
-) -> dict[str, Any]:
-    """Evaluates an exported model on whole lists; see `evaluate_lists`.
-
-    Args:
-      predictor: The model.
-      lists: The lists, with labels.
-      record: Called with the name of each task (empty for the only one), the query ids
-        and what was measured of each query; such as `QueryTable.add` of a split.
-
-    Returns:
-      The result of `evaluate_lists`; a dict of them by `labels_by_task` where that has
-      names.
-    """
-
-    def measured(task: str, labels: Any, scores: Any) -> dict[str, Any]:
-        metrics = QueryMetrics.of(labels, scores, lists.row_splits)
-        if record is not None:
-            record(task, lists.query_ids, metrics)
-        return metrics.means()
-
-    by_task = labels_by_task(predictor, lists)
-    if "" in by_task:
-        scores = predictor.score(lists, task=predictor.tasks[0])
-        return measured("", by_task[""], scores)
-    found = predictor.score_tasks(lists)
-    return {task: measured(task, by_task[task], found[task]) for task in by_task}

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 import threading
 import time
 import warnings
@@ -135,6 +136,29 @@ class RunLock:
             self._file = -1
         with _mutex:
             _held.discard(self._real)
+
+
+def is_held(folder: str) -> bool:
+    """Whether a process has the lock of a run directory now.
+
+    It is not asked for, so that nobody who wants it meets somebody who only looks.
+    False also where file systems have no locks.
+    """
+    with _mutex:
+        if os.path.realpath(folder) in _held:
+            return True
+    try:
+        file = os.open(os.path.join(folder, NAME), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found = fcntl.fcntl(file, fcntl.F_GETLK, wanted)
+        return struct.unpack("hhqqi4x", found)[0] != fcntl.F_UNLCK
+    except OSError:
+        return False
+    finally:
+        os.close(file)
 
 
 @contextlib.contextmanager

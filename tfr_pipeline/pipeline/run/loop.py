@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.cluster import beat, heartbeat
+from tfr_pipeline.data.reading import explain
 from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
@@ -18,7 +19,9 @@ from tfr_pipeline.pipeline.run import actions, diagnosis, pulse
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.run.checkpoint_files import latest, step_of
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
+from tfr_pipeline.pipeline.run.freezing import Freezing
 from tfr_pipeline.pipeline.run.progress import Progress
+from tfr_pipeline.pipeline.warm_start import WarmStart
 
 
 def check_progress(done: int, steps: int, epochs: int) -> None:
@@ -79,17 +82,13 @@ def go_on(
     done, epochs = checkpoints.step, hparams.num_epochs
     check_progress(done, steps, epochs)
     before = checkpoints.state.shares
-    if None not in (before, shares) and before != shares:
+    if before is not None and shares is not None and before != shares:
+        other = f", or with a number of replicas that divides {before}"
         raise ConfigError(
-            f"the run dealt its training lists into {before or 'no'} shares, and with "
-            f"this number of replicas, or data.sharding, there are {shares or 'none'}: "
-            "lists would come in another order, some of them twice in an epoch. Go on "
-            "as it began"
-            + (
-                f", or with a number of replicas that divides {before}."
-                if before
-                else "."
-            )
+            f"the run dealt its training lists into {_shown(before)}, and with this "
+            f"number of replicas, or data.sharding, there are {_shown(shares)}: lists "
+            "would come in another order, some of them twice in an epoch. Go on as it "
+            f"began{other if before > 0 else ''}."
         )
     checkpoints.state.shares = shares
     stopped = checkpoints.state.stopped
@@ -97,6 +96,12 @@ def go_on(
         checkpoints.check_best(ended=bool(stopped) or done >= steps * epochs)
     checkpoints.clean()
     return standing(done, steps, epochs, stopped)
+
+
+def _shown(shares: int) -> str:
+    return (
+        f"{abs(shares)} shares{' of whole files' * (shares < 0)}" if shares else "none"
+    )
 
 
 @contextlib.contextmanager
@@ -134,6 +139,7 @@ def train(
     Raises:
       RunError: The loss became NaN, or a parameter server was lost.
       DataError: A file that is read while training is damaged.
+      PipelineError: Whatever else went wrong while reading.
     """
     checkpoints, dispatcher = pipeline._checkpoints, pipeline._dispatcher
     epochs, done = pipeline._hparams.num_epochs, checkpoints.step
@@ -141,20 +147,31 @@ def train(
     if done >= steps * epochs or checkpoints.state.stopped:
         return
     feed = pipeline._feed
-    data = feed.dataset("train", layout, done, model)
-    valid = feed.dataset(
-        "valid", layout, model=dispatcher.twin if dispatcher else model
+    told = feed.for_workers("train", layout, done)
+    data = told.elements if told else feed.dataset("train", layout, done, model)
+    judged = None
+    if dispatcher is not None and dispatcher.can_judge:
+        judged = feed.for_workers("valid", layout)
+    valid = (
+        judged.elements
+        if judged
+        else feed.dataset(
+            "valid", layout, model=dispatcher.twin if dispatcher else model
+        )
     )
     valid_steps = None if valid is None else feed.steps("valid", layout)
     callbacks, validate = pipeline.build_callbacks(), None
     if dispatcher is not None:
         # Keras begins a finite dataset anew each epoch.
-        dispatcher.feed(data.repeat(), done, feed.take_sizes)
+        make = told.make if told else None
+        dispatcher.feed(data.repeat(), done, feed.take_sizes, make)
         measures = [item for item in callbacks if isinstance(item, Progress)]
-        validate = Validate(dispatcher, valid, valid_steps, measures)
+        judge = judged.make if judged else None
+        validate = Validate(dispatcher, valid, valid_steps, measures, judge)
         model.train_function, data, valid = dispatcher, dispatcher.no_data(), None
+    freezing = Freezing(model, WarmStart.of(pipeline._hparams.warm_start))
     callbacks = actions.guarded(
-        callbacks,
+        [*freezing.callbacks(dispatcher), *callbacks],
         lambda: diagnosis.explain_zero(pipeline._dataset_builder, layout),
         dispatcher is not None or getattr(model, "check_loss", False),
         validate,
@@ -162,16 +179,21 @@ def train(
     callbacks = pulse.around(callbacks, checkpoints)
 
     def fit(first: int, last: int, steps_per_epoch: int) -> None:
-        model.fit(
-            data,
-            epochs=last,
-            initial_epoch=first,
-            steps_per_epoch=steps_per_epoch,
-            validation_data=valid,
-            validation_steps=valid_steps,
-            callbacks=callbacks,
-            verbose=0,  # `Progress` says what there is to say
-        )
+        try:
+            model.fit(
+                data,
+                epochs=last,
+                initial_epoch=first,
+                steps_per_epoch=steps_per_epoch,
+                validation_data=valid,
+                validation_steps=valid_steps,
+                callbacks=callbacks,
+                verbose=0,  # `Progress` says what there is to say
+            )
+        except tf.errors.OpError as error:
+            if (cause := explain.in_python(error)) is not None:
+                raise cause from None
+            raise
 
     epoch, within = divmod(done, steps)
     try:
@@ -185,6 +207,9 @@ def train(
         for action in callbacks:
             if isinstance(action, actions.AtEnd):
                 action.run()
+        for callback in callbacks:
+            if isinstance(callback, callbacks_lib.Backup):
+                callback.stop_if_told()  # after the last epoch
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         if dispatcher is None:
             raise

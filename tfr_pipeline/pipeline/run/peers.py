@@ -1,4 +1,4 @@
-"""Workers of one job that compare what they were told, before they train."""
+"""Workers of one job that tell each other something, such as what they were told."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline import __version__
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.pipeline.distribute import strategies
 from tfr_pipeline.pipeline.run import data_fingerprint
 from tfr_pipeline.pipeline.run.comparison import FREE_OF_WORKERS, differences
-from tfr_pipeline.pipeline.run.progress import gathering
+
+_PIECE = 1 << 24  # bytes that are sent at once
 
 
 def exchange(strategy: Any, mine: bytes) -> list[bytes]:
@@ -26,15 +29,67 @@ def exchange(strategy: Any, mine: bytes) -> list[bytes]:
       strategy: A `MultiWorkerMirroredStrategy`.
       mine: What this worker has to say.
     """
-    lengths = [int(length) for length in gathering(strategy)(float(len(mine)))]
-    row = np.zeros([max(lengths)], np.uint8)
-    row[: len(mine)] = np.frombuffer(mine, np.uint8)
+    lengths = _lengths(strategy, mine)
+    rows = _gather(strategy, _padded(mine, max(lengths)))
+    return [one.tobytes()[:length] for one, length in zip(rows, lengths, strict=True)]
+
+
+def send(strategy: Any, content: bytes | None) -> bytes:
+    """Returns the bytes of the chief to each worker, at the cost of one copy a worker.
+
+    Every worker has to call it as often as the others, for each waits for the last.
+
+    Args:
+      strategy: A `MultiWorkerMirroredStrategy`.
+      content: What the chief has to say; None from others.
+    """
+    mine, parts = content or b"", []
+    length = max(_lengths(strategy, mine))
+    for start in range(0, length, _PIECE):
+        stop = min(start + _PIECE, length)
+        piece = _padded(mine[start:stop], stop - start)
+        # All but one add nothing to it. Gathered, it would take its room for each.
+        parts.append(_sum(strategy, piece).tobytes()[: stop - start])
+    return b"".join(parts)
+
+
+def _lengths(strategy: Any, mine: bytes) -> list[int]:
+    """Returns how many bytes each worker has to say."""
+    halves = _gather(strategy, np.array([len(mine)], np.int64).view(np.int32))
+    return [int(row.view(np.int64)[0]) for row in halves]
+
+
+def _padded(content: bytes, length: int) -> np.ndarray:
+    """Returns bytes, with zeros up to a length, as int32."""
+    return np.frombuffer(content.ljust(-(-length // 4) * 4, b"\0"), np.int32)
+
+
+def _gather(strategy: Any, row: np.ndarray) -> np.ndarray:
+    """Returns int32 `[workers, n]` of the row `[n]` of each worker."""
     values = strategy.experimental_distribute_values_from_function(
-        lambda _: tf.constant(row[np.newaxis], tf.int32)
+        lambda _: tf.constant(row[np.newaxis])
     )
     replicas = len(strategy.experimental_local_results(values))
-    rows = strategy.gather(values, axis=0).numpy()[::replicas].astype(np.uint8)
-    return [one[:length].tobytes() for one, length in zip(rows, lengths, strict=True)]
+    with heartbeat.doing(beat.WAIT):
+        rows: np.ndarray = strategy.gather(values, axis=0).numpy()[::replicas]
+    return rows
+
+
+def _sum(strategy: Any, row: np.ndarray) -> np.ndarray:
+    """Returns int32 `[n]`, the sum of the rows of all workers."""
+    workers = strategies.place_among_workers(strategy)[1]
+    replicas = strategy.num_replicas_in_sync // workers
+    values = strategy.experimental_distribute_values_from_function(
+        # Once a worker, however many replicas it has.
+        lambda context: tf.constant(
+            row if context.replica_id_in_sync_group % replicas == 0 else row * 0
+        )
+    )
+    with heartbeat.doing(beat.WAIT):
+        total: np.ndarray = strategy.reduce(
+            tf.distribute.ReduceOp.SUM, values, axis=None
+        ).numpy()
+    return total
 
 
 def check_same(

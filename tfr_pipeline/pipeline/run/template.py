@@ -16,7 +16,8 @@ import tensorflow as tf
 from tfr_pipeline import files, outputs
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
-from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.pipeline.run.state import RunState
 from tfr_pipeline.serving import remote_versions, versions
 from tfr_pipeline.serving.export import (
     EXTRA_ASSETS,
@@ -82,16 +83,19 @@ class _Weights(tf.Module):
             variable.assign(value)
 
 
-def export(run: str, output: str, best: bool = False) -> str:
+def export(
+    run: str, output: str, best: bool = False, version: int | None = None
+) -> str:
     """Exports a checkpoint of a run that has a template.
 
     Args:
       run: The run directory.
       output: Folder of versions, which then stands for this one.
       best: Takes the best epoch instead of the latest checkpoint.
+      version: Number of the version; None for the step.
 
     Returns:
-      `output/<step>`, the folder of the SavedModel.
+      `output/<version>`, the folder of the SavedModel.
 
     Raises:
       DataError: The template is damaged.
@@ -102,12 +106,13 @@ def export(run: str, output: str, best: bool = False) -> str:
     weights = _weights(source)
     checkpoints = Checkpoints(weights, RunDirectory(run), RunState())
     step = checkpoints.restore_for_export(weights.tree, weights.weights, best)
+    number = str(step if version is None else version)
     with remote_versions.published(output) as folder:
         versions.check(folder)
-        path = os.path.join(folder, str(step))
+        path = os.path.join(folder, number)
         export_other_weights(weights.weights, source, path, load)
         versions.publish(path)
-    return os.path.join(output, str(step))
+    return os.path.join(output, number)
 
 
 def _weights(source: str) -> _Weights:

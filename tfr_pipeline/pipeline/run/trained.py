@@ -10,10 +10,12 @@ import tensorflow as tf
 from tfr_pipeline import outputs
 from tfr_pipeline.pipeline.distribute import strategies
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
-from tfr_pipeline.pipeline.run import template
+from tfr_pipeline.pipeline.run import learning, template
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
-from tfr_pipeline.pipeline.run.directory import RunDirectory, RunState
+from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.finish import Exporter, finish
+from tfr_pipeline.pipeline.run.shared_evaluation import SharedEvaluation
+from tfr_pipeline.pipeline.run.state import RunState
 
 
 class Trained:
@@ -59,11 +61,12 @@ class Trained:
     def _write_template(self) -> Exporter:
         if self._make_local is not None:
             self._local = self._make_local()
-        exporter = Exporter(self._builder, self._local)
+        assets = learning.assets(self._run)
+        exporter = Exporter(self._builder, self._local, assets)
         exporter.write_template(self._run.join(outputs.TEMPLATE))
         return exporter
 
-    def finish(self, export_best: bool) -> dict[str, Any]:
+    def finish(self, export_best: bool, evaluation: SharedEvaluation) -> dict[str, Any]:
         """Exports, compares and evaluates; returns the content of `metrics.json`."""
         self._run.check()
         self.keep_template()
@@ -81,6 +84,7 @@ class Trained:
             checkpoints,
             self._run,
             export_best,
+            evaluation,
         )
         self._run.check()
         return content

@@ -1,0 +1,102 @@
+"""Folds for cross-validation: by query, and the same wherever the lists stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from tfr_pipeline.errors import ConfigError, DataError
+
+
+def fold_of_lists(query_ids: np.ndarray, folds: int) -> np.ndarray:
+    """Returns the fold of each list.
+
+    Queries are ordered by a hash of their ids and dealt out in turn, so that their
+    folds depend on nothing but which queries there are, and have equally many of them,
+    but for one. All lists of a query are in one fold. A list with an empty id is a
+    query of its own, known by its place.
+
+    Args:
+      query_ids: Array of `str`, `[lists]`.
+      folds: How many there are to be.
+
+    Returns:
+      int64 `[lists]`, from 0 to `folds - 1`.
+
+    Raises:
+      DataError: There are fewer queries than folds.
+
+    Example:
+      >>> fold_of_lists(np.array(["a", "b", "c", "b"], object), 3).tolist()
+      [1, 0, 2, 0]
+    """
+    # No id has a tab.
+    keys = [query or f"\t{place}" for place, query in enumerate(query_ids.tolist())]
+    queries = list(set(keys))
+    if len(queries) < folds:
+        raise DataError(
+            f"data.folds: expected a query for each fold at least, found {folds} folds "
+            f"and {len(queries)} queries."
+        )
+    # So many bytes that no two queries have the same.
+    hashes = b"".join(
+        hashlib.blake2b(key.encode(), digest_size=16).digest() for key in queries
+    )
+    order = np.lexsort(np.frombuffer(hashes, ">u8").reshape(-1, 2).T)
+    dealt = np.empty(len(queries), np.int64)
+    dealt[order] = np.arange(len(queries)) % folds
+    fold_of = dict(zip(queries, dealt.tolist(), strict=True))
+    return np.fromiter((fold_of[key] for key in keys), np.int64, len(keys))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Says which lists train, or validate, while one fold is held out.
+
+    Attributes:
+      folds: Number of folds.
+      fold: The one that is held out, from 0.
+      held_out: Whether its lists are meant; those of the others if not.
+    """
+
+    folds: int
+    fold: int
+    held_out: bool
+
+    def __call__(self, query_ids: np.ndarray) -> np.ndarray:
+        """Returns bool `[lists]` for query ids; see `fold_of_lists`."""
+        held_out = fold_of_lists(query_ids, self.folds) == self.fold
+        return held_out if self.held_out else ~held_out
+
+    def __str__(self) -> str:
+        return f"{'' if self.held_out else 'all but '}fold {self.fold} of {self.folds}"
+
+
+def check(folds: Any, fold: Any) -> None:
+    """Checks the settings `data.folds` and `data.fold`; both may be None.
+
+    Raises:
+      ConfigError: One is missing, or no such number.
+    """
+    if folds is None:
+        if fold is not None:
+            raise ConfigError(
+                f"data.fold: expected data.folds beside it, found fold {fold!r} of "
+                "none. Set both, or neither."
+            )
+        return
+    if not _is_whole(folds) or folds < 2:
+        raise ConfigError(f"data.folds: expected 2 or more, found {folds!r}.")
+    if not _is_whole(fold) or not 0 <= fold < folds:
+        raise ConfigError(
+            f"data.fold: expected the fold that validates, 0 to {folds - 1}, found "
+            f"{fold!r}."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Steps of preprocessing: what is done to features in front of a scorer."""

@@ -1,0 +1,1 @@
+"""What a training step adds to the loss: graph and adversarial regularisation."""
