@@ -2,6 +2,7 @@
 
 | module | has |
 |---|---|
+| `folder` | names of its files |
 | `rotations` | which files or folds train, validate and are measured in each fold |
 | `plan` | `Plan`: the runs of a cross-validation, what it is of, and what is there |
 | `queries` | that no query is measured which a run has trained on |

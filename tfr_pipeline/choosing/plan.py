@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfr_pipeline import files, urls
+from tfr_pipeline.choosing.folder import PLAN
 from tfr_pipeline.choosing.rotations import Rotations
 from tfr_pipeline.data.reading import remote_shards
 from tfr_pipeline.errors import ConfigError, DataError
@@ -17,7 +18,6 @@ from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint
 from tfr_pipeline.serialization import plain
 
-FILE_NAME, SUMMARY = "plan.json", "cv.json"
 # Paths, and what changes no result: the rest has to be the same.
 _FREE = comparison.FREE_OF_WORKERS
 
@@ -142,14 +142,14 @@ class Plan:
           ConfigError: The folder is of something else, or of other settings.
           DataError: It is of other data.
         """
-        path, wanted = os.path.join(self.folder, FILE_NAME), self.describe()
+        path, wanted = os.path.join(self.folder, PLAN), self.describe()
         begun = os.path.exists(path)
         if begun:
             self._check(files.read_json(path), wanted)
         elif os.path.isdir(self.folder) and _others(self.folder):
             raise ConfigError(
                 f"{self.folder}: expected a new folder, or that of a cross-validation, "
-                f"found {_others(self.folder)[0]!r} in it and no {FILE_NAME}. Choose "
+                f"found {_others(self.folder)[0]!r} in it and no {PLAN}. Choose "
                 "another model_dir."
             )
         os.makedirs(self.folder, exist_ok=True)

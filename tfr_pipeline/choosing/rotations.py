@@ -210,9 +210,11 @@ def _folders(data: Mapping[str, Any]) -> list[str]:
     if not folder or data.get("train") or _has(folder, "train-*"):
         return []
     found: list[str] = []
-    while _has(os.path.join(folder, f"Fold{len(found) + 1}"), "*"):
-        found.append(os.path.join(folder, f"Fold{len(found) + 1}"))
-    return found
+    while True:
+        path = os.path.join(files.local(folder), f"Fold{len(found) + 1}")
+        if not os.path.isdir(path) and not _has(path, "train-*"):
+            return found
+        found.append(path)
 
 
 def _has(folder: str, pattern: str) -> bool:

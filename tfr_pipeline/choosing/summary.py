@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfr_pipeline import files
-from tfr_pipeline.choosing.plan import SUMMARY, Plan
+from tfr_pipeline.choosing.folder import SUMMARY
+from tfr_pipeline.choosing.plan import Plan
 from tfr_pipeline.data.sources.table_files import arrow
-from tfr_pipeline.errors import DataError
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.metrics.bootstrap import ratio
-from tfr_pipeline.metrics.query_values import QueryValues, by_task, read
+from tfr_pipeline.metrics.query_values import QueryValues, by_seed, by_task, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,32 +68,6 @@ def _together(plan: Plan) -> pa.Table:
             table = table.add_column(place, name, column)
         tables.append(table)
     return pa.concat_tables(tables, promote_options="default")
-
-
-def by_seed(rows: pa.Table) -> list[QueryValues]:
-    """Returns what each seed has measured, of the same queries.
-
-    Args:
-      rows: Rows of one split and task; without a column `seed` they are of one seed.
-
-    Raises:
-      DataError: Seeds have measured other queries.
-    """
-    if "seed" not in rows.column_names:
-        return [QueryValues.of(rows)]
-    compute = arrow().compute
-    seeds = sorted(rows["seed"].unique().to_pylist())
-    found = [
-        QueryValues.of(rows.filter(compute.equal(rows["seed"], seed))) for seed in seeds
-    ]
-    for seed, values in zip(seeds, found, strict=True):
-        problem = found[0].difference(values)
-        if problem:
-            raise DataError(
-                f"per_query.parquet: expected the same queries of seed {seeds[0]} and "
-                f"seed {seed}, found that {problem}."
-            )
-    return found
 
 
 def summarise(seeds: Sequence[QueryValues]) -> dict[str, Any]:

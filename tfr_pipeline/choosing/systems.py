@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tfr_pipeline import files
-from tfr_pipeline.choosing.plan import FILE_NAME as PLAN
-from tfr_pipeline.choosing.summary import by_seed
+from tfr_pipeline import files, urls
+from tfr_pipeline.choosing.folder import PLAN
 from tfr_pipeline.data.sources.table_files import arrow
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.metrics import query_table
-from tfr_pipeline.metrics.query_values import QueryValues, by_task, read
+from tfr_pipeline.metrics.query_values import QueryValues, by_seed, by_task, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,12 +73,13 @@ def find(paths: Sequence[str]) -> list[System]:
 
 
 def _read(path: str) -> tuple[pa.Table, int]:
-    if os.path.isfile(path):
-        table = read(path)
-    elif os.path.isfile(where := os.path.join(path, query_table.FILE_NAME)):
-        table = read(where)
-    elif os.path.isfile(where := os.path.join(path, _SEEDS)):
-        table = _of_seeds(path, files.read_json(where)["seeds"])
+    if os.path.isfile(path) or path.endswith(".parquet"):
+        table = _table(path)
+    elif _is_there(path, query_table.FILE_NAME):
+        table = _table(os.path.join(path, query_table.FILE_NAME))
+    elif _is_there(path, _SEEDS):
+        seeds = files.read_json(os.path.join(path, _SEEDS))["seeds"]
+        table = _of_seeds(path, seeds)
     else:
         raise DataError(f"{path}: {_problem(path)}")
     if not table.num_rows:
@@ -93,15 +94,25 @@ def _of_seeds(folder: str, seeds: Sequence[int]) -> pa.Table:
     pa = arrow()
     tables = []
     for seed in seeds:
-        where = os.path.join(folder, f"seed-{seed}", query_table.FILE_NAME)
-        if not os.path.isfile(where):
+        run = os.path.join(folder, f"seed-{seed}")
+        if not _is_there(run, query_table.FILE_NAME):
             raise DataError(
-                f"{folder}: expected {where}; seed {seed} has not ended yet."
+                f"{run}: expected {query_table.FILE_NAME} in it, which a run has at "
+                "its end; the same command of sweep best goes on."
             )
-        table = read(where)
+        table = _table(os.path.join(run, query_table.FILE_NAME))
         column = pa.array([seed] * table.num_rows, pa.int64())
         tables.append(table.append_column("seed", column))
     return pa.concat_tables(tables, promote_options="default")
+
+
+def _is_there(folder: str, name: str) -> bool:
+    return files.exists(os.path.join(folder, name))
+
+
+def _table(path: str) -> pa.Table:
+    """Reads a file of this machine, or a copy of a remote one."""
+    return read(files.expand(glob.escape(path), "compare")[0])
 
 
 def _problem(path: str) -> str:
@@ -109,18 +120,18 @@ def _problem(path: str) -> str:
         f"expected a run directory, a folder of tfr-pipeline cv, or a "
         f"{query_table.FILE_NAME}, found "
     )
-    if not os.path.exists(path):
+    if not urls.is_remote(path) and not os.path.exists(path):
         return wanted + "nothing of that name."
-    if os.path.isfile(os.path.join(path, PLAN)):
+    if _is_there(path, PLAN):
         return (
             f"{wanted}a cross-validation that has not ended; the same command of cv "
             "goes on."
         )
-    if os.path.isfile(os.path.join(path, "config.json")):
+    if _is_there(path, "config.json"):
         return (
-            f"{wanted}a run that has measured nothing: it has not ended, or has neither "
-            "validation nor test data. tfr-pipeline evaluate --per_query=FILE.parquet "
-            "measures its model."
+            f"{wanted}a run that has measured nothing: it has not ended, or has "
+            "neither validation nor test data. tfr-pipeline evaluate "
+            "--per_query=FILE.parquet measures its model."
         )
     return wanted + f"a folder without {query_table.FILE_NAME}."
 

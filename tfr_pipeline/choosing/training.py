@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfr_pipeline import files, gradients
+from tfr_pipeline.choosing.folder import CLAIMS
 from tfr_pipeline.choosing.plan import Plan, Run
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
 from tfr_pipeline.pipeline.run.console import Console
 
-CLAIMS = ".claims"
 _PAUSE_SECONDS = 0.5
 # Of the section `data`: which lists of files that are read once.
 _OF_FOLDS = ("folds", "fold", "test_fold")

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline import files, outputs, urls
     from tfr_pipeline.choosing import comparison, systems
     from tfr_pipeline.errors import ConfigError
+    from tfr_pipeline.metrics import query_table
 
     paths = list(args.systems)
     baseline = 0
@@ -68,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"expected two or more to compare, found {paths[0]!r} alone.")
     report: TextIO = sys.stdout
     if args.output:
-        outputs.check_output(args.output, paths, what="--output")
+        read = [os.path.join(path, query_table.FILE_NAME) for path in paths]
+        outputs.check_output(args.output, [*paths, *read], what="--output")
         if files.descriptor(args.output) == 1:
             report = sys.stderr
     metrics = [name.strip() for name in (args.metric or "").split(",") if name.strip()]

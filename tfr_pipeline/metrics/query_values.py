@@ -75,8 +75,7 @@ class QueryValues:
         """
         columns = {name: _array(table, name) for name in table.column_names}
         queries = np.array([text or "" for text in columns["query"]], object)
-        order = np.argsort(queries.astype(str), kind="stable") if len(queries) else []
-        order = np.asarray(order, np.int64)
+        order = np.argsort(queries, kind="stable")
         known = {
             name: columns[name][order]
             for name in (*_COUNTS, _CLASSES[0])
@@ -200,6 +199,32 @@ def by_task(table: pa.Table, split: str) -> Iterator[tuple[str, pa.Table]]:
         return
     for task in rows["task"].unique().to_pylist():
         yield task or "", rows.filter(compute.equal(rows["task"], task))
+
+
+def by_seed(rows: pa.Table) -> list[QueryValues]:
+    """Returns what each seed has measured, of the same queries.
+
+    Args:
+      rows: Rows of one split and task; without a column `seed` they are of one seed.
+
+    Raises:
+      DataError: Seeds have measured other queries.
+    """
+    if "seed" not in rows.column_names:
+        return [QueryValues.of(rows)]
+    compute = arrow().compute
+    seeds = sorted(rows["seed"].unique().to_pylist())
+    found = [
+        QueryValues.of(rows.filter(compute.equal(rows["seed"], seed))) for seed in seeds
+    ]
+    for seed, values in zip(seeds, found, strict=True):
+        problem = found[0].difference(values)
+        if problem:
+            raise DataError(
+                f"per_query.parquet: expected the same queries of seed {seeds[0]} and "
+                f"seed {seed}, found that {problem}."
+            )
+    return found
 
 
 def _array(table: pa.Table, name: str) -> np.ndarray:
