@@ -119,7 +119,9 @@ def _workers(args: argparse.Namespace, console: Console) -> int:
 def _begins(plan: Plan, sizes: list[int] | None, begun: bool) -> str:
     runs = len(plan.runs)
     done = sum(run.finished() for run in plan.runs)
-    text = f"{len(plan.rotations)} folds x {len(plan.seeds)} seeds = {runs} runs"
+    seeds = len(plan.seeds)
+    plural = "s" if seeds > 1 else ""
+    text = f"{len(plan.rotations)} folds x {seeds} seed{plural} = {runs} runs"
     if sizes:
         low, high = min(sizes), max(sizes)
         each = f"{low}" if low == high else f"{low} to {high}"
