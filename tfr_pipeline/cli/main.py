@@ -29,6 +29,8 @@ COMMANDS = {
     "predict": "rank the documents of a file",
     "export": "make a SavedModel of a checkpoint",
     "sweep": "train with many settings, and find the best",
+    "cv": "cross-validate a config, by query",
+    "compare": "models side by side, with tests over queries",
     "graph": "neighbours of documents: ids, similarity graph, packed data",
     "doctor": "look at the installation, and say how to mend it",
     "new": "start a project",
