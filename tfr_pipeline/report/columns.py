@@ -70,7 +70,9 @@ def all_groups(predictor: Predictor) -> list[Group]:
                 continue
             groups += [Group(names[dtype][i], ((dtype, i),)) for _, i in cells]
     groups += [Group(name, loose=(name,)) for name in predictor.loose]
-    return groups + [Group(name, context=(name,)) for name in predictor.features.context]
+    return groups + [
+        Group(name, context=(name,)) for name in predictor.features.context
+    ]
 
 
 def groups_of(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.metrics.paired import paired_differences
-from tfr_pipeline.metrics.query_table import AnyMetrics
+from tfr_pipeline.metrics.paired import Metrics, paired_differences
 
 # Differences below this are rounding.
 _EQUAL = 1e-9
@@ -52,10 +51,10 @@ class QueryComparison:
 
 
 def compare_queries(
-    model: AnyMetrics,
-    baseline: AnyMetrics,
-    query_ids: Sequence[str],
-    baseline_ids: Sequence[str] | None = None,
+    model: Metrics,
+    baseline: Metrics,
+    query_ids: Any,
+    baseline_ids: Any = None,
     metric: str = "ndcg@10",
 ) -> QueryComparison:
     """Compares what was measured of two models, query by query.

@@ -14,7 +14,7 @@ do not give the difference of the scores at its ends.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def integrated_gradients(
     lists: Lists,
     baseline: Any = None,
     *,
-    documents: Sequence[int] | None = None,
+    documents: Any = None,
     task: str | None = None,
     tolerance: float = 1e-3,
 ) -> Attributions:
@@ -76,7 +76,7 @@ def integrated_gradients(
       lists: One list.
       baseline: float32 `[columns]`, features of the document that scores are compared
         with; by default the median of the list, see `columns.typical`.
-      documents: Numbers of documents in the list; all by default.
+      documents: `[chosen]`, numbers of documents in the list; all by default.
       task: Name of the task; may be left out for a model that has one.
       tolerance: How far sums may be from the differences of scores; less where scores
         of the list span less than 1, in proportion.
@@ -118,9 +118,7 @@ def integrated_gradients(
     chosen = np.asarray(chosen, np.int64)
     span = max(float(np.ptp(scores)), 1e-3)
     path = _Path(predictor, lists, baseline, chosen, task)
-    values, ends = _integrals(
-        path, len(chosen), len(names), tolerance * min(1.0, span)
-    )
+    values, ends = _integrals(path, len(chosen), len(names), tolerance * min(1.0, span))
     return Attributions(names, chosen, values, ends[:, 1], ends[:, 0])
 
 

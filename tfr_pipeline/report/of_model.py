@@ -23,8 +23,8 @@ from tfr_pipeline.report.importance import labels_of, permutation_importance
 from tfr_pipeline.report.shapes import additive_shapes
 from tfr_pipeline.report.subject import Subject
 
-_BARS = 25
-_SHAPES = 18
+_BARS = 20
+_SHAPES = 12
 _DOCUMENTS, _FEATURES = 10, 9
 _SHORTEST = 5  # list that is explained, where there is a choice
 _REPEATS = 5
@@ -152,9 +152,7 @@ def explained(subject: Subject, query: str | None) -> Section:
     if others or "int64" in subject.predictor.layout.slots:
         text += " Texts, whole numbers and the query's own features stay as they are."
     if np.abs(found.gaps).max() > 0.05 * max(float(np.ptp(scores)), 1e-6):
-        text += (
-            " The gap is large: the model has jumps, at which it has no gradients."
-        )
+        text += " The gap is large: the model has jumps, at which it has no gradients."
     columns = np.argsort(-np.abs(found.values).max(axis=0), kind="stable")[:_FEATURES]
     ids = [str(i) if i else f"document {n}" for n, i in enumerate(lists.document_ids)]
     if not ids:
@@ -185,8 +183,8 @@ def _choose(subject: Subject, query: str | None) -> int:
     metrics = subject.metrics
     if metrics is not None and not subject.classes:
         values = metrics.skip(subject.metric)
-        places = {str(name): i for i, name in enumerate(subject.measured.query_ids)}
-        own = np.array([values[places[i]] if i in places else np.nan for i in ids])
+        places = subject.places()
+        own = np.where(places >= 0, values[places], np.nan)
         good = (lists.lengths >= _SHORTEST) & ~np.isnan(own)
         if good.any():
             distance = np.where(good, np.abs(own - np.nanmean(values)), np.inf)

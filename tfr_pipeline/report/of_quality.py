@@ -31,10 +31,10 @@ _CLASSES = ("accuracy", "macro_f1", "log_loss")
 _WORDS = {"test": "test data", "valid": "validation data", "data": "the given data"}
 _EXTREMES = 8
 _CONVENTIONS = (
-    "Gain 2^grade \u2212 1, discount 1/log2(1 + rank), ties by expectation. Queries "
-    "without a relevant document are left out (skip), which is the headline; the table "
-    "has what they do to the mean as 0 (TF-Ranking) and as 1 (LightGBM, XGBoost). "
-    "Intervals hold 95% of 1,000 bootstrap resamples of the queries."
+    "Gain 2^grade \u2212 1, discount 1/log2(1 + rank), ties by expectation. Intervals "
+    "hold 95% of 1,000 bootstrap resamples of the queries. What a query without a "
+    "relevant document counts is a convention: all numbers of this page leave it out; "
+    "TF-Ranking counts it as 0, LightGBM and XGBoost as 1."
 )
 
 
@@ -96,7 +96,7 @@ def headline(subject: Subject, compared: QueryComparison | None) -> Section:
     if subject.classes:
         blocks.append(_of_classes(means))
     else:
-        blocks.append(Text(_CONVENTIONS))
+        blocks += [Text(_CONVENTIONS), _conventions(rows)]
     return Section("quality", "Quality", blocks)
 
 
@@ -105,29 +105,43 @@ def _few(rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row_name(split: str, task: str) -> str:
-    name = "given data" if split == "data" else {"valid": "validation"}.get(split, split)
+    name = (
+        "given data" if split == "data" else {"valid": "validation"}.get(split, split)
+    )
     return f"{name}, {task}" if task else name
 
 
 def _title(metric: str) -> str:
-    return metric.replace("ndcg", "NDCG") if "ndcg" in metric else metric.capitalize()
+    if metric in ("mrr", "map", "macro_f1") or metric.startswith("ndcg"):
+        return metric.upper().replace("MACRO_", "macro ")
+    return metric.replace("_", " ").capitalize()
 
 
 def _table(rows: dict[str, Any], names: tuple[str, ...], classes: bool) -> Table:
     head = ["metric"]
-    conventions = [("skip", "")] if classes else [("skip", ""), ("zero", "as 0"), ("one", "as 1")]
     for row in rows:
         head += [row, "95% interval"]
-        head += [f"{row} {word}" for _, word in conventions[1:]]
     lines = []
     for metric in (*names, *(() if classes else _MORE)):
         line = [_title(metric)]
         for means in rows.values():
             found = means.get(metric, {})
             line += [number(found.get("skip")), interval(found.get("skip_ci"))]
-            line += [number(found.get(key)) for key, _ in conventions[1:]]
         lines.append(line)
     return Table(head, lines)
+
+
+def _conventions(rows: dict[str, Any]) -> Table:
+    lines = [
+        [
+            row,
+            f"{means['queries_without_relevant']:,} of {means['queries']:,}",
+            *(number(means["ndcg@10"].get(key)) for key in ("skip", "zero", "one")),
+        ]
+        for row, means in rows.items()
+    ]
+    head = ["NDCG@10", "without relevant", "left out (skip)", "as 0", "as 1"]
+    return Table(head, lines, "Queries without a relevant document")
 
 
 def _of_classes(means: dict[str, Any]) -> Table:
@@ -147,7 +161,7 @@ def data(subject: Subject) -> Section:
     found: dict[str, Statistics] = statistics.of_folder(folder)
     blocks: list[Block] = []
     lists, lengths, grades = subject.lists, None, {}
-    if lists is not None:
+    if lists is not None and subject.predictor is not None:
         labels = None
         if lists.labels is not None and not subject.classes:
             labels = labels_of(subject.predictor, lists, subject.task)
@@ -168,7 +182,7 @@ def data(subject: Subject) -> Section:
             Figure(
                 plots.lengths_and_grades(lengths, grades),
                 f"{_WORDS.get(subject.split, 'the data').capitalize()}"
-                + (f", {lists.num_lists:,} lists of them" if subject.is_sample else ""),
+                + (f", {len(lengths):,} lists of them" if subject.is_sample else ""),
             )
         )
     return Section("data", "Data", blocks)
@@ -224,9 +238,7 @@ def training(subject: Subject) -> Section:
     return Section("training", "Training", blocks)
 
 
-def comparison(
-    subject: Subject, compared: QueryComparison, baseline: str
-) -> Section:
+def comparison(subject: Subject, compared: QueryComparison, baseline: str) -> Section:
     """Wins and losses by query."""
     wins, losses, ties = compared.counts
     low, high = compared.interval
@@ -280,8 +292,7 @@ def parts(subject: Subject) -> Section | None:
     lists = subject.lists
     if lists is not None:
         assert subject.predictor is not None
-        places = {str(name): i for i, name in enumerate(subject.measured.query_ids)}
-        rows = np.array([places.get(str(name), -1) for name in lists.query_ids])
+        rows = subject.places()
         if (rows >= 0).all():
             own = values[rows]
             labels = labels_of(subject.predictor, lists, subject.task)
@@ -301,7 +312,7 @@ def parts(subject: Subject) -> Section | None:
         "Means with 95% intervals; n queries have a relevant document. The dashed line "
         "is the mean over all queries."
     )
-    if subject.is_sample and len(by) > 2:
+    if lists is not None and subject.is_sample and len(by) > 2:
         text += f" Grades and query features are those of {lists.num_lists:,} lists."
     drawn = plots.slices(groups, float(np.nanmean(values)), subject.metric)
     return Section("slices", "Slices", [Text(text), Figure(drawn)])

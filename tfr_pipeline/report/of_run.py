@@ -81,9 +81,7 @@ def environment(run: RunFiles) -> Section:
     packages = found.get("packages")
     if isinstance(packages, Mapping):
         rows += [[n, str(v)] for n, v in packages.items() if v is not None]
-    return Section(
-        "environment", "Environment", [Table(["", ""], rows, texts=(0, 1))]
-    )
+    return Section("environment", "Environment", [Table(["", ""], rows, texts=(0, 1))])
 
 
 def repeat(run: RunFiles) -> Section:
@@ -93,9 +91,9 @@ def repeat(run: RunFiles) -> Section:
     git = found.get("git")
     if isinstance(git, Mapping) and git.get("commit"):
         lines.append(f"git checkout {git['commit']}")
-    packages = found.get("packages") if isinstance(found.get("packages"), Mapping) else {}
-    pins = [f"{name}=={version}" for name, version in packages.items() if version]
-    if pins:
+    packages = found.get("packages")
+    if isinstance(packages, Mapping):
+        pins = [f"{name}=={version}" for name, version in packages.items() if version]
         lines.append("pip install " + " ".join(pins))
     command = found.get("command")
     blocks: list[Block] = []

@@ -54,6 +54,8 @@ def make(
     """
     drawing.require()
     subject = open_subject(run, data, task, documents)
+    if subject.lacking:
+        say(f"left out what needs the model and data: {subject.lacking}")
     other = None if baseline is None else run_files.read(baseline)
     compared = None if other is None else _compare(subject, other)
     name = urls.redact(other.path) if other is not None else ""
@@ -92,7 +94,7 @@ def _compare(subject: Subject, baseline: run_files.RunFiles) -> QueryComparison:
             f"{subject.run.path} has; it has {', '.join(filter(None, found.tasks))}."
         )
     return compare_queries(
-        own.tasks[task],
+        own.tasks[task],  # type: ignore[type-var]
         found.tasks[task],
         own.query_ids,
         found.query_ids,

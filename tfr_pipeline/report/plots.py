@@ -10,7 +10,7 @@ import numpy as np
 
 from tfr_pipeline.report import drawing
 from tfr_pipeline.report.comparison import QueryComparison
-from tfr_pipeline.report.drawing import BAD, FAINT, GOOD, GROUND, INK, LINE, MAIN
+from tfr_pipeline.report.drawing import BAD, FAINT, GOOD, GROUND, INK, MAIN, SOFT
 from tfr_pipeline.report.gradients import Attributions
 from tfr_pipeline.report.importance import Importance
 from tfr_pipeline.report.shapes import Shape
@@ -63,8 +63,7 @@ def curves(history: Sequence[Mapping[str, float]], best_step: int | None) -> str
         for axes, names in zip(grid[0], groups, strict=True):
             for number, name in enumerate(names):
                 values = [row.get(name, np.nan) for row in history]
-                label = name.replace("val_metric/", "").replace("metric/", "training ")
-                label = {"loss": "training", "val_loss": "validation"}.get(label, label)
+                label = _label(name)
                 marker = "o" if len(steps) < 30 else None
                 axes.plot(
                     steps, values, color=colors[number % 5], label=label,
@@ -76,6 +75,19 @@ def curves(history: Sequence[Mapping[str, float]], best_step: int | None) -> str
             axes.set_xlabel("step")
             axes.legend()
         return drawing.svg(made, "curves", "training curves")
+
+
+def _label(name: str) -> str:
+    """Returns how a legend calls a column of the history."""
+    found = {"loss": "training", "val_loss": "validation"}.get(name)
+    if found is not None:
+        return found
+    of_training = "" if name.startswith("val_") else " (training)"
+    metric = name.removeprefix("val_").removeprefix("metric/")
+    word, _, cutoff = metric.rpartition("_")
+    if cutoff.isdigit():
+        metric = f"{word.upper()}@{cutoff}"
+    return metric + of_training
 
 
 def lengths_and_grades(lengths: Any, grades: Mapping[str, int]) -> str:
@@ -144,8 +156,8 @@ def shapes(found: Sequence[Shape]) -> str:
                 positive = one.values[one.values > 0]
                 least = float(np.quantile(positive, 0.1)) if len(positive) else 1.0
                 axes.set_xscale("symlog", linthresh=least, linscale=0.5)
+            axes.axhline(0.0, color=FAINT, lw=0.7, zorder=1)
             axes.plot(one.x, one.effect, color=MAIN)
-            axes.axhline(0.0, color=FAINT, lw=0.8)
             axes.set_ylim(min(ends) - 3 * room, max(ends) + room)
             if high > low:
                 axes.set_xlim(low, high)
@@ -165,14 +177,14 @@ def _density(axes: Any, values: np.ndarray, is_long: bool) -> None:
     low, high = axes.get_xlim()
     transform = axes.xaxis.get_transform()
     marks = transform.transform(np.array([low, high], float))
-    edges = np.linspace(*marks, 33)
+    edges = np.linspace(marks[0], marks[1], 33)
     counts, _ = np.histogram(transform.transform(values.astype(float)), edges)
     ends = transform.inverted().transform(edges)
     floor = axes.get_ylim()
     height = 0.16 * (floor[1] - floor[0]) * counts / max(1, counts.max())
     axes.bar(
-        ends[:-1], height, np.diff(ends), bottom=floor[0], align="edge", color=LINE,
-        zorder=0.5,
+        ends[:-1], height, np.diff(ends), bottom=floor[0], align="edge", color=SOFT,
+        alpha=0.75, zorder=0.5,
     )  # fmt: skip
     axes.set_ylim(floor)
 
@@ -239,13 +251,11 @@ def attributions(found: Attributions, names: Sequence[str], columns: Any) -> str
     with drawing.style():
         made, axes = drawing.figure(1.5 + 0.3 * len(values))
         for (row, column), value in np.ndenumerate(values):
-            axes.add_patch(
-                Rectangle(
-                    (column - 0.47, row - 0.45), 0.94, 0.9,
-                    color=GOOD if value > 0 else BAD,
-                    alpha=0.08 + 0.8 * abs(value) / largest, lw=0,
-                )  # fmt: skip
-            )
+            strength = 0.08 + 0.8 * abs(value) / largest
+            color = GOOD if value > 0 else BAD
+            corner = column - 0.47, row - 0.45
+            cell = Rectangle(corner, 0.94, 0.9, color=color, alpha=strength, lw=0)
+            axes.add_patch(cell)
             axes.text(
                 column, row, f"{value:+.2f}".replace("-", "\u2212"), ha="center",
                 va="center", fontsize=7.5,

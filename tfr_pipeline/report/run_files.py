@@ -146,9 +146,8 @@ def _metrics(part: dict[str, np.ndarray], means: dict[str, Any]) -> AnyMetrics:
     if "predicted" not in values:
         for name in ("documents", "relevant"):
             values[name] = values[name].astype(np.int64)
-        return QueryMetrics.of_arrays(
-            {n: v if v.dtype.kind == "i" else v.astype(float) for n, v in values.items()}
-        )
+        floats = {n: v.astype(float) for n, v in values.items() if v.dtype.kind != "i"}
+        return QueryMetrics.of_arrays({**values, **floats})
     names = means.get("classes") or dict.fromkeys(
         sorted({*filter(None, values["class"]), *values["predicted"]})
     )

@@ -75,9 +75,7 @@ def _slice(name: str, metric: np.ndarray, bootstrap: int, seed: int) -> Slice:
     metric = metric[~np.isnan(metric)]
     if not len(metric):
         return Slice(name, 0, None, None)
-    ends = intervals(
-        metric[:, np.newaxis], np.ones((len(metric), 1)), bootstrap, seed
-    )
+    ends = intervals(metric[:, np.newaxis], np.ones((len(metric), 1)), bootstrap, seed)
     low, high = (float(end[0]) for end in ends)
     return Slice(name, len(metric), float(metric.mean()), (low, high))
 
@@ -94,9 +92,7 @@ def _numbers(by: np.ndarray) -> tuple[Sequence[str], Sequence[np.ndarray]]:
         cuts = cuts[cuts < values[-1]]
         part = np.where(missing, -1, np.searchsorted(cuts, by))
         members = [part == i for i in range(len(cuts) + 1)]
-        names = [
-            _range(by[some].min(), by[some].max()) for some in members
-        ]
+        names = [_range(by[some].min(), by[some].max()) for some in members]
     if missing.any():
         names, members = [*names, "missing"], [*members, missing]
     return names, members

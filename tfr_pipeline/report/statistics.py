@@ -89,8 +89,10 @@ def of_folder(folder: str | None) -> dict[str, Statistics]:
     Args:
       folder: The folder that `convert` filled, or its URL.
     """
-    found = {}
-    for split in ("train", "valid", "test") if folder else ():
+    found: dict[str, Statistics] = {}
+    if not folder:
+        return {}
+    for split in ("train", "valid", "test"):
         name = f"{split}.stats.json"
         path = (
             urls.join(folder, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import itertools
 import os
 from typing import Any
 
@@ -76,10 +77,19 @@ class Subject:
     @property
     def means(self) -> dict[str, dict[str, Any]]:
         """What `metrics.json` has of each split, by name; of `data` likewise."""
-        splits = {s: self.run.metrics[s] for s in ("valid", "test") if s in self.run.metrics}
+        told = self.run.metrics
+        splits: dict[str, Any] = {s: told[s] for s in ("valid", "test") if s in told}
         if self.split == GIVEN and self.measured is not None:
             splits[GIVEN] = self.measured.means()
         return splits
+
+    def places(self) -> np.ndarray:
+        """Returns int64 `[lists]`, where `lists` are among `measured`; -1 if nowhere."""
+        if self.lists is None or self.measured is None:
+            return np.zeros(0, np.int64)
+        known = {str(name): i for i, name in enumerate(self.measured.query_ids)}
+        found = [known.get(str(name), -1) for name in self.lists.query_ids]
+        return np.array(found, np.int64)
 
     @property
     def metrics(self) -> Any:
@@ -119,7 +129,7 @@ def open_subject(
         return subject
     if subject.predictor.classes:
         if task:
-            raise ConfigError(f"--task: the model of {path!r} classifies; leave it out.")
+            raise ConfigError(f"--task: {path!r} classifies; leave it out.")
     else:
         subject.task = subject.predictor.task(task or subject.predictor.tasks[0])
     try:
@@ -159,7 +169,7 @@ def _read(subject: Subject, documents: int) -> None:
     try:
         files.expand(subject.data, "data", fetch=False)
     except DataError as error:
-        raise DataError(f"{error} If the files were moved, say where, by --data.") from error
+        raise DataError(f"{error} If it was moved, say where, by --data.") from error
     builder = reading(predictor, subject.data)
     lengths = known_lengths(builder, _READ)
     if lengths is None or lengths.sum() <= documents:
@@ -199,7 +209,7 @@ def measured_of(predictor: Predictor, builder: Any) -> Measured:
         Measured.of_part(
             predictor, some_lists(builder, _READ, np.arange(first, last), "packed")
         )
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+        for first, last in itertools.pairwise(bounds)
     ]
     return Measured.concatenate(parts).whole()
 

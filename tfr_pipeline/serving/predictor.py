@@ -328,7 +328,9 @@ class Predictor:
         Gradients go through it. None where the export has none: that of a document
         with several scores, or of another make.
         """
-        return None if self.signature == PREDICT else getattr(self._module, "packed", None)
+        return (
+            None if self.signature == PREDICT else getattr(self._module, "packed", None)
+        )
 
     def arguments(self, lists: Lists) -> list[Any]:
         """Returns what `packed` takes: matrices, query features, row splits, others.
