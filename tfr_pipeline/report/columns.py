@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -126,16 +127,19 @@ def _joined(name: str, parts: Sequence[str], known: Mapping[str, Group]) -> Grou
 def typical(lists: Lists) -> dict[str, np.ndarray]:
     """Returns by dtype the median of each column, `[columns]`: a document like many.
 
-    Each is a value that occurs, the lower of two in the middle.
+    Each is a value that occurs, the lower of two in the middle; NaN, which stands for
+    a missing value, only where nothing else does.
 
     Args:
       lists: Lists with documents.
     """
-    return {
-        dtype: np.percentile(block, 50, axis=0, method="lower").astype(block.dtype)
-        for dtype, block in lists.values.items()
-        if block.shape[1]
-    }
+    with warnings.catch_warnings():  # of columns without a value
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return {
+            dtype: np.nanpercentile(block, 50, axis=0, method="lower").astype(dtype)
+            for dtype, block in lists.values.items()
+            if block.shape[1]
+        }
 
 
 def sample(lengths: np.ndarray, documents: int, seed: int = 0) -> np.ndarray:

@@ -4,7 +4,7 @@ Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017
 equation 1: from a baseline `b` to the features `x` of a document, feature `i` has
 `(x_i - b_i)` times the mean of `d score / d x_i` on the straight path. They sum to the
 difference of the two scores. Only the document moves: the others of its list, its
-texts and whole numbers, and the query stay as they are.
+texts, whole numbers and missing values, and the query stay as they are.
 
 Networks of ReLUs have kinks, at which a sum with even steps is wrong by about a step.
 So the path is cut in two again and again where the gradients in the middle of a piece
@@ -134,8 +134,12 @@ class _Path:
         task: str,
     ):
         self._predictor, self._lists, self._task = predictor, lists, task
-        self._baseline, self._documents = baseline, documents
-        self._steps = lists.values[_MATRIX][documents] - baseline
+        self._documents = documents
+        own = lists.values[_MATRIX][documents]
+        # There is no way to NaN, or from there.
+        stays = np.isnan(own) | np.isnan(baseline)
+        self._start = np.where(stays, own, baseline)
+        self._steps = np.where(stays, 0.0, own - baseline)
         self._at_once = max(1, _DOCUMENTS_PER_CALL // lists.num_documents)
 
     def __call__(
@@ -158,7 +162,7 @@ class _Path:
         copies = self._lists.take(np.zeros(len(which), np.int64))
         rows = np.arange(len(which)) * self._lists.num_documents
         rows += self._documents[which]
-        at = self._baseline + place[:, np.newaxis] * self._steps[which]
+        at = self._start[which] + place[:, np.newaxis] * self._steps[which]
         # At its end it is the document itself, to the bit.
         whole = place == 1.0
         at[whole] = self._lists.values[_MATRIX][self._documents[which[whole]]]
@@ -176,7 +180,8 @@ class _Path:
             change = np.zeros([len(which), self._steps.shape[1]])
         else:
             slope = tf.gather(gradient, rows).numpy().astype(np.float64)
-            change = slope * self._steps[which]
+            steps = self._steps[which]
+            change = np.where(steps == 0.0, 0.0, slope * steps)
         return own.numpy().astype(np.float64), change
 
 

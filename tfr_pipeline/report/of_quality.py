@@ -182,7 +182,7 @@ def data(subject: Subject) -> Section:
             Figure(
                 plots.lengths_and_grades(lengths, grades),
                 f"{_WORDS.get(subject.split, 'the data').capitalize()}"
-                + (f", {len(lengths):,} lists of them" if subject.is_sample else ""),
+                + (f", {subject.sampled:,} lists of them" if subject.is_sample else ""),
             )
         )
     return Section("data", "Data", blocks)
@@ -312,8 +312,8 @@ def parts(subject: Subject) -> Section | None:
         "Means with 95% intervals; n queries have a relevant document. The dashed line "
         "is the mean over all queries."
     )
-    if lists is not None and subject.is_sample and len(by) > 2:
-        text += f" Grades and query features are those of {lists.num_lists:,} lists."
+    if subject.is_sample and len(by) > 2:
+        text += f" Grades and query features are those of {subject.sampled:,} lists."
     drawn = plots.slices(groups, float(np.nanmean(values)), subject.metric)
     return Section("slices", "Slices", [Text(text), Figure(drawn)])
 

@@ -124,7 +124,8 @@ def additive_shapes(
         )
     centre = _some(random, model.lists.num_documents, _CENTRED)
     made = [model.shape(group, centre, points) for group in groups]
-    shapes = sorted((shape for shape, _ in made), key=lambda shape: -shape.spread)
+    found = (shape for shape, _ in made if len(shape.values))
+    shapes = sorted(found, key=lambda shape: -shape.spread)
     return Shapes(
         tuple(shapes),
         model.base + sum(mean for _, mean in made),
@@ -211,7 +212,8 @@ class _Model:
         """Returns the shape of a column, and the mean that was taken from it."""
         ((dtype, column),) = group.columns
         values = self._values(group, documents)
-        x = _grid(self.lists.values[dtype][:, column], points)[:, np.newaxis]
+        everywhere = self.lists.values[dtype][:, column]
+        x = _grid(everywhere[~np.isnan(everywhere)], points)[:, np.newaxis]
         x = x.astype(dtype)
         both = np.concatenate([x, values])
         first = np.zeros(len(both), np.int64)
@@ -222,7 +224,7 @@ class _Model:
                 group.name,
                 x[:, 0].astype(np.float64),
                 added[: len(x)] - mean,
-                values[:, 0].astype(np.float64),
+                values[~np.isnan(values)].astype(np.float64),
                 float(added[len(x) :].std()),
             ),
             mean,

@@ -58,9 +58,14 @@ class Subject:
     lacking: str = ""
 
     @property
+    def sampled(self) -> int:
+        """How many `lists` there are."""
+        return 0 if self.lists is None else self.lists.num_lists
+
+    @property
     def is_sample(self) -> bool:
         """Whether `lists` are some of many."""
-        return self.lists is not None and self.lists.num_lists < self.total[0]
+        return 0 < self.sampled < self.total[0]
 
     @property
     def classes(self) -> bool:
@@ -84,9 +89,11 @@ class Subject:
         return splits
 
     def places(self) -> np.ndarray:
-        """Returns int64 `[lists]`, where `lists` are among `measured`; -1 if nowhere."""
+        """Returns int64 `[lists]`: where `lists` are in `measured`, -1 if nowhere."""
         if self.lists is None or self.measured is None:
             return np.zeros(0, np.int64)
+        if self.lists.query_ids.tolist() == self.measured.query_ids.tolist():
+            return np.arange(self.lists.num_lists)  # whatever repeats among the ids
         known = {str(name): i for i, name in enumerate(self.measured.query_ids)}
         found = [known.get(str(name), -1) for name in self.lists.query_ids]
         return np.array(found, np.int64)
