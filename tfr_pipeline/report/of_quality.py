@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,10 @@ def data(subject: Subject) -> Section:
         if lists.labels is not None and not subject.classes:
             labels = labels_of(subject.predictor, lists, subject.task)
         counted = statistics.count(lists, labels)
+        if subject.classes:
+            names = dict(enumerate(subject.predictor.classes))
+            by_name = {names[int(n)]: count for n, count in counted.grades.items()}
+            counted = dataclasses.replace(counted, grades=by_name)
         lengths, grades = lists.lengths, counted.grades
         if not subject.is_sample and subject.split not in found:
             found[_WORDS.get(subject.split, subject.split)] = counted
@@ -174,10 +179,9 @@ def data(subject: Subject) -> Section:
     if not found and lists is None:
         blocks.append(Text(f"Left out: {subject.lacking}", is_note=True))
     if found:
-        blocks.append(_statistics(found))
-    if subject.classes:
-        lengths = None  # each list has one example
-    if lengths is not None or grades:
+        blocks.append((_of_examples if subject.classes else _statistics)(found))
+    # Each list of classes has one example.
+    if not subject.classes and (lengths is not None or grades):
         blocks.append(
             Figure(
                 plots.lengths_and_grades(lengths, grades),
@@ -186,6 +190,17 @@ def data(subject: Subject) -> Section:
             )
         )
     return Section("data", "Data", blocks)
+
+
+def _of_examples(found: dict[str, Statistics]) -> Table:
+    """Counts of examples of classes."""
+    lines = [["examples", *(f"{one.documents:,}" for one in found.values())]]
+    names = dict.fromkeys(name for one in found.values() for name in one.grades)
+    lines += [
+        [name, *(f"{one.grades.get(name, 0):,}" for one in found.values())]
+        for name in list(names)[:50]
+    ]
+    return Table(["", *found], lines)
 
 
 def _statistics(found: dict[str, Statistics]) -> Table:
@@ -210,7 +225,7 @@ def _statistics(found: dict[str, Statistics]) -> Table:
             f"{100 * one.grades.get(grade, 0) / max(1, one.documents):.1f}%"
             for one in found.values()
         ]
-        lines.append([f"grade {grade}", *shares])
+        lines.append(["no grade" if grade == "-1" else f"grade {grade}", *shares])
     return Table(["", *found], lines)
 
 
@@ -234,7 +249,9 @@ def training(subject: Subject) -> Section:
         text += f" The exported model is that of step {best:,}, the dashed line."
     if stopped := run.metrics.get("stopped"):
         text += f" Training stopped before its end: {stopped}."
-    blocks: list[Block] = [Text(text), Figure(plots.curves(run.history, best))]
+    blocks: list[Block] = [Text(text)]
+    if plots.has_curves(run.history):
+        blocks.append(Figure(plots.curves(run.history, best)))
     return Section("training", "Training", blocks)
 
 

@@ -51,6 +51,11 @@ def quality(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> st
         return drawing.svg(made, "quality", "metrics with 95% intervals")
 
 
+def has_curves(history: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a history has losses or metrics."""
+    return any(n in ("loss", "val_loss") or "metric/" in n for n in history[0])
+
+
 def curves(history: Sequence[Mapping[str, float]], best_step: int | None) -> str:
     """Draws losses and metrics by step."""
     losses = [n for n in history[0] if n in ("loss", "val_loss")]

@@ -22,7 +22,7 @@ class Statistics:
     Attributes:
       lists: Number of lists.
       documents: Number of documents.
-      grades: Documents by grade, rising.
+      grades: Documents by grade, rising; by the name of their class.
       lengths: `min`, `mean`, `max` and `quantiles` of documents a list.
       without_relevant: Lists without a relevant document.
     """
@@ -36,10 +36,11 @@ class Statistics:
     @classmethod
     def from_json(cls, found: Any) -> Statistics:
         """Returns what `convert` counted, the content of `<split>.stats.json`."""
+        grades = found.get("classes") or found.get("grades", {})
         return cls(
             int(found["queries"]),
             int(found["documents"]),
-            {str(grade): int(n) for grade, n in found.get("grades", {}).items()},
+            {str(name): int(n) for name, n in grades.items()},
             dict(found.get("list_length", {})),
             int(found.get("lists_without_relevant_documents", 0)),
         )

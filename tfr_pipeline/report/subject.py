@@ -83,7 +83,8 @@ class Subject:
     def means(self) -> dict[str, dict[str, Any]]:
         """What `metrics.json` has of each split, by name; of `data` likewise."""
         told = self.run.metrics
-        splits: dict[str, Any] = {s: told[s] for s in ("valid", "test") if s in told}
+        # That of several tasks is empty where no document has a label.
+        splits: dict[str, Any] = {s: told[s] for s in ("valid", "test") if told.get(s)}
         if self.split == GIVEN and self.measured is not None:
             splits[GIVEN] = self.measured.means()
         return splits
