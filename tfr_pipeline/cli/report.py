@@ -52,14 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tfr_pipeline import files, outputs, urls
-    from tfr_pipeline.report import drawing
 
-    drawing.require()
-    output = args.output
-    if output is None:
-        join = urls.join if urls.is_remote(args.run) else os.path.join
-        output = join(args.run, "report.html")
-    read = [*outputs.files_of_model(args.run)]
+    join = urls.join if urls.is_remote(args.run) else os.path.join
+    own = join(args.run, "report.html")
+    output = args.output or own
+    # A page of before is no part of what is read.
+    read = [path for path in outputs.files_of_model(args.run) if path != own]
     if args.baseline:
         read += outputs.files_of_model(args.baseline)
     if args.data:

@@ -12,7 +12,7 @@ from tfr_pipeline import urls
 from tfr_pipeline.report.blocks import Block, Code, Section, Table, Text
 from tfr_pipeline.report.run_files import RunFiles
 
-_NAMES = ("tfr-pipeline", "__main__.py")
+_NAMES = ("tfr-pipeline", os.path.join("tfr_pipeline", "__main__.py"))
 _OWN = ("model_dir",)
 
 
@@ -121,6 +121,6 @@ def repeat(run: RunFiles) -> Section:
 
 def _command(words: list[str]) -> str:
     """Returns a command line as one gives it, whatever Python made of it."""
-    base = os.path.basename(words[0])
-    first = ["tfr-pipeline"] if base in _NAMES else ["python", words[0]]
+    ours = words[0].endswith(_NAMES)
+    first = ["tfr-pipeline"] if ours else ["python", words[0]]
     return urls.redact(shlex.join([*first, *words[1:]]))
