@@ -31,6 +31,7 @@ LEVELS = {
     "graph": 3,
     "experiment": 6,
     "choosing": 7,
+    "report": 5,
     "sweep": 7,
     "cli": 8,
     "__main__": 9,

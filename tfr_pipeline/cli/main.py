@@ -26,6 +26,7 @@ COMMANDS = {
     "synthesize": "make a small data set with known structure",
     "train": "train, evaluate and export a model",
     "evaluate": "measure a model on labelled lists",
+    "report": "a page about a run: quality, features, queries",
     "predict": "rank the documents of a file",
     "export": "make a SavedModel of a checkpoint",
     "sweep": "train with many settings, and find the best",

@@ -321,9 +321,24 @@ class Predictor:
                     f"data has {sorted(context)}."
                 )
 
-    def _by_matrix(
-        self, lists: Lists, packed: Callable[..., dict[str, Any]]
-    ) -> dict[str, np.ndarray]:
+    @property
+    def packed(self) -> Callable[..., dict[str, Any]] | None:
+        """The function of `arguments` that gives the scores, by task.
+
+        Gradients go through it. None where the export has none: that of a document
+        with several scores, or of another make.
+        """
+        return (
+            None if self.signature == PREDICT else getattr(self._module, "packed", None)
+        )
+
+    def arguments(self, lists: Lists) -> list[Any]:
+        """Returns what `packed` takes: matrices, query features, row splits, others.
+
+        Args:
+          lists: Lists with matrices as wide as they are named for, see
+            `Lists.widened`.
+        """
         arguments: list[Any] = [
             {dtype: tf.constant(lists.values[dtype]) for dtype in self.layout.slots},
             {
@@ -338,7 +353,12 @@ class Predictor:
                 {name: _pair(lists.loose[name]) for name in self.loose},
                 {n: _pair(lists.loose_context[n]) for n in self._ragged_context},
             ]
-        outputs = packed(*arguments)
+        return arguments
+
+    def _by_matrix(
+        self, lists: Lists, packed: Callable[..., dict[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        outputs = packed(*self.arguments(lists))
         # One output has no name of its own.
         single = len(outputs) == 1
         values = next(iter(outputs.values()))
