@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "train, evaluate and export a model",
     "evaluate": "measure a model on labelled lists",
     "predict": "rank the documents of a file",
+    "ensemble": "average several runs into one model",
     "export": "make a SavedModel of a checkpoint",
     "sweep": "train with many settings, and find the best",
     "graph": "neighbours of documents: ids, similarity graph, packed data",

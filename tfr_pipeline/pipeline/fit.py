@@ -98,6 +98,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         checks.kind("dataset_builder", dataset_builder, data.AbstractDatasetBuilder)
 
     @property
+    def dataset_builder(self) -> Any:
+        """The dataset builder."""
+        return self._dataset_builder
+
+    @property
     def is_chief(self) -> bool:
         """Whether this process writes into the run directory."""
         return self._run.is_ours

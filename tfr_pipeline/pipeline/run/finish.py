@@ -22,7 +22,6 @@ from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.shared_evaluation import EVALUATED, SharedEvaluation
 from tfr_pipeline.serving import versions
-from tfr_pipeline.serving.class_signatures import CLASSIFY
 from tfr_pipeline.serving.export import (
     PLACES,
     export_other_weights,
@@ -35,7 +34,7 @@ from tfr_pipeline.serving.predictor import (
     restore_weights,
 )
 from tfr_pipeline.serving.rank_inputs import input_name
-from tfr_pipeline.serving.signatures import PREDICT, RANK
+from tfr_pipeline.serving.signatures import CLASSIFY, PREDICT, RANK
 
 LATEST, BEST = "latest_model", "best_model_by_metric"
 # Largest difference, relative to the spread of the scores, between a model and its
