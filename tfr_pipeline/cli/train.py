@@ -105,6 +105,8 @@ def _report(model_dir: str) -> None:
             rows[split] = found
         else:
             rows.update({f"{split} {task}": result for task, result in found.items()})
+        if taught := metrics.get("distillation", {}).get(split):
+            rows[f"{split} teacher"] = taught
     if any("accuracy" in found for found in rows.values()):
         print(table(rows, classifying.COLUMNS))
     elif rows:

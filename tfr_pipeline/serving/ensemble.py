@@ -89,7 +89,12 @@ def check_members(members: Sequence[Predictor]) -> None:
                 "matrices, found none: it has features that are not kept, or an "
                 "earlier version wrote it. Export it again: tfr-pipeline export."
             )
-        for what, one, other in _differences(first, member):
+        found = [*differences(first.features, member.features)]
+        for what in ("classes", "tasks"):
+            pair = [", ".join(getattr(one, what)) for one in (first, member)]
+            if pair[0] != pair[1]:
+                found.append((what, pair[0] or "nothing", pair[1] or "nothing"))
+        for what, one, other in found:
             raise ConfigError(
                 f"ensemble: expected models on the same features: {what} is {one} in "
                 f"{first.path} and {other} in {member.path}. Train them on data that "
@@ -97,17 +102,20 @@ def check_members(members: Sequence[Predictor]) -> None:
             )
 
 
-def _differences(one: Predictor, other: Predictor) -> Iterator[tuple[str, str, str]]:
-    """Yields what models are given, or give, that differs."""
-    described = [_given(member.features) for member in (one, other)]
+def differences(one: Features, other: Features) -> Iterator[tuple[str, str, str]]:
+    """Yields what models are given that differs: which key, and both values.
+
+    Example:
+      >>> from tfr_pipeline.features import Feature
+      >>> pair = (Features(example={"a": Feature(shape=(n,))}) for n in (2, 3))
+      >>> list(differences(*pair))
+      [('example.a.shape', '[2]', '[3]')]
+    """
+    described = [_given(features) for features in (one, other)]
     for key in sorted({*described[0], *described[1]}):
         found = [side.get(key, "nothing") for side in described]
         if found[0] != found[1]:
             yield key, f"{found[0]!r:.200}", f"{found[1]!r:.200}"
-    for what in ("classes", "tasks"):
-        names, others = getattr(one, what), getattr(other, what)
-        if names != others:
-            yield what, ", ".join(names) or "nothing", ", ".join(others) or "nothing"
 
 
 def _given(features: Features) -> dict[str, Any]:

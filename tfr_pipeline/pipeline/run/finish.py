@@ -66,6 +66,7 @@ def finish(
     run: RunDirectory,
     export_best: bool,
     evaluation: SharedEvaluation,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Exports the latest and the best model, checks both, evaluates, writes metrics.
 
@@ -77,6 +78,7 @@ def finish(
       run: The run directory.
       export_best: Whether to export the best model.
       evaluation: Has the help of other workers, if there are any.
+      more: What `metrics.json` has beside what is measured here.
 
     Returns:
       The content of `metrics.json`.
@@ -108,7 +110,7 @@ def finish(
     run.write_queries(queries)
     if state.history:  # that of a run that has ended may have been lost since
         run.write_history(state)
-    content = {**results, **of_history(checkpoints)}
+    content = {**results, **more, **of_history(checkpoints)}
     content["seconds"] |= {
         "export": round(exported - start, 3),
         "evaluation": round(time.perf_counter() - exported, 3),
