@@ -12,7 +12,7 @@ import pytest
 from tests.pipeline.training_helpers import changed, fit, make_config, read_history
 from tests.regularization.graph_data import first_step, plain_config
 from tfr_pipeline.compat import tf
-from tfr_pipeline.data.batching import teacher_scores
+from tfr_pipeline.data.batching import teacher_scores, windowed
 from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError, DataError
@@ -276,6 +276,45 @@ def noisy(tmp_path_factory):
         splits[split] = np.concatenate([rows, useful[:, np.newaxis]], axis=1)
     folder = tmp_path_factory.mktemp("noisy")
     return write_table(folder, splits, ("a", "b", "c", "useful"), labels)
+
+
+@pytest.mark.parametrize("output_format", ["elwc", "packed"])
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_a_column_is_the_teacher_wherever_lists_are(
+    noisy, tmp_path, monkeypatch, cache, output_format
+):
+    monkeypatch.setattr(windowed, "WINDOW", 2_000)
+    folder = noisy
+    if output_format == "packed":
+        folder = tmp_path / "packed"
+        for split in ("train", "valid"):
+            convert(
+                str(noisy / ".." / f"{split}.csv"),
+                str(folder),
+                input_format="csv",
+                split=split,
+                scalar_features=True,
+                output_format="packed",
+            )
+    told = {"teacher": "column:useful"}
+    config = make_config(folder, "unused", distill=told)
+    config["data"] |= {"cache": cache, "list_size": 4, "truncation": "sample"}
+    pipeline = build_pipeline(config)
+    builder = pipeline.dataset_builder
+    seen = 0
+    for features, *_ in pipeline._feed.dataset("train", "packed").take(15):
+        rest, scores = teacher_scores.take(features)
+        rows = rest["documents_float32"].values.numpy()
+        assert rows.shape[1] == 3
+        wanted = np.sin(2 * rows[:, 0]) + np.abs(rows[:, 1])
+        np.testing.assert_allclose(scores.values, wanted, rtol=1e-5, atol=1e-6)
+        seen += len(rows)
+    assert seen == 60 * 4
+    trees = FirstFeature()
+    request = BatchRequest(split="train", layout="packed", teacher=trees)
+    if cache == "disk":
+        with pytest.raises(ConfigError, match="in memory, which the teacher scores"):
+            request.ask(builder)
 
 
 def test_a_student_of_a_teacher_that_knows_ranks_better_than_without(noisy):
