@@ -36,9 +36,11 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline.cli import ensembles
 
     outputs.check_output(args.output, args.runs, folder=True, what="--output")
+    from tfr_pipeline.experiment.members import check_folder
+
+    folder = check_folder(args.output, "--output")
     load_tensorflow()
     from tfr_pipeline.experiment import ensemble
 
-    folder = ensemble.check_folder(args.output, "--output")
     ensembles.report(ensemble.combine(args.runs, folder), folder)
     return 0

@@ -28,29 +28,28 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
             "Start a job for each member, with --config.seed and --config.model_dir "
             "of its own, then: tfr-pipeline ensemble RUN RUN ... --output=OUT."
         )
+    from tfr_pipeline.experiment import member_processes
+    from tfr_pipeline.experiment.members import members_of
     from tfr_pipeline.pipeline.run.console import Console
 
     console, workers = Console(True), args.workers or 1
-    if workers == 1 or args.dry_run:
-        with console.stage("loading TensorFlow", "TensorFlow loaded"):
-            load_tensorflow()
-    else:
-        load_tensorflow(gpus=False)  # for those who train
-    from tfr_pipeline.experiment import ensemble, member_processes
-    from tfr_pipeline.experiment.build import build_pipeline
-
-    members = ensemble.members_of(config, args.ensemble)
-    if args.dry_run:
-        for line in build_pipeline(members[0]).dry_run():
-            print(line)
-        return 0
-    builder = None
-    if workers > 1:
+    members, builder = members_of(config, args.ensemble), None
+    if workers > 1 and not args.dry_run:
+        # Before TensorFlow, whose threads processes had better not be forked from.
         command = ["train", f"--config={args.config}", *_without(args.overrides)]
         if args.accept_changed_data:
             command.append("--accept_changed_data")
         member_processes.train(members, command, workers, console.say)
-    else:
+    with console.stage("loading TensorFlow", "TensorFlow loaded"):
+        load_tensorflow()
+    from tfr_pipeline.experiment import ensemble
+    from tfr_pipeline.experiment.build import build_pipeline
+
+    if args.dry_run:
+        for line in build_pipeline(members[0]).dry_run():
+            print(line)
+        return 0
+    if workers == 1:
         builder = ensemble.train(
             members, console.say, accept_changed_data=args.accept_changed_data
         )

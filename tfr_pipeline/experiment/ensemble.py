@@ -1,4 +1,4 @@
-"""Several runs as one model: trained with a seed each, averaged, exported, measured.
+"""Several runs as one model: trained, averaged, exported, measured.
 
 OUT/member-0/  OUT/member-1/ ...    ordinary run directories
 OUT/export/latest_model/<version>/  the SavedModel of them all
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline import files, gradients, urls
-from tfr_pipeline.errors import ConfigError, DataError, RunError
+from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.experiment.members import FILE_NAME
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.metrics.query_table import QueryTable
 from tfr_pipeline.pipeline.datasets.adapter import some_lists
@@ -30,7 +31,6 @@ from tfr_pipeline.serving import versions
 from tfr_pipeline.serving.ensemble import check_members, export_ensemble
 from tfr_pipeline.serving.predictor import Predictor
 
-FILE_NAME = "ensemble.json"
 # Largest difference, relative to the spread of the scores, between the mean of what
 # members give and the export: room for float32 rounding in another order.
 _TOLERANCE = 1e-4
@@ -41,67 +41,6 @@ _WHICH_LISTS = (
     *("builder", "builder_args", "convert_labels_to_binary"),
 )
 Say = Callable[[str], None]
-
-
-def members_of(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Returns the configs of the members of an ensemble.
-
-    They differ in seed, from that of the config on, and in `model_dir`.
-
-    Args:
-      config: The config of the ensemble; without a seed, the first one is 0.
-      count: How many members there are.
-
-    Raises:
-      ConfigError: The folder is remote, or holds a run or something else.
-
-    Example:
-      >>> found = members_of({"model_dir": "no_such_folder", "seed": 4}, 2)
-      >>> [(one["seed"], one["model_dir"]) for one in found]
-      [(4, 'no_such_folder/member-0'), (5, 'no_such_folder/member-1')]
-    """
-    if not config.get("model_dir"):
-        raise ConfigError(
-            "config.model_dir: a value is required (--config.model_dir=...)."
-        )
-    folder, first = check_folder(str(config["model_dir"])), config.get("seed") or 0
-    return [
-        {
-            **config,
-            "seed": int(first) + number,
-            "model_dir": os.path.join(folder, f"member-{number}"),
-        }
-        for number in range(count)
-    ]
-
-
-def check_folder(path: str, what: str = "config.model_dir") -> str:
-    """Returns where an ensemble may be written, `~` expanded.
-
-    Args:
-      path: The folder.
-      what: How messages call it.
-
-    Raises:
-      ConfigError: It is remote, or holds a run of its own or something else.
-    """
-    folder = files.local(path, what)
-    if urls.is_remote(folder):
-        raise ConfigError(
-            f"{what}: expected a folder of this machine for an ensemble, found "
-            f"{urls.redact(folder)}. Copy it when it is done."
-        )
-    if not os.path.isdir(folder):
-        return folder
-    ours = (FILE_NAME, "metrics.json", query_table.FILE_NAME, "export")
-    there = os.listdir(folder)
-    foreign = [n for n in there if n not in ours and not n.startswith(("member-", "."))]
-    if foreign or ("export" in there and FILE_NAME not in there):
-        raise ConfigError(
-            f"{what}: {folder}: expected a new folder, or that of an ensemble, found "
-            f"{sorted(foreign or there)[0]!r} in it. Choose another one."
-        )
-    return folder
 
 
 def train(

@@ -33,7 +33,7 @@ def train(
     Processes end with this one, however that ends.
 
     Args:
-      configs: Configs of the members, see `ensemble.members_of`.
+      configs: Configs of the members, see `members.members_of`.
       command: What trains one, after `tfr-pipeline`; seed and run directory are added.
       workers: How many at a time.
       say: Takes each line of a member, with its name before it.
