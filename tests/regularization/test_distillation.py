@@ -59,7 +59,7 @@ def lists_of(data, split="train") -> Lists:
 
 
 def train_trees(values, lists, names="auto"):
-    told = {"objective": "lambdarank", "verbose": -1, "num_leaves": 4}
+    told = {"objective": "lambdarank", "verbose": -1, "num_leaves": 4, "num_threads": 1}
     data = lightgbm.Dataset(
         values, lists.labels, group=lists.lengths, feature_name=names
     )
