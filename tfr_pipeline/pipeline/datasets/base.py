@@ -202,7 +202,8 @@ class BaseDatasetBuilder(
         raw = tensors_of(lists)
         choose = None if select is None else functools.partial(select, raw)
         tensors = raw
-        if request.prepare and layout == "packed":
+        compares = getattr(request.prepare, "needs_lists", False)
+        if request.prepare and layout == "packed" and not (compares and select):
             name = "" if isinstance(places, np.ndarray) else split  # as `_needed` does
             name += "" if request.teacher is None else " taught"
             tensors = tensors_of(self._prepare(name, lists, request.prepare))
@@ -360,7 +361,11 @@ class BaseDatasetBuilder(
         ):
             return lists  # kept in half the room: not to have twice as much beside it
         return self._once(
-            ("prepared", name), (lists, prepare), lambda: map_values(lists, prepare)
+            ("prepared", name),
+            (lists, prepare),
+            lambda: map_values(
+                lists, prepare, with_splits=getattr(prepare, "needs_lists", False)
+            ),
         )
 
     def _assembler(

@@ -22,7 +22,8 @@ from tfr_pipeline.serving.teachers import Teacher
 Specs = dict[str, Any]
 Plan = BatchPlan | WindowedPlan
 # Maps the matrices of documents by dtype to others.
-Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+# One that has `needs_lists`, and it is True, takes row splits, too.
+Prepare = Callable[..., dict[str, np.ndarray]]
 # Makes of the features of all batches a function of those of one, or None.
 Encode = Callable[
     [Iterable[Mapping[str, Any]]], Callable[[Mapping[str, Any]], Any] | None
@@ -134,7 +135,8 @@ class BatchRequest:
       start_step: Global training batches to leave out.
       shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
       prepare: Applied to the matrices of packed batches, all documents at once and
-        ahead, unless the data is too large for that.
+        ahead, unless the data is too large for that; or, where it compares documents,
+        lists are cut.
       encode: Makes of all batches a function that puts vectors in the place of texts,
         or None; see `tfr_pipeline.model.encoded`.
       sized: Adds what replicas have to know of each other to the features; see
