@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "measure a model on labelled lists",
     "report": "a page about a run: quality, features, queries",
     "predict": "rank the documents of a file",
+    "ensemble": "average several runs into one model",
     "export": "make a SavedModel of a checkpoint",
     "sweep": "train with many settings, and find the best",
     "cv": "cross-validate a config, by query",
