@@ -30,6 +30,7 @@ LEVELS = {
     "pipeline": 4,
     "graph": 3,
     "experiment": 6,
+    "choosing": 7,
     "report": 5,
     "sweep": 7,
     "cli": 8,

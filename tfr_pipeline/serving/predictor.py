@@ -17,7 +17,7 @@ from tfr_pipeline.data.records import encode
 from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.serving.class_signatures import CLASSIFY, PROBABILITIES
+from tfr_pipeline.serving.class_signatures import PROBABILITIES
 from tfr_pipeline.serving.export import EXTRA_ASSETS, READ_ERRORS
 from tfr_pipeline.serving.rank_inputs import (
     IDS,
@@ -28,7 +28,7 @@ from tfr_pipeline.serving.rank_inputs import (
     splits_names,
 )
 from tfr_pipeline.serving.remote_versions import find_export
-from tfr_pipeline.serving.signatures import PREDICT, RANK, RANKS
+from tfr_pipeline.serving.signatures import CLASSIFY, PREDICT, RANK, RANKS
 from tfr_pipeline.serving.versions import MODEL
 
 _DOCUMENTS_PER_CALL = 16384
@@ -365,6 +365,11 @@ class Predictor:
         return {
             task: (values if single else outputs[task]).numpy() for task in self.tasks
         }
+
+    @property
+    def module(self) -> Any:
+        """What `load` returned."""
+        return self._module
 
     @property
     def function(self) -> Callable[..., dict[str, Any]]:
