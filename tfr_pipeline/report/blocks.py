@@ -42,14 +42,12 @@ class Table:
       rows: As many texts each.
       caption: What it is, if the text before does not say.
       texts: Numbers of the columns that are no numbers.
-      strong: Numbers of the rows that stand out.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     texts: Sequence[int] = (0,)
-    strong: Sequence[int] = ()
     kind: str = "table"
 
 
