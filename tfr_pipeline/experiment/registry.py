@@ -31,12 +31,14 @@ _IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def _scorers() -> dict[str, Any]:
     from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
     from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
+    from tfr_pipeline.model.tabular_scorers import TabMScorer
 
     return {
         "dnn": DNNScorer,
         "gam": GAMScorer,
         "attention": AttentionScorer,
         "dasalc": DASALCScorer,
+        "tabm": TabMScorer,
     }
 
 

@@ -17,6 +17,7 @@ from tfr_pipeline.model.inputs import (
 from tfr_pipeline.model.keras_models import KerasModelBuilder, KerasScorer
 from tfr_pipeline.model.preprocess import Preprocessor, PreprocessorWithSpec
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, Scorer, UnivariateScorer
+from tfr_pipeline.model.tabular_scorers import TabMScorer
 
 __all__ = [
     "AbstractModelBuilder",
@@ -33,6 +34,7 @@ __all__ = [
     "Preprocessor",
     "PreprocessorWithSpec",
     "Scorer",
+    "TabMScorer",
     "TypeSpecInputCreator",
     "UnivariateScorer",
 ]
