@@ -31,7 +31,7 @@ _IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def _scorers() -> dict[str, Any]:
     from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
     from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
-    from tfr_pipeline.model.tabular_scorers import TabMScorer
+    from tfr_pipeline.model.tabular_scorers import DCNScorer, TabMScorer
 
     return {
         "dnn": DNNScorer,
@@ -39,6 +39,7 @@ def _scorers() -> dict[str, Any]:
         "attention": AttentionScorer,
         "dasalc": DASALCScorer,
         "tabm": TabMScorer,
+        "dcn": DCNScorer,
     }
 
 
