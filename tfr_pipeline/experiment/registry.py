@@ -46,7 +46,7 @@ def _scorers() -> dict[str, Any]:
 def _preprocessing() -> dict[str, Any]:
     from tfr_pipeline.model.layers.hub import HubEncoder
     from tfr_pipeline.model.preprocess import signed_log1p
-    from tfr_pipeline.model.steps import categories, lists, numeric, text
+    from tfr_pipeline.model.steps import categories, lists, numeric, text, vectors
 
     return {
         "none": None,
@@ -58,6 +58,8 @@ def _preprocessing() -> dict[str, Any]:
         "list_standardize": lists.ListStandardize,
         "missing": numeric.Missing,
         "discretize": numeric.Discretize,
+        "piecewise_linear": vectors.PiecewiseLinear,
+        "periodic": vectors.Periodic,
         "one_hot": categories.OneHot,
         "hashing": categories.Hashing,
         "embedding": categories.Embedding,
