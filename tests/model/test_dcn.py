@@ -19,7 +19,7 @@ from tfr_pipeline.model.tabular_scorers import DCNScorer
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("structure", ["parallel", "stacked"])
 def test_scores_are_those_of_the_papers_equations(structure, rank):
-    scorer = DCNScorer([4], cross_layers=2, rank=rank, structure=structure)
+    scorer = DCNScorer([4], 2, rank, structure, dropout=0.0)
     x = tf.keras.Input([3])
     model = tf.keras.Model(x, scorer._score_flattened({}, {"x": x}))
     random = np.random.default_rng(0)

@@ -25,7 +25,7 @@ def test_bins_are_between_quantiles_and_linear_within():
     random = np.random.default_rng(0)
     train = np.stack([random.normal(size=501), random.exponential(size=501)], axis=1)
     values = np.stack([random.normal(size=40), random.normal(size=40)], axis=1)
-    found = learnt(PiecewiseLinear(4), train)(values.astype("f4")).numpy()
+    found = learnt(PiecewiseLinear(4), train)(tf.constant(values, tf.float32)).numpy()
     for column in range(2):
         edges = np.quantile(np.float32(train[:, column]), np.linspace(0, 1, 5))
         for i in range(4):
@@ -58,7 +58,7 @@ def test_missing_values_stay_missing_and_a_column_of_them_teaches_nothing():
 def test_waves_have_the_frequencies_of_their_column(dim):
     step = Periodic(2, sigma=0.5, dim=dim)
     x = np.random.default_rng(1).normal(size=(6, 3))
-    found = step(x.astype("f4")).numpy()
+    found = step(tf.constant(x, tf.float32)).numpy()
     weights = [weight.numpy() for weight in step.weights]
     for column in range(3):
         phase = 2 * np.pi * x[:, column, None] * weights[0][column]
