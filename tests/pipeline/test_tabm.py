@@ -69,6 +69,27 @@ def test_an_adversary_moves_features_against_all_members(data, tmp_path):
     assert 0.4 < row["adversarial_loss"] / row["loss"] < 0.8
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_each_member_learns_of_a_teacher(run, data, tmp_path, layout):
+    # One that learns nothing, against one network that does not either.
+    rows = []
+    for scorer in ({"k": 4}, {"k": 1}):
+        config = config_of(
+            data,
+            tmp_path / str(len(rows)),
+            {"hidden_layer_dims": [], "kernel_initializer": "zeros", **scorer},
+            distill={"teacher": str(run), "weight": 0.25},
+            learning_rate=1e-12,
+            num_epochs=1,
+        )
+        pipeline = build_pipeline(config)
+        pipeline._layout = lambda: layout
+        rows.append(fit(pipeline)[1][0])
+    assert rows[0]["distillation_loss"] > 1e-3
+    for key in ("loss", "distillation_loss"):
+        assert rows[0][key] == pytest.approx(rows[1][key], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("pipeline", "words"),
     [

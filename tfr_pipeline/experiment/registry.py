@@ -56,6 +56,7 @@ def _preprocessing() -> dict[str, Any]:
         "standardize": numeric.Standardize,
         "quantile_normal": numeric.QuantileNormal,
         "list_standardize": lists.ListStandardize,
+        "list_quantile_normal": lists.ListQuantileNormal,
         "missing": numeric.Missing,
         "discretize": numeric.Discretize,
         "piecewise_linear": vectors.PiecewiseLinear,

@@ -17,6 +17,7 @@ from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run.freezing import Freezing
 from tfr_pipeline.pipeline.warm_start import WarmStart
 from tfr_pipeline.regularization import settings
+from tfr_pipeline.regularization.distillation import DistillSettings
 from tfr_pipeline.regularization.step import Regularization
 
 
@@ -144,17 +145,20 @@ def _check_members(model: tf.keras.Model, hparams: PipelineHparams) -> None:
 def _regularize(
     model: tf.keras.Model, hparams: PipelineHparams, packed: BlockLayout | None
 ) -> None:
-    """Lets training steps of a compiled model count what graph and adversary add."""
+    """Lets training steps of a compiled model count what others than labels add."""
     graph, adversarial = settings.active(hparams.graph, hparams.adversarial)
-    if graph is None and adversarial is None:
+    distill = DistillSettings.of(hparams.distill)
+    if distill is not None and not distill.weight:
+        distill = None
+    if graph is None and adversarial is None and distill is None:
         return
     if (
         not isinstance(model, RankingModel)
         or type(model).train_step is not RankingModel.train_step
     ):
         raise ConfigError(
-            "pipeline.graph, pipeline.adversarial: expected a model whose training "
-            f"step is ours, a RankingModel, found {type(model).__name__}. Take a model "
-            "builder of tfr_pipeline."
+            "pipeline.graph, pipeline.adversarial, pipeline.distill: expected a model "
+            f"whose training step is ours, a RankingModel, found "
+            f"{type(model).__name__}. Take a model builder of tfr_pipeline."
         )
-    model.regularization = Regularization(model, graph, adversarial, packed)
+    model.regularization = Regularization(model, graph, adversarial, packed, distill)

@@ -16,6 +16,7 @@ from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.pretraining import Pretrain
 from tfr_pipeline.pipeline.warm_start import WarmStart
+from tfr_pipeline.regularization.distillation import DistillSettings
 from tfr_pipeline.regularization.settings import AdversarialSettings, GraphSettings
 
 # Parameter, least value, whether it may be None.
@@ -99,6 +100,8 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         attributes of `GraphSettings`, whose names are NSL's. None for no graph.
       adversarial: How features are perturbed against the model, which learns to bear
         it: a dict with the attributes of `AdversarialSettings`, likewise.
+      distill: Whose scores the model learns of beside the labels: a dict with the
+        attributes of `DistillSettings`. None for the labels alone.
     """
 
     model_dir: str
@@ -143,6 +146,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     pretrain: dict[str, Any] | None = None
     graph: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None
+    distill: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, least, optional in _INTEGERS:
@@ -197,6 +201,16 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
                 warnings.warn(
                     f"{name}: it has no effect, for its multiplier is 0.", stacklevel=3
                 )
+        distill = DistillSettings.of(self.distill)
+        if distill is not None and self.pretrain:
+            raise ConfigError(
+                "distill: expected a model that ranks, found pretrain beside it. Leave "
+                "one of the two out."
+            )
+        if distill is not None and not distill.weight:
+            warnings.warn(
+                "distill: it has no effect, for its weight is 0.", stacklevel=3
+            )
 
 
 # The spelling of TF-Ranking's published guide.

@@ -48,7 +48,7 @@ class PiecewiseLinear(Step):
 
     def learn(self, sketch: Quantiles) -> Statistics:
         """See `Step`."""
-        found = np.float32(sketch.at(np.linspace(0, 1, self.bins + 1)))
+        found = sketch.at(np.linspace(0, 1, self.bins + 1)).astype(np.float32)
         edges = []
         for column, row in enumerate(found):
             if np.isnan(row[0]):
