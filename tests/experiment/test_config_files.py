@@ -66,7 +66,8 @@ def test_an_unknown_argument_is_refused_with_the_cause_of_the_config(capsys):
     assert main(["train", f"--config={LETOR}:gma"]) == 2
     error = capsys.readouterr().err
     assert error.endswith(
-        "ValueError: expected dnn, gam, dasalc or builder, found 'gma'\n"
+        "ValueError: expected dnn, gam, dasalc, attention, tabm, dcn or builder, "
+        "found 'gma'\n"
     )
     assert "Traceback" not in error
 

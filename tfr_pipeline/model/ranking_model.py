@@ -12,6 +12,7 @@ from tfr_pipeline import compat, global_batch
 from tfr_pipeline.model.checks import check_features
 from tfr_pipeline.model.encoded import Encoding, is_encoded
 from tfr_pipeline.model.layers.lists import fixed_shapes
+from tfr_pipeline.model.layers.members import averaged, members_of, repeated
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
 NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"
@@ -180,7 +181,7 @@ class RankingModel(tf.keras.Model):
             else:
                 y_pred = self.scores(x, training=True)
                 with global_batch.known(batch):
-                    loss = self.compute_loss(x, y, y_pred, sample_weight)
+                    loss = self.member_loss(x, y, y_pred, sample_weight)
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
             # The metric of the loss is weighted by lists already, its gradient is not.
@@ -199,7 +200,29 @@ class RankingModel(tf.keras.Model):
         if not self.training_metrics:
             return None
         with global_batch.known(batch):
+            y_pred = averaged(y_pred, self.members)
             return self._update_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def members(self) -> int:
+        """How many times its lists a batch has scores for in training."""
+        return members_of(self)
+
+    def member_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Returns the loss of what the model is trained on: of each member's scores.
+
+        Args:
+          x: Features.
+          y: Labels.
+          y_pred: Scores of the lists, once for each member.
+          sample_weight: Weights, or None.
+        """
+        y, sample_weight = self.for_members((y, sample_weight))
+        return self.compute_loss(x, y, y_pred, sample_weight)
+
+    def for_members(self, structure: Any) -> Any:
+        """Returns labels and weights as they fit the scores of a training step."""
+        return repeated(structure, self.members)
 
     def _minimize(self, loss: Any, tape: tf.GradientTape) -> None:
         """Applies a gradient whose squares are finite.

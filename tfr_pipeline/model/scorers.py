@@ -100,7 +100,8 @@ def restore(scores: Any, mask: Any) -> Any:
 
     Args:
       scores: `[documents, 1]`; `[documents, k]` for lists `[batch, list_size, k]`; or a
-        dict of it.
+        dict of it. A layer of several members may return `[members, documents, ...]`
+        in training, for as many times the lists.
       mask: bool `[batch, list_size]`.
     """
     if isinstance(scores, dict):
@@ -111,7 +112,7 @@ def restore(scores: Any, mask: Any) -> Any:
 def _restore(scores: Any, mask: Any, task: str | None = None) -> Any:
     if scores.shape.rank != 2 or scores.shape[1] in (1, None):
         return RestoreList(name=task, real_only=True)((scores, mask))
-    columns = tf.unstack(scores, axis=1)
+    columns = [scores[..., i : i + 1] for i in range(scores.shape[1])]
     return tf.stack([RestoreList(real_only=True)((x, mask)) for x in columns], axis=2)
 
 

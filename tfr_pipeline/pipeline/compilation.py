@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, PipelineError
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.model.layers.members import members_of
 from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.late import check_start
@@ -107,7 +108,38 @@ def compile_model(
     if isinstance(model, RankingModel):
         model.training_metrics = hparams.training_metrics
         model.check_loss = check_loss
+    _check_members(model, hparams)
     _regularize(model, hparams, packed)
+
+
+def _check_members(model: tf.keras.Model, hparams: PipelineHparams) -> None:
+    """Checks that a model of several members can have the loss of each.
+
+    Raises:
+      ConfigError: Its training step, its loss or its graph cannot be so.
+    """
+    members = members_of(model)
+    if members == 1:
+        return
+    what = f"a scorer whose {members} members have losses of their own"
+    if (
+        not isinstance(model, RankingModel)
+        or type(model).train_step is not RankingModel.train_step
+    ):
+        raise ConfigError(
+            f"{what}: expected a model whose training step is ours, a RankingModel, "
+            f"found {type(model).__name__}. Take a model builder of tfr_pipeline."
+        )
+    if not model.averages:
+        raise ConfigError(
+            f"pipeline.loss_reduction: {what}, takes the mean over members: expected a "
+            "mean over lists too, found a sum. Leave loss_reduction out."
+        )
+    if settings.active(hparams.graph, None)[0] is not None:
+        raise ConfigError(
+            f"pipeline.graph: {what}, cannot be regularised by neighbours. Take the "
+            "scorer 'dnn', or leave pipeline.graph out."
+        )
 
 
 def _regularize(

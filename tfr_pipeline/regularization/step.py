@@ -143,8 +143,9 @@ class Regularization:
             added += self._counted(ADVERSARIAL_LOSS, term, averages, lists, batch)
         if self._distill is not None:
             told, averages = self._distill, model.averages
-            found = distillation.distance(told, y_pred, teacher[:lists])
-            term = tf.reduce_sum(told.weight * found)
+            teacher = model.for_members(teacher[:lists])
+            found = distillation.distance(told, y_pred, teacher)
+            term = tf.reduce_sum(told.weight * found) / model.members
             if averages:
                 term /= tf.maximum(tf.cast(lists, term.dtype), 1.0)
             term = self._counted(DISTILLATION_LOSS, term, averages, lists, batch)
@@ -212,7 +213,8 @@ class Regularization:
         def loss_of(moved: Points) -> Any:
             y_pred = adversary.scores(model, x, moved)
             with global_batch.known(batch):
-                found = self._losses(*_cut((y, y_pred, sample_weight), width))
+                y_true, weights = model.for_members((y, sample_weight))
+                found = self._losses(*_cut((y_true, y_pred, weights), width))
             if model.averages:  # as a mean over replicas, which it is not yet
                 found *= tf.distribute.get_strategy().num_replicas_in_sync
             return found
@@ -226,7 +228,7 @@ def _loss(
 ) -> Any:
     y, y_pred, weights = _cut((y, y_pred, weights), width)
     with global_batch.known(batch):
-        return model.compute_loss(x, y, y_pred, weights)
+        return model.member_loss(x, y, y_pred, weights)
 
 
 def _width(y: Any, edges: Edges | None, lists: Any) -> Any:

@@ -19,7 +19,7 @@ from tfr_pipeline.model.layers.seeded import Dropout
 _BLOCK_UNITS = 64
 
 
-def _checked(dims: Any) -> list[int]:
+def checked_dims(dims: Any) -> list[int]:
     """Returns numbers of units as a list.
 
     Raises:
@@ -66,7 +66,7 @@ def create_tower(
     tower = tf.keras.Sequential(name=name)
     if input_batch_norm:
         tower.add(BatchNormalization(momentum=batch_norm_moment))
-    for units in _checked(hidden_layer_dims):
+    for units in checked_dims(hidden_layer_dims):
         hidden = dense(units, **kwargs)
         tower.add(hidden)
         if use_batch_norm:
@@ -114,7 +114,7 @@ class StackedTowers(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.hidden_layer_dims = _checked(hidden_layer_dims)
+        self.hidden_layer_dims = checked_dims(hidden_layer_dims)
         self.activation = tf.keras.activations.get(activation)
         self.use_batch_norm = use_batch_norm
         self.batch_norm_moment = batch_norm_moment
