@@ -32,6 +32,8 @@ class RankingModel(tf.keras.Model):
         test steps take such batches as well as raw ones.
       regularization: What adds to the loss of training steps beside the losses that
         the model is compiled with, a `regularization.step.Regularization`; or None.
+      weight_averages: Averages of the weights that training steps keep, an
+        `optimizers.averaging.Averages`; or None.
     """
 
     preparation: Preparation | None = None
@@ -39,6 +41,7 @@ class RankingModel(tf.keras.Model):
     _encoding: Encoding | None = None
     _encodes = True
     regularization: Any = None
+    weight_averages: Any = None
 
     training_metrics = False
     # For how long training steps waited for batches; None where Keras drives them.
@@ -196,6 +199,8 @@ class RankingModel(tf.keras.Model):
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
             self._minimize(loss, tape)
+            if self.weight_averages is not None:
+                self.weight_averages.update(self.optimizer.iterations)
         if not self.training_metrics:
             return None
         with global_batch.known(batch):

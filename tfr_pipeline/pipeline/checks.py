@@ -10,6 +10,7 @@ from tfr_pipeline import serialization
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.pretraining import Pretrain
+from tfr_pipeline.optimizers.averaging import check_optimizer
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.schedules import PLATEAU, split_schedule
 from tfr_pipeline.pipeline.datasets.adapter import adapt
@@ -150,13 +151,14 @@ def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
             f"{name!r}. Set one of the two."
         )
     # Knows all names, and makes nothing that lasts.
-    build_optimizer(
+    optimizer = build_optimizer(
         hparams.optimizer,
         hparams.learning_rate,
         1,
         hparams.schedule,
         hparams.optimizer_args,
     )
+    check_optimizer(optimizer)
 
 
 def monitor(

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfr_pipeline.errors import ConfigError, PipelineError
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.ranking_model import RankingModel
+from tfr_pipeline.optimizers.averaging import Averages, WeightAveraging
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.late import check_start
 from tfr_pipeline.pipeline.distribute import strategies
@@ -107,6 +108,7 @@ def compile_model(
         model.training_metrics = hparams.training_metrics
         model.check_loss = check_loss
     _regularize(model, hparams, packed)
+    _average(model, hparams, freezing.trained, total_steps // hparams.num_epochs)
 
 
 def _regularize(
@@ -116,13 +118,34 @@ def _regularize(
     graph, adversarial = settings.active(hparams.graph, hparams.adversarial)
     if graph is None and adversarial is None:
         return
+    _check_step(model, "pipeline.graph, pipeline.adversarial")
+    model.regularization = Regularization(model, graph, adversarial, packed)
+
+
+def _average(
+    model: tf.keras.Model, hparams: PipelineHparams, trained: list[Any], steps: int
+) -> None:
+    """Lets training steps of a compiled model average its weights."""
+    setting = WeightAveraging.of(hparams.weight_averaging)
+    if setting is None:
+        return
+    _check_step(model, "pipeline.weight_averaging")
+    # Moving statistics; not the weights of frozen layers, which have none of these.
+    moving = [
+        weight
+        for weight in model.non_trainable_weights
+        if weight.dtype.is_floating and not weight.trainable
+    ]
+    model.weight_averages = Averages([*trained, *moving], setting, steps)
+
+
+def _check_step(model: tf.keras.Model, where: str) -> None:
+    """Raises a ConfigError if the training step of a model is not ours."""
     if (
         not isinstance(model, RankingModel)
         or type(model).train_step is not RankingModel.train_step
     ):
         raise ConfigError(
-            "pipeline.graph, pipeline.adversarial: expected a model whose training "
-            f"step is ours, a RankingModel, found {type(model).__name__}. Take a model "
-            "builder of tfr_pipeline."
+            f"{where}: expected a model whose training step is ours, a RankingModel, "
+            f"found {type(model).__name__}. Take a model builder of tfr_pipeline."
         )
-    model.regularization = Regularization(model, graph, adversarial, packed)

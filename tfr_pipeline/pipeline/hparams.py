@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.pretraining import Pretrain
+from tfr_pipeline.optimizers.averaging import WeightAveraging
 from tfr_pipeline.pipeline.warm_start import WarmStart
 from tfr_pipeline.regularization.settings import AdversarialSettings, GraphSettings
 
@@ -99,6 +100,9 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         attributes of `GraphSettings`, whose names are NSL's. None for no graph.
       adversarial: How features are perturbed against the model, which learns to bear
         it: a dict with the attributes of `AdversarialSettings`, likewise.
+      weight_averaging: Evaluates, keeps and exports averages of the weights over
+        training steps: `ema`, `swa` or a dict of the `name` and arguments; see
+        `WeightAveraging.of`. None for the weights of the last step.
     """
 
     model_dir: str
@@ -143,6 +147,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     pretrain: dict[str, Any] | None = None
     graph: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None
+    weight_averaging: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, least, optional in _INTEGERS:
@@ -190,6 +195,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
             )
         WarmStart.of(self.warm_start)
         Pretrain.of(self.pretrain)
+        WeightAveraging.of(self.weight_averaging)
         graph = GraphSettings.of(self.graph)
         adversarial = AdversarialSettings.of(self.adversarial)
         for name, given in (("graph", graph), ("adversarial", adversarial)):

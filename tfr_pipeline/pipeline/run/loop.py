@@ -15,7 +15,7 @@ from tfr_pipeline.errors import ConfigError, RunError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
 from tfr_pipeline.pipeline.hparams import PipelineHparams
-from tfr_pipeline.pipeline.run import actions, diagnosis, pulse
+from tfr_pipeline.pipeline.run import actions, averaging, diagnosis, pulse
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.run.checkpoint_files import latest, step_of
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
@@ -176,6 +176,7 @@ def train(
         dispatcher is not None or getattr(model, "check_loss", False),
         validate,
     )
+    callbacks = [*averaging.callbacks(model, dispatcher), *callbacks]
     callbacks = pulse.around(callbacks, checkpoints)
 
     def fit(first: int, last: int, steps_per_epoch: int) -> None:
