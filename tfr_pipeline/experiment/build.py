@@ -41,6 +41,8 @@ _OF_DEFAULT_BUILDER = (
     "interactions",
     "name",
 )
+# How arguments end that name parts of layers.
+_LAYER_PARTS = ("activation", "initializer", "regularizer", "constraint")
 _INSTEAD_OF_DIR = ("train", "valid", "test", "features")
 
 
@@ -357,6 +359,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     scorer_args = model.get("scorer_args")
     if features.classes and scorer_name == "dnn":
         scorer_args = {"output_units": len(features.classes), **(scorer_args or {})}
+    scorer_args = _imported_parts(scorer_args or {})
     scorer = registry.make("scorer", scorer_name, scorer_args, "config.model.scorer")
     if interactions := model.get("interactions"):
         scorer = InteractionScorer(scorer, interactions)
@@ -367,6 +370,28 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         DEFAULT_MASK,
         model.get("name"),
     )
+
+
+def _imported_parts(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments of a scorer with objects for what `module:callable` names.
+
+    That is an activation, or an initialiser, regulariser or constraint; either as it
+    is, or the `name` of a dict, beside arguments.
+    """
+    made = dict(args)
+    for key, value in args.items():
+        if key.rpartition("_")[2] not in _LAYER_PARTS:
+            continue
+        given = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = given.pop("name", None)
+        if registry.is_imported(name):
+            where = f"config.model.scorer_args.{key}"
+            found = registry.find("scorer", name, where)
+            if inspect.isclass(found):
+                made[key] = registry.bound(found, name, given, where)()
+            else:
+                made[key] = functools.partial(found, **given) if given else found
+    return made
 
 
 def _dataset_builder(

@@ -85,15 +85,44 @@ class Dropout(SeededLayer):
         return self.when_training(training if self.rate else False, self._drop, inputs)
 
     def _drop(self, inputs: Any) -> Any:
+        keep, share = self._kept(inputs)
+        return inputs * (tf.cast(keep, inputs.dtype) * (1.0 / share))
+
+    def _kept(self, inputs: Any) -> tuple[Any, float]:
+        """Returns which elements are kept, and the share of those that are."""
         threshold = min(round(self.rate * 65536), 65535)
         bits = random_bits(inputs, self.next_seed())
         keep = bits >= tf.constant(threshold, tf.uint16)
-        scale = 65536.0 / (65536 - threshold)
-        return inputs * (tf.cast(keep, inputs.dtype) * scale)
+        return keep, (65536 - threshold) / 65536.0
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
         return {**super().get_config(), "rate": self.rate}
+
+
+# What SELU gives far below 0: Klambauer et al., "Self-Normalizing Neural Networks",
+# NeurIPS 2017.
+_LEAST_SELU = -1.6732632423543772 * 1.0507009873554805
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean 0 and variance 1 of what comes out of SELU.
+
+    Elements that are dropped become the least value of SELU, and all are scaled and
+    shifted, as Klambauer et al., NeurIPS 2017, say.
+
+    Args:
+      rate: Share of elements that are dropped.
+      seed: See `SeededLayer`.
+    """
+
+    def _drop(self, inputs: Any) -> Any:
+        keep, share = self._kept(inputs)
+        scale = (share * (1.0 + (1.0 - share) * _LEAST_SELU**2)) ** -0.5
+        shift = -scale * _LEAST_SELU * (1.0 - share)
+        dropped = tf.constant(_LEAST_SELU, inputs.dtype)
+        return scale * tf.where(keep, inputs, dropped) + shift
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
