@@ -71,7 +71,8 @@ def export_saved_model(
     module.resources = resources(model)
     functions = dict(signatures or {})
     # Scores of whole matrices; no signature, but there for `Predictor`.
-    module.packed = getattr(functions.get(RANK), "packed", None)
+    for name in ("packed", "sampled"):
+        setattr(module, name, getattr(functions.get(RANK), name, None))
 
     def write(folder: str) -> None:
         tf.saved_model.save(module, folder, signatures=functions)
