@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tfr_pipeline import files, urls
-from tfr_pipeline.cli import arguments
+from tfr_pipeline.cli import arguments, lr_range
 from tfr_pipeline.cli.quiet import load_tensorflow
 
 # Words such as --config.data.dir=DIR are for the config, not for argparse.
@@ -39,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a run go on with other data than it began with",
     )
+    parser.add_argument(
+        "--lr_range",
+        nargs="?",
+        const=lr_range.DEFAULT,
+        metavar="LOW,HIGH",
+        help="train one pass at rates that rise, and write the loss at each into "
+        f"MODEL_DIR-lr_range; the run is left alone (default: {lr_range.DEFAULT})",
+    )
     parser.add_argument("--job", help=argparse.SUPPRESS)
 
 
@@ -53,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
         job_task.train(args.job)
         return 0
+    if args.lr_range is not None:
+        rates = lr_range.ends(args.lr_range)
+        _check_alone(args)
     config = file.config()
     from tfr_pipeline.pipeline.run.console import Console
 
@@ -65,10 +76,22 @@ def run(args: argparse.Namespace) -> int:
         for line in pipeline.dry_run():
             print(line)
         return 0
+    if args.lr_range is not None:
+        lr_range.run(pipeline, config["model_dir"], *rates)
+        return 0
     pipeline.train_and_validate(verbose=1, accept_changed_data=args.accept_changed_data)
     if pipeline.is_chief:
         _report(files.local(config["model_dir"]))
     return 0
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Checks that no flag says what to do with the run, beside one that does not."""
+    from tfr_pipeline.errors import ConfigError
+
+    for name in ("dry_run", "accept_changed_data"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name}: expected without --lr_range, found both.")
 
 
 def _report(model_dir: str) -> None:
