@@ -182,17 +182,32 @@ def _named_parts(pipeline: dict[str, Any], features: Features) -> dict[str, Any]
         pipeline["metrics"], features, functools.partial(_several, kind="metric")
     )
     pipeline["callbacks"] = _several(pipeline.get("callbacks") or (), kind="callback")
-    optimizer = pipeline.get("optimizer") or PipelineHparams.optimizer
-    if not registry.is_imported(optimizer):
-        optimizer = str(optimizer).lower()
-    pipeline["optimizer"] = registry.find("optimizer", optimizer, f"{where}.optimizer")
-    schedule = pipeline.get("schedule")
+    pipeline["optimizer"] = pipeline.get("optimizer") or PipelineHparams.optimizer
+    if pipeline.get("optimizers"):
+        pipeline["optimizers"] = {
+            glob: _named_optimizer(told, f"{where}.optimizers[{glob!r}]")
+            for glob, told in pipeline["optimizers"].items()
+        }
+    return _named_optimizer(pipeline, where)
+
+
+def _named_optimizer(told: Any, where: str) -> Any:
+    """Returns settings with objects for the names of an optimizer and a schedule."""
+    if not isinstance(told, Mapping):
+        return told  # whoever reads it says what is wrong
+    told = dict(told)
+    if optimizer := told.get("optimizer"):
+        if not registry.is_imported(optimizer):
+            optimizer = str(optimizer).lower()
+        found = registry.find("optimizer", optimizer, f"{where}.optimizer")
+        told["optimizer"] = found
+    schedule = told.get("schedule")
     named = schedule.get("name") if isinstance(schedule, Mapping) else schedule
     if named:
         args = dict(schedule) if isinstance(schedule, Mapping) else {}
         found = registry.find("schedule", named, f"{where}.schedule.name")
-        pipeline["schedule"] = {**args, "name": found}
-    return pipeline
+        told["schedule"] = {**args, "name": found}
+    return told
 
 
 def _each_task(value: Any, features: Features, function: Any) -> Any:

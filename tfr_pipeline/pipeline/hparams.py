@@ -103,6 +103,12 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
       weight_averaging: Evaluates, keeps and exports averages of the weights over
         training steps: `ema`, `swa` or a dict of the `name` and arguments; see
         `WeightAveraging.of`. None for the weights of the last step.
+      gradient_norms: Writes norms of the gradient, of all weights and by layer, for
+        TensorBoard.
+      optimizers: Other optimizers of some layers: a dict from globs of layers, see
+        `WarmStart`, to dicts of `optimizer`, `learning_rate`, `schedule` and
+        `optimizer_args`, those that are not there being as above. The first glob that
+        names a weight counts; the optimizer above trains the rest.
     """
 
     model_dir: str
@@ -148,6 +154,8 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     graph: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None
     weight_averaging: str | dict[str, Any] | None = None
+    gradient_norms: bool = False
+    optimizers: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name, least, optional in _INTEGERS:

@@ -64,6 +64,30 @@ def standing(done: int, steps: int, epochs: int, stopped: str) -> str:
     return f"going on from step {done} of {total}" if done else ""
 
 
+def early_end(hparams: PipelineHparams, steps: int, monitor: str) -> str:
+    """Says when training ends before its last epoch; empty where it never does.
+
+    Args:
+      hparams: Hyperparameters.
+      steps: Steps of an epoch.
+      monitor: Key of the logs by which epochs are better.
+    """
+    patience, epochs = hparams.early_stopping_patience, hparams.num_epochs
+    if not patience:
+        return ""
+    if patience >= epochs - 1:
+        return (
+            f"never stops early: {patience} epochs of patience, {epochs} epochs of "
+            f"{steps} steps"
+        )
+    least = hparams.early_stopping_min_delta
+    better = f"better by more than {least:g}" if least else "better"
+    return (
+        f"stops early after {patience} epochs of {steps} steps ({patience * steps:,} "
+        f"steps) without a {monitor} that is {better}, {epochs} epochs at the most"
+    )
+
+
 def go_on(
     checkpoints: Checkpoints, steps: int, hparams: PipelineHparams, shares: int | None
 ) -> str:
