@@ -96,8 +96,9 @@ def test_variables_on_terms_of_their_own_cycle_with_the_others():
     [
         ("adam", [0.9], r"such as \[0.85, 0.95\], found \[0.9\]"),
         ("adam", [0.95, 0.85], "its least and its highest value"),
-        ("sgd", [0.85, 0.95], "expected an optimizer with beta_1 or a momentum above"),
+        ("sgd", [0.85, 0.95], "expected an optimizer with beta_1, or SGD with a mom"),
         ("adagrad", [0.85, 0.95], "found Adagrad"),
+        ("rmsprop", [0.85, 0.95], "found RMSprop"),
     ],
 )
 def test_what_cannot_cycle_is_named(name, told, message):

@@ -13,7 +13,7 @@ from tfr_pipeline.errors import ConfigError
 def follow(optimizer: Any, momentum: Callable[[Any], Any]) -> None:
     """Lets an optimizer of Keras take its momentum from a function of the step.
 
-    That is `beta_1` of Adam and its kin, and `momentum` of others. The bias correction
+    That is `beta_1` of Adam and its kin, and `momentum` of `SGD`. The bias correction
     of Adam takes the `beta_1` of the step, as in PyTorch's `OneCycleLR`.
 
     Args:
@@ -34,10 +34,12 @@ def follow(optimizer: Any, momentum: Callable[[Any], Any]) -> None:
       5.0
     """
     key = "beta_1" if hasattr(optimizer, "beta_1") else "momentum"
-    if not getattr(optimizer, key, None):
+    # Others ask whether theirs is 0 while a step is traced.
+    knows = key == "beta_1" or isinstance(optimizer, tf.keras.optimizers.SGD)
+    if not knows or not getattr(optimizer, key):
         raise ConfigError(
-            f"schedule '1cycle': momentum: expected an optimizer with beta_1 or a "
-            f"momentum above 0, found {type(optimizer).__name__}. Set "
+            "schedule '1cycle': momentum: expected an optimizer with beta_1, or SGD "
+            f"with a momentum above 0, found {type(optimizer).__name__}. Set "
             "optimizer_args.momentum, or choose another optimizer."
         )
     kind = type(optimizer)
