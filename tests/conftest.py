@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import os
 import pathlib
 import signal
+import tempfile
+import time
+import warnings
 
 import pytest
 
@@ -12,7 +17,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 # Folders with long files come first, so that no process is left alone with one at the
 # end. Tests of `cluster` wait more than they compute: they alternate with others.
+# First of all comes what looks at the whole process, before others have left threads in
+# it.
 _ORDER = {
+    "tests": -1,
     **dict.fromkeys(("pipeline", "cluster"), 0),
     **dict.fromkeys(("cli", "keras", "serving", "model"), 1),
     **dict.fromkeys(("data", "losses", "metrics"), 2),
@@ -68,6 +76,30 @@ def cache_of_tests(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFR_PIPELINE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collection_goes_on():
+    """Warns where a file leaves a thread behind that is collecting garbage for good.
+
+    Python collects nothing then, whoever asks for it, and the process grows.
+    """
+    yield
+    begun: list[str] = []
+    note = lambda phase, info: begun.append(phase)  # noqa: E731
+    gc.callbacks.append(note)
+    try:
+        for _ in range(20):
+            gc.collect(0)
+            if begun:
+                return
+            time.sleep(0.1)
+    finally:
+        gc.callbacks.remove(note)
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        warnings.warn(f"a thread is collecting garbage:\n{file.read()}", stacklevel=1)
 
 
 @pytest.fixture(scope="session")

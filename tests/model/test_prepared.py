@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from tfr_pipeline.compat import tf
+from tfr_pipeline.data import store
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.store import no_ids
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model import builders, inputs, preprocess, scorers
 from tfr_pipeline.model.prepared import Preparation, is_prepared
+from tfr_pipeline.model.steps import lists as steps
 
 CONTEXT = {"query": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
 FLOATS = {f"x{i}": tf.io.FixedLenFeature((1,), tf.float32, 0.0) for i in range(3)}
@@ -62,6 +66,30 @@ def test_prepared_features_score_as_raw_ones():
     raw, prepared = make_batches(model)
     assert list(prepared) == ["documents_prepared_0"]
     assert_same_scores(model, raw, prepared)
+
+
+def test_steps_that_compare_documents_are_prepared_list_by_list():
+    both = [steps.ListQuantileNormal(beside=True), steps.ListStandardize()]
+    model = make_model(dict.fromkeys(FLOATS, both))
+    assert model.preparation.needs_lists
+    raw, _ = make_batches(make_model(LOGS))
+    ragged = raw["documents_float32"]
+    lists = Lists(
+        values={"float32": ragged.values.numpy()},
+        row_splits=ragged.row_splits.numpy(),
+        labels=np.zeros(len(ragged.values), np.float32),
+        query_ids=no_ids(4),
+        document_ids=no_ids(len(ragged.values)),
+    )
+    # Pieces of about one document, and of all at once.
+    for rows in (1, 100):
+        made = store.map_values(lists, model.preparation, rows, with_splits=True)
+        prepared = {
+            f"documents_{name}": ragged.with_values(matrix)
+            for name, matrix in made.values.items()
+        }
+        assert prepared["documents_prepared_0"].shape[-1] == 6
+        assert_same_scores(model, raw, prepared)
 
 
 def test_two_functions_make_two_matrices():

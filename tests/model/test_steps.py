@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import (
     KBinsDiscretizer,
@@ -174,7 +175,7 @@ def test_standardize_is_the_scaler_of_scikit_learn(workers):
 def test_quantile_normal_is_the_transformer_of_scikit_learn(workers):
     values = columns(3000)
     values[::9, 0] = np.nan
-    spec = {"x": [steps.QuantileNormal(), steps.Missing()]}
+    spec = {"x": [steps.QuantileNormal(ends="extreme"), steps.Missing()]}
     preprocessor = learn(spec, {"x": values}, workers)
     transformer = QuantileTransformer(output_distribution="normal", subsample=None)
     transformer.fit(values.astype(float))
@@ -188,10 +189,64 @@ def test_quantile_normal_is_the_transformer_of_scikit_learn(workers):
 
 def test_quantile_normal_has_no_more_quantiles_than_values():
     values = columns(30)
-    preprocessor = learn({"x": steps.QuantileNormal()}, {"x": values})
+    preprocessor = learn({"x": steps.QuantileNormal(ends="extreme")}, {"x": values})
     transformer = QuantileTransformer(n_quantiles=30, output_distribution="normal")
     expected = transformer.fit_transform(values.astype(float))
     np.testing.assert_allclose(apply(preprocessor, "x", values), expected, atol=1e-4)
+
+
+def test_the_ends_of_quantile_normal_have_the_middle_of_their_ranks():
+    values = np.concatenate([np.zeros(500), np.arange(1, 401), np.full(100, 500.0)])
+    preprocessor = learn(
+        {"x": steps.QuantileNormal()}, {"x": np.float32(values)[:, np.newaxis]}
+    )
+    new = np.float32([[-1], [0], [200.5], [500], [501]])
+    ranks = np.array([0.0005, 0.25, 0.7, 0.95, 0.9995])
+    found = norm.cdf(apply(preprocessor, "x", new))[:, 0]
+    np.testing.assert_allclose(found, ranks, atol=1e-3)
+    # Away from the ends it is what scikit-learn's is.
+    values = columns(3000)[:, :1]
+    both = [
+        apply(learn({"x": steps.QuantileNormal(ends=ends)}, {"x": values}), "x", values)
+        for ends in ("middle", "extreme")
+    ]
+    inside = np.abs(both[1]) < 3
+    assert inside.mean() > 0.99
+    np.testing.assert_allclose(both[0][inside], both[1][inside], atol=1e-6)
+
+
+def van_der_waerden(values, row_splits):
+    """Returns normal quantiles of the ranks of lists, by SciPy."""
+    found = np.full(values.shape, np.nan)
+    for start, stop in itertools.pairwise(row_splits):
+        for column in range(values.shape[1]):
+            part = values[start:stop, column]
+            there = ~np.isnan(part)
+            ranks = rankdata(part[there]) / (there.sum() + 1)
+            found[start:stop, column][there] = norm.ppf(ranks)
+    return found
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_list_quantile_normal_has_the_ranks_of_scipy(beside):
+    rows = int(SPLITS[-1])
+    values = columns(rows)
+    values[:, 1] = np.random.default_rng(0).integers(0, 3, rows)  # ties
+    values[::4, 2] = np.nan
+    values[1, 2] = np.inf
+    data = {"x": values}
+    spec = {"x": tf.io.FixedLenFeature((4,), tf.float32)}
+    made = {"x": [steps.ListQuantileNormal(beside=beside), steps.Missing()]}
+    packed, padded = outputs(learn(made, data, splits=SPLITS), data, spec)
+    expected = np.nan_to_num(van_der_waerden(values, SPLITS))
+    for found in (packed["x"], padded["x"]):
+        found = np.asarray(found).reshape(rows, 4, -1, 2)[..., 0]
+        assert found.shape[2] == 1 + beside
+        np.testing.assert_allclose(found[..., -1], expected, atol=1e-5)
+        if beside:
+            np.testing.assert_array_equal(
+                found[..., 0], np.where(np.isnan(values), 0, values)
+            )
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -6,6 +6,7 @@ Both keep large data from being in memory twice.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import mmap
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -101,8 +102,9 @@ def _splits(lengths: np.ndarray) -> np.ndarray:
 
 def map_values(
     lists: Lists,
-    function: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+    function: Callable[..., dict[str, np.ndarray]],
     rows: int = 1 << 16,
+    with_splits: bool = False,
 ) -> Lists:
     """Returns lists with other document features.
 
@@ -110,12 +112,19 @@ def map_values(
       lists: The lists.
       function: Maps matrices of some documents by name to others of as many rows.
       rows: Documents a call.
+      with_splits: Whether it takes the int64 row splits of these, `[lists + 1]`, as a
+        second argument. A call gets whole lists, of more documents if one is longer.
     """
     blocks: dict[str, Block] = {}
+    splits = lists.row_splits
+    inner = np.searchsorted(splits, np.arange(rows, lists.num_documents, rows))
     # One call even without documents: it tells the names and shapes.
-    for start in range(0, max(lists.num_documents, 1), rows):
-        part = {k: block[start : start + rows] for k, block in lists.values.items()}
-        for name, matrix in function(part).items():
+    cuts = [0, *np.unique(inner[inner < lists.num_lists]).tolist(), lists.num_lists]
+    for first, last in itertools.pairwise(cuts):
+        start, stop = splits[first], splits[last]
+        part = {name: block[start:stop] for name, block in lists.values.items()}
+        more = (splits[first : last + 1] - start,) if with_splits else ()
+        for name, matrix in function(part, *more).items():
             if name not in blocks:
                 blocks[name] = Block(matrix.dtype, matrix.shape[1:])
             blocks[name].append(matrix)

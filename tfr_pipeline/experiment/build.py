@@ -15,7 +15,7 @@ from typing import Any
 from tfr_pipeline import files, serialization, urls
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.experiment import preprocessing, registry, settings
-from tfr_pipeline.features import DEFAULT_MASK, Features
+from tfr_pipeline.features import DEFAULT_MASK, Feature, Features
 from tfr_pipeline.graph.names import without_neighbours
 from tfr_pipeline.losses.keys import parse_losses
 from tfr_pipeline.metrics.keys import ClassMetricKey
@@ -30,6 +30,7 @@ from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import is_function_of_batches
+from tfr_pipeline.regularization.distillation import COLUMN, DistillSettings
 from tfr_pipeline.regularization.settings import QUERIES
 
 # What the default model builder is told; another one has arguments of its own.
@@ -116,6 +117,7 @@ def build_pipeline(
         _required(pipeline, "pipeline", key)
     pretrains = Pretrain.of(pipeline.get("pretrain")) is not None
     features, patterns = _data(data)
+    features, teacher = _without_teacher(features, pipeline.get("distill"))
     _check_model_dir(model_dir, data, patterns)
     batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}
     graph = pipeline.get("graph") or {}
@@ -132,6 +134,13 @@ def build_pipeline(
         # One label is enough of those that are not looked at, and has a default.
         kind, read = "pretraining", dataclasses.replace(features, labels={}, classes=())
     dataset_builder = _dataset_builder(data, read, dataset_hparams)
+    if teacher is not None:
+        if not hasattr(dataset_builder, "read_teacher"):
+            raise ConfigError(
+                f"config.pipeline.distill.teacher: {COLUMN!r} needs a dataset builder "
+                "with read_teacher, such as SimpleDatasetBuilder."
+            )
+        dataset_builder.read_teacher(*teacher)
     check_folds(dataset_builder, dataset_hparams)
     if kept is not None and hasattr(dataset_builder, "kept"):
         dataset_builder.kept = kept
@@ -300,6 +309,33 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     if not described:
         raise ConfigError("config.data.features: path of features.json is required.")
     return Features.load(described), patterns
+
+
+def _without_teacher(
+    features: Features, distill: Any
+) -> tuple[Features, tuple[str, Feature] | None]:
+    """Returns the features of the student, and that which is its teacher, if one is."""
+    told = DistillSettings.of(distill)
+    if told is None or not told.column:
+        return features, None
+    name, where = told.column, "config.pipeline.distill.teacher"
+    described = features.example.get(name)
+    if described is None:
+        vectors = [key for key, one in features.example.items() if name in one.columns]
+        if vectors:
+            raise ConfigError(
+                f"{where}: expected {name!r} as a feature of its own, found it within "
+                f"the vector {vectors[0]!r}. Convert with --scalar_features."
+            )
+        raise ConfigError(unknown_name("document feature", name, features.example))
+    numeric = described.kind == "fixed" and described.dtype == "float32"
+    if not numeric or described.shape not in ((), (1,)):
+        raise ConfigError(
+            f"{where}: expected {name!r} to be one float32 a document, found "
+            f"{described.kind} {described.dtype} of shape {list(described.shape)}."
+        )
+    rest = {key: one for key, one in features.example.items() if key != name}
+    return dataclasses.replace(features, example=rest), (name, described)
 
 
 def _is_needed(data: Mapping[str, Any], split: str) -> bool:

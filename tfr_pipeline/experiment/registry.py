@@ -53,6 +53,7 @@ def _preprocessing() -> dict[str, Any]:
         "standardize": numeric.Standardize,
         "quantile_normal": numeric.QuantileNormal,
         "list_standardize": lists.ListStandardize,
+        "list_quantile_normal": lists.ListQuantileNormal,
         "missing": numeric.Missing,
         "discretize": numeric.Discretize,
         "one_hot": categories.OneHot,

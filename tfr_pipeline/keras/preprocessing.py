@@ -3,7 +3,7 @@
 from tfr_pipeline.model.preprocess import signed_log1p
 from tfr_pipeline.model.steps.base import Step
 from tfr_pipeline.model.steps.categories import Embedding, Hashing, OneHot
-from tfr_pipeline.model.steps.lists import ListStandardize
+from tfr_pipeline.model.steps.lists import ListQuantileNormal, ListStandardize
 from tfr_pipeline.model.steps.numeric import (
     Clip,
     ClipQuantiles,
@@ -20,6 +20,7 @@ __all__ = [
     "Discretize",
     "Embedding",
     "Hashing",
+    "ListQuantileNormal",
     "ListStandardize",
     "Missing",
     "OneHot",

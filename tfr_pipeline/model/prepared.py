@@ -28,7 +28,8 @@ class Preparation:
     """The part of preprocessing that can be done once.
 
     The features of a dtype are prepared when each has a function that acts element by
-    element, has no state and gives the same result twice.
+    element, or that compares the documents of a list, has no state and gives the same
+    result twice.
 
     Args:
       layout: Where each document feature stands.
@@ -36,6 +37,8 @@ class Preparation:
 
     Attributes:
       layout: The features that are prepared; it may have none.
+      needs_lists: Whether some are compared with those of other documents, so that
+        lists have to be whole.
     """
 
     def __init__(
@@ -49,12 +52,19 @@ class Preparation:
                 if functions_are_constant(self._functions, slots, dtype)
             }
         )
+        names = (slot.name for slots in self.layout.slots.values() for slot in slots)
+        self.needs_lists = any(
+            getattr(self._functions[name], "needs_lists", False) for name in names
+        )
 
-    def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(
+        self, values: Mapping[str, np.ndarray], row_splits: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Prepares documents.
 
         Args:
           values: Maps dtypes to raw matrices `[documents, columns]`, of these dtypes.
+          row_splits: int64 `[lists + 1]`; not needed unless `needs_lists`.
 
         Returns:
           Matrices `[documents, columns]`: those of other dtypes as they came, and in
@@ -63,7 +73,10 @@ class Preparation:
         dtypes = self.layout.slots
         with tf.device("CPU:0"):
             raw = {dtype: tf.constant(values[dtype]) for dtype in dtypes}
-            block = FeatureBlock.from_matrices(self.layout, raw).map(self._functions)
+            lists = () if row_splits is None else _lists(row_splits)
+            block = FeatureBlock.from_matrices(self.layout, raw).map(
+                self._functions, lists
+            )
         return {
             **{d: matrix for d, matrix in values.items() if d not in dtypes},
             **{
@@ -126,6 +139,12 @@ class Preparation:
             return part({name: values[name] for name in inputs}, training=training)
 
         return scores
+
+
+def _lists(row_splits: np.ndarray) -> tuple[Any, Any]:
+    """Returns int64 `row_ids` `[documents]` and `row_splits`, as tensors."""
+    row_ids = np.repeat(np.arange(len(row_splits) - 1), np.diff(row_splits))
+    return tf.constant(row_ids, tf.int64), tf.constant(row_splits, tf.int64)
 
 
 def is_prepared(batch: Mapping[str, Any]) -> bool:

@@ -192,7 +192,7 @@ class RankingModel(tf.keras.Model):
             # The metric of the loss is weighted by lists already, its gradient is not.
             if batch is not None and self.averages:
                 share = tf.cast(batch.share, loss.dtype)
-                penalty = self._penalty(loss.dtype)
+                penalty = self.penalty(loss.dtype)
                 loss = (loss - penalty) * share + penalty
             if added is not None:
                 if self.check_loss:
@@ -302,7 +302,7 @@ class RankingModel(tf.keras.Model):
         """See `tf.keras.Model`; those of a replica without lists are 0."""
         return [global_batch.zero_without_lists(loss) for loss in super().losses]
 
-    def _penalty(self, dtype: Any) -> Any:
+    def penalty(self, dtype: Any) -> Any:
         """Returns what regularisation of weights adds to the loss of a replica."""
         losses = compat.weight_losses(self)
         total = sum(tf.cast(tf.reduce_sum(loss), dtype) for loss in losses)

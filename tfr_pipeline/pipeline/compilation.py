@@ -22,6 +22,7 @@ from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run.freezing import Freezing
 from tfr_pipeline.pipeline.warm_start import WarmStart
 from tfr_pipeline.regularization import settings
+from tfr_pipeline.regularization.distillation import DistillSettings
 from tfr_pipeline.regularization.step import Regularization
 
 
@@ -181,12 +182,15 @@ def _share(
 def _regularize(
     model: tf.keras.Model, hparams: PipelineHparams, packed: BlockLayout | None
 ) -> None:
-    """Lets training steps of a compiled model count what graph and adversary add."""
+    """Lets training steps of a compiled model count what others than labels add."""
     graph, adversarial = settings.active(hparams.graph, hparams.adversarial)
-    if graph is None and adversarial is None:
+    distill = DistillSettings.of(hparams.distill)
+    if distill is not None and not distill.weight:
+        distill = None
+    if graph is None and adversarial is None and distill is None:
         return
-    _check_step(model, "pipeline.graph, pipeline.adversarial")
-    model.regularization = Regularization(model, graph, adversarial, packed)
+    _check_step(model, "pipeline.graph, pipeline.adversarial, pipeline.distill")
+    model.regularization = Regularization(model, graph, adversarial, packed, distill)
 
 
 def _average(

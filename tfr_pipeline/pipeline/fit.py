@@ -98,6 +98,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         checks.kind("dataset_builder", dataset_builder, data.AbstractDatasetBuilder)
 
     @property
+    def dataset_builder(self) -> Any:
+        """The dataset builder."""
+        return self._dataset_builder
+
+    @property
     def is_chief(self) -> bool:
         """Whether this process writes into the run directory."""
         return self._run.is_ours
@@ -331,11 +336,19 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._console.stage("exporting and evaluating", "exported and evaluated"),
         ):
             self._trained = self._trained or self._restored(accept_changed_data)
-            return self._trained.finish(self._hparams.export_best_model, evaluation)
+            distilling = self._feed.distilling
+            return self._trained.finish(
+                self._hparams.export_best_model,
+                evaluation,
+                distilling.metrics() if distilling else {},
+            )
 
     def _data(self) -> dict[str, Any]:
         edges = (self._hparams.graph or {}).get("edges")
-        return data_fingerprint.of_builder(self._dataset_builder, edges)
+        distilling = self._feed.distilling
+        return data_fingerprint.of_builder(
+            self._dataset_builder, edges, distilling.files if distilling else ()
+        )
 
     def _restored(self, accept_data: bool) -> Trained:
         """Takes the last checkpoint of the run for the trained model."""

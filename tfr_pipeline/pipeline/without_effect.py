@@ -119,6 +119,11 @@ _OF_DATA: tuple[tuple[str, Callable[[Told], bool], str], ...] = (
     ),
     (
         "test_input_pattern",
+        lambda told: getattr(told.data, "test_fold", None) is not None,
+        "with data.test_fold: that fold of the training files is measured",
+    ),
+    (
+        "test_input_pattern",
         lambda told: not told.described,
         "with a dataset builder that does not describe its features",
     ),

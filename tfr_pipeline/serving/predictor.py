@@ -18,7 +18,7 @@ from tfr_pipeline.data.records import encode
 from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.serving.class_signatures import CLASSIFY, PROBABILITIES
+from tfr_pipeline.serving.class_signatures import PROBABILITIES
 from tfr_pipeline.serving.export import EXTRA_ASSETS, READ_ERRORS
 from tfr_pipeline.serving.rank_inputs import (
     IDS,
@@ -29,7 +29,7 @@ from tfr_pipeline.serving.rank_inputs import (
     splits_names,
 )
 from tfr_pipeline.serving.remote_versions import find_export
-from tfr_pipeline.serving.signatures import PREDICT, RANK, RANKS
+from tfr_pipeline.serving.signatures import CLASSIFY, PREDICT, RANK, RANKS
 from tfr_pipeline.serving.versions import MODEL
 
 _DOCUMENTS_PER_CALL = 16384
@@ -362,9 +362,24 @@ class Predictor:
                     f"data has {sorted(context)}."
                 )
 
-    def _by_matrix(
-        self, lists: Lists, packed: Callable[..., dict[str, Any]]
-    ) -> dict[str, np.ndarray]:
+    @property
+    def packed(self) -> Callable[..., dict[str, Any]] | None:
+        """The function of `arguments` that gives the scores, by task.
+
+        Gradients go through it. None where the export has none: that of a document
+        with several scores, or of another make.
+        """
+        return (
+            None if self.signature == PREDICT else getattr(self._module, "packed", None)
+        )
+
+    def arguments(self, lists: Lists) -> list[Any]:
+        """Returns what `packed` takes: matrices, query features, row splits, others.
+
+        Args:
+          lists: Lists with matrices as wide as they are named for, see
+            `Lists.widened`.
+        """
         arguments: list[Any] = [
             {dtype: tf.constant(lists.values[dtype]) for dtype in self.layout.slots},
             {
@@ -379,13 +394,23 @@ class Predictor:
                 {name: _pair(lists.loose[name]) for name in self.loose},
                 {n: _pair(lists.loose_context[n]) for n in self._ragged_context},
             ]
-        outputs = packed(*arguments)
+        return arguments
+
+    def _by_matrix(
+        self, lists: Lists, packed: Callable[..., dict[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        outputs = packed(*self.arguments(lists))
         # One output has no name of its own.
         single = len(outputs) == 1
         values = next(iter(outputs.values()))
         return {
             task: (values if single else outputs[task]).numpy() for task in self.tasks
         }
+
+    @property
+    def module(self) -> Any:
+        """What `load` returned."""
+        return self._module
 
     @property
     def function(self) -> Callable[..., dict[str, Any]]:

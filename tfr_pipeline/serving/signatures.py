@@ -20,7 +20,8 @@ from tfr_pipeline.serving import ranking
 from tfr_pipeline.serving.rank_inputs import IDS, Pair, RankInputs
 from tfr_pipeline.serving.unkept import padded_features
 
-RANK = "rank"
+# What has raw tensors as inputs: of models that rank, and of those that classify.
+RANK, CLASSIFY = "rank", "classify"
 # Outputs of `rank` beside the scores.
 RANKS = "ranks"
 PREDICT = tf.saved_model.PREDICT_METHOD_NAME

@@ -142,6 +142,11 @@ class Bound:
         )
 
     @property
+    def needs_lists(self) -> bool:
+        """Whether a step compares a document with the others of its list."""
+        return any(isinstance(x, Step) and x.needs_lists for x in self._chain.steps)
+
+    @property
     def functions(self) -> list[Callable[[Any], Any]]:
         """See `Chain`."""
         return self._chain.functions
@@ -179,8 +184,8 @@ class Bound:
 
         Else a function, in parts, of the values of this feature.
         """
-        needs = any(isinstance(x, Step) and x.needs_lists for x in self._chain.steps)
-        return self if self.by_column or needs else Steps(self._layers((name,)))
+        whole = self.by_column or self.needs_lists
+        return self if whole else Steps(self._layers((name,)))
 
     def _layers(self, names: tuple[str, ...]) -> list[Any]:
         if names not in self._made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -144,19 +145,29 @@ class Standardize(Step):
 class QuantileNormal(Step):
     """Maps the distribution of the training data to the normal one.
 
-    As scikit-learn's `QuantileTransformer(output_distribution="normal")`: the rank of a
-    value is interpolated between `count` quantiles, from the left and from the right,
-    of which the mean is taken for values that occur often; ranks outside of
-    `[1e-7, 1 - 1e-7]` are brought there. A column that is constant in the training
-    data becomes 0.
+    The rank of a value is interpolated between `count` quantiles, from the left and
+    from the right, of which the mean is taken for values that occur often. A column
+    that is constant in the training data becomes 0.
+
+    scikit-learn's `QuantileTransformer(output_distribution="normal")` does the same but
+    for the ends: to it, the least value has rank 0 however often it occurs, so -5.2 is
+    what becomes of the zeros of a column where most values are zero. Here the ends are
+    values as others: if half of the documents have 0, the least value, it is -0.67.
+    Ranks outside of half a quantile, 0.0005 for 1000, are brought there (3.3).
 
     Args:
       count: Number of quantiles; that of the values if there are fewer.
+      ends: `middle`, or `extreme` for the ends of scikit-learn.
     """
 
-    def __init__(self, count: int = 1000, **kwargs: Any):
+    def __init__(self, count: int = 1000, ends: str = "middle", **kwargs: Any):
         super().__init__(**kwargs)
         self.count = whole("quantile_normal", count, 2)
+        if ends not in ("middle", "extreme"):
+            raise ConfigError(
+                f"quantile_normal: expected ends 'middle' or 'extreme', found {ends!r}."
+            )
+        self.ends = ends
 
     def new_sketch(self) -> Quantiles:
         """See `Step`."""
@@ -173,9 +184,9 @@ class QuantileNormal(Step):
         values = floats(inputs)
         self._constant("quantiles")
         assert self.statistics is not None
-        tables = [
-            _knots(np.array(row, np.float32)) for row in self.statistics["quantiles"]
-        ]
+        quantiles = self.statistics["quantiles"]
+        extreme = self.ends == "extreme"
+        tables = [_knots(np.array(row, np.float32), extreme) for row in quantiles]
         knots, *beside = (np.stack(rows) for rows in zip(*tables, strict=True))
         # Columns in rows, as `searchsorted` wants them.
         rows = tf.transpose(tf.reshape(values, [-1, len(tables)]))
@@ -187,14 +198,19 @@ class QuantileNormal(Step):
         share = tf.math.divide_no_nan(rows - low, high - low)
         rank = start + (end - start) * share
         rank = tf.where(rows == high, middle, rank)
-        bound = tf.constant(_MOST_NORMAL)
+        most = (
+            _MOST_NORMAL
+            if extreme
+            else NormalDist().inv_cdf(1 - 0.5 / len(quantiles[0]))
+        )
+        bound = tf.constant(most, tf.float32)
         normal = tf.minimum(tf.maximum(tf.math.ndtri(rank), -bound), bound)
         normal = tf.transpose(tf.where(tf.math.is_nan(rows), rows, normal))
         return tf.ensure_shape(tf.reshape(normal, tf.shape(values)), values.shape)
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
-        return {**super().get_config(), "count": self.count}
+        return {**super().get_config(), "count": self.count, "ends": self.ends}
 
 
 def _first_not_less(knots: np.ndarray, rows: Any) -> Any:
@@ -214,11 +230,12 @@ def _first_not_less(knots: np.ndarray, rows: Any) -> Any:
     return tf.concat(found, axis=0)
 
 
-def _knots(quantiles: np.ndarray) -> np.ndarray:
+def _knots(quantiles: np.ndarray, extreme: bool) -> np.ndarray:
     """Returns what ranks are interpolated from.
 
     Args:
       quantiles: Rising, of ranks from 0 to 1, `[n]`.
+      extreme: Whether the ends have the ranks 0 and 1, however often they occur.
 
     Returns:
       float32 `[6, n + 1]`: knots, rising, infinite behind the last; and for values from
@@ -231,8 +248,8 @@ def _knots(quantiles: np.ndarray) -> np.ndarray:
     if len(values) == 1:
         left = right = np.array([0.5])
     middle = (left + right) / 2
-    if len(values) > 1:
-        # As in scikit-learn, the least value has the rank 0, however often it occurs.
+    below = left[0]
+    if extreme and len(values) > 1:
         middle[0], middle[-1] = 0.0, 1.0
     table = np.ones((6, len(quantiles) + 1))
     size = len(values)
@@ -242,8 +259,8 @@ def _knots(quantiles: np.ndarray) -> np.ndarray:
     table[2] = table[0]
     table[3, 1 : size + 1] = right
     table[4, :size], table[5, :size] = left, middle
-    # What is less than all knots has the rank of the least one.
-    table[1, 0], table[3, 0], table[4, 0] = values[0], middle[0], middle[0]
+    # What is less than all knots has the least rank.
+    table[1, 0], table[3, 0], table[4, 0] = values[0], below, below
     return table.astype(np.float32)
 
 

@@ -17,11 +17,13 @@ from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.regularization.settings import GraphSettings
+from tfr_pipeline.serving.teachers import Teacher
 
 Specs = dict[str, Any]
 Plan = BatchPlan | WindowedPlan
 # Maps the matrices of documents by dtype to others.
-Prepare = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+# One that has `needs_lists`, and it is True, takes row splits, too.
+Prepare = Callable[..., dict[str, np.ndarray]]
 # Makes of the features of all batches a function of those of one, or None.
 Encode = Callable[
     [Iterable[Mapping[str, Any]]], Callable[[Mapping[str, Any]], Any] | None
@@ -133,7 +135,8 @@ class BatchRequest:
       start_step: Global training batches to leave out.
       shard: `(i, n)` for the share of worker `i` of `n` in each global batch.
       prepare: Applied to the matrices of packed batches, all documents at once and
-        ahead, unless the data is too large for that.
+        ahead, unless the data is too large for that; or, where it compares documents,
+        lists are cut.
       encode: Makes of all batches a function that puts vectors in the place of texts,
         or None; see `tfr_pipeline.model.encoded`.
       sized: Adds what replicas have to know of each other to the features; see
@@ -142,6 +145,8 @@ class BatchRequest:
         same shape; for batches by number of lists.
       graph: Adds the neighbours of what stands in training batches, see
         `data.batching.neighbours`; None for none.
+      teacher: Adds its scores to the features of training batches, see
+        `data.batching.teacher_scores`; None for none.
     """
 
     split: str
@@ -154,6 +159,7 @@ class BatchRequest:
     sized: bool = False
     fixed: bool = False
     graph: GraphSettings | None = None
+    teacher: Teacher | None = None
 
     def ask(self, builder: DatasetBuilder) -> tf.data.Dataset:
         """Returns what `make_dataset` of a builder makes of it.
