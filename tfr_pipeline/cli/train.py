@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tfr_pipeline import files, urls
-from tfr_pipeline.cli import arguments
+from tfr_pipeline.cli import arguments, lr_range
 from tfr_pipeline.cli.quiet import load_tensorflow
 from tfr_pipeline.errors import ConfigError
 
@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let a run go on with other data than it began with",
     )
     parser.add_argument(
+        "--lr_range",
+        nargs="?",
+        const=lr_range.DEFAULT,
+        metavar="LOW,HIGH",
+        help="train one pass at rates that rise, and write the loss at each into "
+        f"MODEL_DIR-lr_range; the run is left alone (default: {lr_range.DEFAULT})",
+    )
+    parser.add_argument(
         "--ensemble",
         type=arguments.positive,
         metavar="MEMBERS",
@@ -67,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
 
         job_task.train(args.job)
         return 0
+    if args.lr_range is not None:
+        rates = lr_range.ends(args.lr_range)
+        _check_alone(args)
     config = file.config()
     if args.ensemble is not None:
         from tfr_pipeline.cli import ensembles
@@ -85,10 +96,20 @@ def run(args: argparse.Namespace) -> int:
         for line in pipeline.dry_run():
             print(line)
         return 0
+    if args.lr_range is not None:
+        lr_range.run(pipeline, config["model_dir"], *rates)
+        return 0
     pipeline.train_and_validate(verbose=1, accept_changed_data=args.accept_changed_data)
     if pipeline.is_chief:
         _report(files.local(config["model_dir"]))
     return 0
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Checks that no flag says what to do with the run, beside one that does not."""
+    for name in ("dry_run", "accept_changed_data", "ensemble"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name}: expected without --lr_range, found both.")
 
 
 def _report(model_dir: str) -> None:

@@ -42,6 +42,8 @@ _OF_DEFAULT_BUILDER = (
     "interactions",
     "name",
 )
+# How arguments end that name parts of layers.
+_LAYER_PARTS = ("activation", "initializer", "regularizer", "constraint")
 _INSTEAD_OF_DIR = ("train", "valid", "test", "features")
 
 
@@ -189,17 +191,32 @@ def _named_parts(pipeline: dict[str, Any], features: Features) -> dict[str, Any]
         pipeline["metrics"], features, functools.partial(_several, kind="metric")
     )
     pipeline["callbacks"] = _several(pipeline.get("callbacks") or (), kind="callback")
-    optimizer = pipeline.get("optimizer") or PipelineHparams.optimizer
-    if not registry.is_imported(optimizer):
-        optimizer = str(optimizer).lower()
-    pipeline["optimizer"] = registry.find("optimizer", optimizer, f"{where}.optimizer")
-    schedule = pipeline.get("schedule")
+    pipeline["optimizer"] = pipeline.get("optimizer") or PipelineHparams.optimizer
+    if pipeline.get("optimizers"):
+        pipeline["optimizers"] = {
+            glob: _named_optimizer(told, f"{where}.optimizers[{glob!r}]")
+            for glob, told in pipeline["optimizers"].items()
+        }
+    return _named_optimizer(pipeline, where)
+
+
+def _named_optimizer(told: Any, where: str) -> Any:
+    """Returns settings with objects for the names of an optimizer and a schedule."""
+    if not isinstance(told, Mapping):
+        return told  # whoever reads it says what is wrong
+    told = dict(told)
+    if optimizer := told.get("optimizer"):
+        if not registry.is_imported(optimizer):
+            optimizer = str(optimizer).lower()
+        found = registry.find("optimizer", optimizer, f"{where}.optimizer")
+        told["optimizer"] = found
+    schedule = told.get("schedule")
     named = schedule.get("name") if isinstance(schedule, Mapping) else schedule
     if named:
         args = dict(schedule) if isinstance(schedule, Mapping) else {}
         found = registry.find("schedule", named, f"{where}.schedule.name")
-        pipeline["schedule"] = {**args, "name": found}
-    return pipeline
+        told["schedule"] = {**args, "name": found}
+    return told
 
 
 def _each_task(value: Any, features: Features, function: Any) -> Any:
@@ -393,6 +410,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     scorer_args = model.get("scorer_args")
     if features.classes and scorer_name == "dnn":
         scorer_args = {"output_units": len(features.classes), **(scorer_args or {})}
+    scorer_args = _imported_parts(scorer_args or {})
     scorer = registry.make("scorer", scorer_name, scorer_args, "config.model.scorer")
     if interactions := model.get("interactions"):
         scorer = InteractionScorer(scorer, interactions)
@@ -403,6 +421,28 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         DEFAULT_MASK,
         model.get("name"),
     )
+
+
+def _imported_parts(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments of a scorer with objects for what `module:callable` names.
+
+    That is an activation, or an initialiser, regulariser or constraint; either as it
+    is, or the `name` of a dict, beside arguments.
+    """
+    made = dict(args)
+    for key, value in args.items():
+        if key.rpartition("_")[2] not in _LAYER_PARTS:
+            continue
+        given = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = given.pop("name", None)
+        if registry.is_imported(name):
+            where = f"config.model.scorer_args.{key}"
+            found = registry.find("scorer", name, where)
+            if inspect.isclass(found):
+                made[key] = registry.bound(found, name, given, where)()
+            else:
+                made[key] = functools.partial(found, **given) if given else found
+    return made
 
 
 def _dataset_builder(

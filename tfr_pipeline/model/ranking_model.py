@@ -33,6 +33,10 @@ class RankingModel(tf.keras.Model):
         test steps take such batches as well as raw ones.
       regularization: What adds to the loss of training steps beside the losses that
         the model is compiled with, a `regularization.step.Regularization`; or None.
+      weight_averages: Averages of the weights that training steps keep, an
+        `optimizers.averaging.Averages`; or None.
+      gradient_norms: What gathers norms of gradients in training steps, a
+        `gradient_norms.GradientNorms`; or None.
     """
 
     preparation: Preparation | None = None
@@ -40,6 +44,8 @@ class RankingModel(tf.keras.Model):
     _encoding: Encoding | None = None
     _encodes = True
     regularization: Any = None
+    weight_averages: Any = None
+    gradient_norms: Any = None
 
     training_metrics = False
     # For how long training steps waited for batches; None where Keras drives them.
@@ -197,6 +203,8 @@ class RankingModel(tf.keras.Model):
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
             self._minimize(loss, tape)
+            if self.weight_averages is not None:
+                self.weight_averages.update(self.optimizer.iterations)
         if not self.training_metrics:
             return None
         with global_batch.known(batch):
@@ -235,27 +243,29 @@ class RankingModel(tf.keras.Model):
         mends = any(getattr(optimizer, key, None) for key in ("clipnorm", "clipvalue"))
         scales = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         base = tf.keras.optimizers.Optimizer
-        if (
-            not self.check_loss
-            or mends
-            or scales
-            or getattr(type(optimizer), "minimize", None) is not base.minimize
-        ):
+        own = scales or getattr(type(optimizer), "minimize", None) is not base.minimize
+        checks = self.check_loss and not mends
+        if own or not (checks or self.gradient_norms):
             optimizer.minimize(loss, variables, tape=tape)
             return
         gradients = optimizer.compute_gradients(loss, variables, tape)
+        kwargs = {}
+        if self.gradient_norms:
+            gradients = optimizer.aggregate_gradients(gradients)
+            self.gradient_norms.update(gradients)
+            kwargs = {"skip_gradients_aggregation": True}
         squares = [
             # Sparse gradients have values.
             tf.cast(tf.nn.l2_loss(getattr(gradient, "values", gradient)), loss.dtype)
             for gradient, _ in gradients
-            if gradient is not None
+            if gradient is not None and checks
         ]
         checked = []
         if squares:
             total = tf.add_n(squares)
             checked.append(tf.debugging.check_numerics(total, NON_FINITE_LOSS))
         with tf.control_dependencies(checked):
-            optimizer.apply_gradients(gradients)
+            optimizer.apply_gradients(gradients, **kwargs)
 
     def _test(self, data: Any) -> dict[str, Any] | None:
         """Evaluates a batch, as `_train` trains on one."""

@@ -275,6 +275,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             beginning.begin_or_go_on(self, model, layout, steps, told, data, accept)
             if checks.skips(self._metrics()):
                 console.say("metrics skip queries without relevant documents")
+            if hparams.early_stopping_patience:
+                console.say(loop.early_end(hparams, steps, self._monitor()))
             trained = self._trained_kind(
                 model,
                 self._run,

@@ -96,7 +96,8 @@ def save_functions(
     """
     # Scores of whole matrices; no signature, but there for `Predictor` and ensembles.
     scoring = functions.get(RANK) or functions.get(CLASSIFY)
-    module.packed = getattr(scoring, "packed", None)
+    for name in ("packed", "sampled"):
+        setattr(module, name, getattr(scoring, name, None))
 
     def write(folder: str) -> None:
         tf.saved_model.save(module, folder, signatures=dict(functions))

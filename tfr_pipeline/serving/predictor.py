@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -228,6 +229,48 @@ class Predictor:
         task = self.task(task)
         return self.score_tasks(lists, function)[task]
 
+    def sample(
+        self, lists: Lists, samples: int, task: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores documents many times, each time with other units dropped out.
+
+        Args:
+          lists: The documents.
+          samples: How many times.
+          task: See `score`.
+
+        Returns:
+          Mean and standard deviation (of `samples - 1` degrees of freedom) of the
+          scores of each document, float32 `[documents]`.
+
+        Raises:
+          ConfigError: `samples` is less than 2, there is no dropout; or see `score`.
+          DataError: See `score`.
+          RunError: See `score`.
+        """
+        task = self.sampled_task(samples, task)
+        draw = types.SimpleNamespace(packed=self._module.sampled)
+        mean = squares = np.zeros(lists.num_documents)
+        for count in range(1, samples + 1):  # Welford, 1962
+            scores = self.score_tasks(lists, draw)[task].astype(np.float64)
+            before, mean = mean, mean + (scores - mean) / count
+            squares = squares + (scores - before) * (scores - mean)
+        deviation = np.sqrt(squares / (samples - 1))
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def sampled_task(self, samples: int, task: str | None) -> str:
+        """Returns a name of a task, see `task`, once `sample` is known to work."""
+        if samples < 2:
+            raise ConfigError(f"samples: expected at least 2, found {samples}.")
+        if getattr(self._module, "sampled", None) is None or self.signature != RANK:
+            raise ConfigError(
+                f"{self.path}: samples differ by dropout; expected a model that has "
+                "some, ranks by one number a document, and was exported since "
+                "tfr_pipeline samples (`tfr-pipeline export --run=RUN`, once the run "
+                "was started again)."
+            )
+        return self.task(task)
+
     def task(self, task: str | None) -> str:
         """Returns a name of a task after checking it; None stands for the only one."""
         if task is None and len(self.tasks) == 1:
@@ -247,9 +290,7 @@ class Predictor:
             task for task, (found, _) in self._numbers.items() if found == output
         )
 
-    def score_tasks(
-        self, lists: Lists, function: Callable[..., dict[str, Any]] | None = None
-    ) -> dict[str, np.ndarray]:
+    def score_tasks(self, lists: Lists, function: Any = None) -> dict[str, np.ndarray]:
         """Returns the scores by task; see `score`."""
         self._check(lists)
         padded = self.signature == PREDICT

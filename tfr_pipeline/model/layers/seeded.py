@@ -118,6 +118,32 @@ class Dropout(SeededLayer):
         return {**super().get_config(), "rate": self.rate}
 
 
+# What SELU gives far below 0: Klambauer et al., "Self-Normalizing Neural Networks",
+# NeurIPS 2017.
+_LEAST_SELU = -1.6732632423543772 * 1.0507009873554805
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean 0 and variance 1 of what comes out of SELU.
+
+    Elements that are dropped become the least value of SELU, and all are scaled and
+    shifted, as Klambauer et al., NeurIPS 2017, say.
+
+    Args:
+      rate: Share of elements that are dropped.
+      seed: See `SeededLayer`.
+    """
+
+    def _drop(self, inputs: Any) -> Any:
+        keep, of_kept = self._kept(inputs)
+        share = 1.0 / of_kept
+        scale = (share * (1.0 + (1.0 - share) * _LEAST_SELU**2)) ** -0.5
+        shift = -scale * _LEAST_SELU * (1.0 - share)
+        dropped = tf.constant(_LEAST_SELU, inputs.dtype)
+        return scale * tf.where(keep, inputs, dropped) + shift
+
+
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class GaussianNoise(SeededLayer):
     """Adds normal noise in training.
