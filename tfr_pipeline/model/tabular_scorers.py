@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.layers.member_tower import MemberTower
+from tfr_pipeline.model.layers.seeded import GaussianNoise
 from tfr_pipeline.model.layers.towers import create_tower
 from tfr_pipeline.model.scorers import UnivariateScorer, concat
 
@@ -25,10 +27,13 @@ class TabMScorer(UnivariateScorer):
     Args:
       k: Number of networks.
       hidden_layer_dims: Units of the hidden layers.
-      activation: Activation after each hidden layer; None for none.
+      activation: Activation after each hidden layer, see `create_tower`.
       dropout: Rate of dropout after each hidden layer.
       output_units: Numbers a document.
-      kernel_initializer: Of the shared kernels and of the heads.
+      input_noise_stddev: Standard deviation of noise on the features in training; 0 or
+        None for none.
+      **kernel: `kernel_initializer`, `kernel_regularizer` and `kernel_constraint`, see
+        `create_tower`.
 
     Raises:
       ConfigError: `k` or a number of units is not positive.
@@ -49,15 +54,25 @@ class TabMScorer(UnivariateScorer):
         activation: Any = "relu",
         dropout: float = 0.2,
         output_units: int = 1,
-        kernel_initializer: Any = "glorot_uniform",
+        *,
+        input_noise_stddev: float | None = None,
+        **kernel: Any,
     ):
+        known = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+        for key in kernel:
+            if key not in known:
+                parameters = [*inspect.signature(TabMScorer).parameters, *known]
+                raise ConfigError(
+                    unknown_name("argument", key, parameters, "TabMScorer")
+                )
+        self._input_noise_stddev = input_noise_stddev
         self._arguments = {
             "members": k,
             "hidden_layer_dims": hidden_layer_dims,
             "activation": activation,
             "dropout": dropout,
             "output_units": output_units,
-            "kernel_initializer": kernel_initializer,
+            **kernel,
         }
         MemberTower(**self._arguments)  # says now what is wrong with its arguments
 
@@ -67,9 +82,10 @@ class TabMScorer(UnivariateScorer):
         example_features: Mapping[str, Any],
     ) -> Any:
         """See `UnivariateScorer`."""
-        return MemberTower(**self._arguments)(
-            concat(context_features, example_features)
-        )
+        x = concat(context_features, example_features)
+        if self._input_noise_stddev:
+            x = GaussianNoise(self._input_noise_stddev)(x)
+        return MemberTower(**self._arguments)(x)
 
 
 class DCNScorer(UnivariateScorer):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.model.layers.seeded import Dropout
+from tfr_pipeline.model.layers import named
 from tfr_pipeline.model.layers.towers import checked_dims
 
 # Members that are computed by one product a layer. The activations of more do not stay
 # in the cache of a core: sixteen at once took twice as long as four times four.
 _AT_ONCE = 4
+_OF_KERNELS = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -63,12 +64,14 @@ class MemberTower(tf.keras.layers.Layer):
       members: Number of members.
       hidden_layer_dims: Units of the hidden layers.
       output_units: Numbers that a head gives.
-      activation: Activation after each hidden layer; None for none.
+      activation: Activation after each hidden layer, see `create_tower`.
       dropout: Rate of dropout after each hidden layer, drawn for each member.
-      kernel_initializer: Of the shared kernels and of the heads.
+      **kwargs: `kernel_initializer`, `kernel_regularizer` and `kernel_constraint` of
+        the shared kernels and of the heads, see `create_tower`; and as of a Keras
+        layer.
 
     Raises:
-      ConfigError: `members` or a number of units is not positive.
+      ConfigError: `members` or a number of units is not positive, or a name unknown.
 
     Example:
       >>> tower = MemberTower(8, [4], activation="relu")
@@ -81,20 +84,21 @@ class MemberTower(tf.keras.layers.Layer):
         members: int,
         hidden_layer_dims: Iterable[int],
         output_units: int = 1,
-        activation: Callable[..., Any] | str | None = None,
+        activation: Any = None,
         dropout: float = 0.0,
-        kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ):
+        kernel = {key: kwargs.pop(key) for key in _OF_KERNELS if key in kwargs}
         super().__init__(**kwargs)
         if isinstance(members, bool) or not isinstance(members, int) or members < 1:
             raise ConfigError(f"members: expected 1 or more, found {members!r}.")
         self.members = members
         self.hidden_layer_dims = checked_dims(hidden_layer_dims)
         self.output_units = output_units
-        self.activation = tf.keras.activations.get(activation)
+        self.activation = activation
+        named.activation(activation)  # says now what is wrong with it
         self.dropout = dropout or 0.0
-        self.kernel_initializer = tf.keras.initializers.get(kernel_initializer)
+        self._kernel = named.kernel_arguments(kernel, activation)
 
     @property
     def training_members(self) -> int:
@@ -106,11 +110,19 @@ class MemberTower(tf.keras.layers.Layer):
         dims = [int(input_shape[-1]), *self.hidden_layer_dims]
         self._kernels, self._biases = [], []
         self._input_scales, self._output_scales = [], []
-        self._dropouts: list[Any] = []
+        self._activations, self._dropouts = [], []
+        initializer, regularizer, constraint = (
+            get(self._kernel.get(key))
+            for get, key in zip(
+                (_initializer, tf.keras.regularizers.get, tf.keras.constraints.get),
+                _OF_KERNELS,
+                strict=True,
+            )
+        )
 
-        def weight(name: str, units: int, initializer: Any) -> Any:
+        def weight(name: str, units: int, initial: Any) -> Any:
             shape = (self.members, units)
-            return self.add_weight(name=name, shape=shape, initializer=initializer)
+            return self.add_weight(name=name, shape=shape, initializer=initial)
 
         for i, (inputs, units) in enumerate(itertools.pairwise(dims)):
             signs = "ones" if i or self.members == 1 else RandomSigns()
@@ -118,21 +130,28 @@ class MemberTower(tf.keras.layers.Layer):
                 self.add_weight(
                     name=f"kernel_{i}",
                     shape=(inputs, units),
-                    initializer=_another(self.kernel_initializer),
+                    initializer=_another(initializer),
+                    regularizer=regularizer,
+                    constraint=constraint,
                 )
             )
             self._input_scales.append(weight(f"input_scale_{i}", inputs, signs))
             self._output_scales.append(weight(f"output_scale_{i}", units, "ones"))
             self._biases.append(weight(f"bias_{i}", units, "zeros"))
+            activation = named.activation(self.activation)
+            with tf.name_scope(f"activation_{i}"):
+                activation.build([None, units])
+            self._activations.append(activation)
             if self.dropout:
-                dropout = Dropout(self.dropout)
+                dropout = named.dropout(self.dropout, self.activation)
                 with tf.name_scope(f"dropout_{i}"):
                     dropout.build([self.members, None, units])
                 self._dropouts.append(dropout)
         self._head = self.add_weight(
             name="head",
             shape=(self.members, dims[-1], self.output_units),
-            initializer=_OfEach(self.kernel_initializer),
+            initializer=_OfEach(initializer),
+            regularizer=regularizer,
         )
         self._head_bias = weight("head_bias", self.output_units, "zeros")
         super().build(input_shape)
@@ -167,13 +186,14 @@ class MemberTower(tf.keras.layers.Layer):
             x = tf.matmul(x, kernel * (outputs * factor))
             x += self._biases[i][some, tf.newaxis, :]
             factor = 1.0
-            if not self._dropouts or not training:
-                x = self.activation(x)
-            elif self.activation is tf.keras.activations.relu:
+            if training and self._dropouts and _is_relu(self.activation):
                 # What dropout scales by comes with the next kernel.
                 x, factor = self._dropouts[i].relu(x)
-            else:
-                x = self._dropouts[i](self.activation(x), training=True)
+                continue
+            rows = tf.reshape(x, [-1, x.shape[-1]])  # PReLU has a slope a column
+            x = tf.reshape(self._activations[i](rows), tf.shape(x))
+            if self._dropouts:
+                x = self._dropouts[i](x, training=training)
         bias = self._head_bias[some, tf.newaxis, :]
         return tf.matmul(x, self._head[some] * factor) + bias
 
@@ -184,11 +204,11 @@ class MemberTower(tf.keras.layers.Layer):
             "members": self.members,
             "hidden_layer_dims": self.hidden_layer_dims,
             "output_units": self.output_units,
-            "activation": tf.keras.activations.serialize(self.activation),
+            "activation": tf.keras.activations.serialize(self.activation)
+            if callable(self.activation)
+            else self.activation,
             "dropout": self.dropout,
-            "kernel_initializer": tf.keras.initializers.serialize(
-                self.kernel_initializer
-            ),
+            **self._kernel,
         }
 
 
@@ -203,6 +223,14 @@ class _OfEach(tf.keras.initializers.Initializer):
         return tf.stack(
             [_another(self._initializer)(each, dtype) for _ in range(members)]
         )
+
+
+def _is_relu(activation: Any) -> bool:
+    return activation in ("relu", tf.keras.activations.relu, tf.nn.relu)
+
+
+def _initializer(value: Any) -> Any:
+    return tf.keras.initializers.get(value or "glorot_uniform")
 
 
 def _another(initializer: Any) -> Any:
