@@ -76,7 +76,7 @@ def t_test(differences: np.ndarray) -> float | None:
 
     Example:
       >>> round(t_test(np.array([0.1, 0.2, 0.3, 0.0])), 4)
-      0.0982
+      0.1027
     """
     values = np.asarray(differences, np.float64)
     count = len(values)
