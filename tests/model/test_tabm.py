@@ -9,6 +9,7 @@ from tests.model.test_models import CONTEXT, LENGTHS, LONGEST, MASK, MIXED, batc
 from tfr_pipeline import losses, metrics
 from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.model import sampling
 from tfr_pipeline.model.layers.member_tower import MemberTower
 from tfr_pipeline.model.layers.members import averaged, repeated
 from tfr_pipeline.model.scorers import DNNScorer
@@ -320,3 +321,52 @@ def test_a_model_of_tasks_has_the_loss_of_each_member_of_each(layout="packed"):
 def test_arguments_that_cannot_be_are_errors(arguments, words):
     with pytest.raises((ConfigError, ValueError), match=words):
         build("packed", scorer(**arguments))
+
+
+@pytest.mark.parametrize("activation", ["prelu", "selu", {"name": "leaky_relu"}])
+def test_members_take_activations_and_kernels_by_name(activation):
+    arguments = {
+        "activation": activation,
+        "dropout": 0.5,
+        "kernel_regularizer": {"name": "l2", "l2": 0.1},
+        "kernel_constraint": {"name": "max_norm", "max_value": 1e-3},
+    }
+    tower = MemberTower(3, [5, 4], **arguments)
+    x = tf.random.stateless_normal([7, 6], [1, 2])
+    assert tower(x, training=True).shape == (3, 7, 1)
+    kernels = [w for w in tower.weights if "kernel" in w.name]
+    assert len(kernels) == 2 and len(tower.losses) == 3  # and that of the heads
+    for kernel in kernels:
+        assert np.linalg.norm(kernel.constraint(kernel), axis=0).max() < 1.1e-3
+    slopes = [w for w in tower.weights if "alpha" in w.name]
+    assert [w.shape.as_list() for w in slopes] == (
+        [[5], [4]] if activation == "prelu" else []
+    )
+    again = MemberTower.from_config(tower.get_config())
+    again(x)
+    again.set_weights(tower.get_weights())
+    np.testing.assert_allclose(again(x), tower(x), rtol=1e-6)
+
+
+def test_noise_on_the_inputs_is_for_training_alone():
+    scorer = TabMScorer(2, [4], dropout=0.0, input_noise_stddev=1.0)
+    inputs = tf.keras.Input((3,))
+    model = tf.keras.Model(inputs, scorer._score_flattened({}, {"x": inputs}))
+    x = tf.ones([5, 3])
+    np.testing.assert_array_equal(model(x), model(x))
+    noisy = [model(x, training=True).numpy() for _ in range(2)]
+    assert np.abs(noisy[0] - noisy[1]).max() > 0.01
+    with pytest.raises(ConfigError, match="kernel_initializer"):
+        TabMScorer(2, [4], kernel_initialiser="he_normal")
+
+
+def test_samples_of_members_drop_out():
+    scorer = TabMScorer(2, [50], dropout=0.5)
+    inputs = tf.keras.Input((3,))
+    model = tf.keras.Model(inputs, scorer._score_flattened({}, {"x": inputs}))
+    x = tf.ones([1, 3])
+    with sampling.dropping_out(model):
+        samples = [float(model(x)[0, 0]) for _ in range(200)]
+    assert np.std(samples) > 0.01
+    error = np.std(samples) / 200**0.5
+    assert abs(np.mean(samples) - float(model(x)[0, 0])) < 4 * error

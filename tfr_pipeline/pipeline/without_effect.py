@@ -74,7 +74,6 @@ _NO_VALIDATION = "without validation data"
 # Setting, when it has no effect, and why. A setting with its default is none.
 _OF_PIPELINES: tuple[tuple[str, Callable[[Told], bool], str], ...] = (
     ("best_exporter_metric", lambda told: not told.selects, _UNSELECTED),
-    ("best_exporter_metric_higher_better", lambda told: not told.selects, _UNSELECTED),
     (
         "early_stopping_min_delta",
         lambda told: not told.hparams.early_stopping_patience,
