@@ -94,6 +94,9 @@ def test_replicas_decay_at_the_rate_of_the_variable() -> None:
 @pytest.mark.parametrize("name", ["adamw", "adam"])
 def test_an_optimizer_on_terms_is_saved_as_what_it_was(name: str) -> None:
     optimizer = build_optimizer(name, 0.1, 10)
+    keras = tf.keras.optimizers
+    if isinstance(keras.deserialize(keras.serialize(optimizer)), str):
+        pytest.skip(f"this version of Keras cannot load {name} by its name")
     before, kind = optimizer.get_config(), type(optimizer)
     set_terms(optimizer, [(Terms(rate=0.1), [tf.Variable(1.0)])])
     saved = tf.keras.optimizers.serialize(optimizer)

@@ -24,7 +24,7 @@ from tfr_pipeline.serving.signatures import Signatures
 # Logarithms of probabilities below it would not be finite.
 _LEAST = 1e-37
 # Stands for the Keras model of a member, whose functions are there already.
-_NO_MODEL = types.SimpleNamespace(output={})
+_NO_MODEL = types.SimpleNamespace(output={}, submodules=())
 
 
 def export_ensemble(
