@@ -77,7 +77,7 @@ def test_scores_differ_by_dropout_alone_and_by_another_mask_each_time(scorer, tm
     np.testing.assert_array_equal(predictor.score(lists), plain)
     # Wherever a model is loaded, it draws the same masks, if they are ours.
     if not isinstance(scorer, WithKeras):
-        again = Predictor(predictor.path).sample(lists, 200)
+        again = Predictor(predictor.path).sample(lists, 50)
         np.testing.assert_array_equal(again, (mean, deviation))
 
 
