@@ -408,7 +408,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         )
     scorer_name = model.get("scorer") or "dnn"
     scorer_args = model.get("scorer_args")
-    if features.classes and scorer_name == "dnn":
+    if features.classes and scorer_name in ("dnn", "tabm", "dcn"):
         scorer_args = {"output_units": len(features.classes), **(scorer_args or {})}
     scorer_args = _imported_parts(scorer_args or {})
     scorer = registry.make("scorer", scorer_name, scorer_args, "config.model.scorer")

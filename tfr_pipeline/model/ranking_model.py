@@ -240,7 +240,10 @@ class RankingModel(tf.keras.Model):
         """
         optimizer, variables = self.optimizer, self.trainable_variables
         # These may make a gradient finite that is not.
-        mends = any(getattr(optimizer, key, None) for key in ("clipnorm", "clipvalue"))
+        mends = all(
+            any(getattr(one, key, None) for key in ("clipnorm", "clipvalue"))
+            for one in (optimizer, *getattr(optimizer, "others", ()))
+        )
         scales = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         base = tf.keras.optimizers.Optimizer
         own = scales or getattr(type(optimizer), "minimize", None) is not base.minimize
