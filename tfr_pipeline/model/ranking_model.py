@@ -30,6 +30,9 @@ class RankingModel(tf.keras.Model):
       preparation: What of the preprocessing can be done before training, or None.
       prepared_call: Scores a batch whose features have been prepared; training and
         test steps take such batches as well as raw ones.
+      position_bias: What a loss on clicks takes of positions, which then stand where
+        weights do in batches, a `PositionBias`; or None. Metrics judge the scores
+        without it.
       regularization: What adds to the loss of training steps beside the losses that
         the model is compiled with, a `regularization.step.Regularization`; or None.
     """
@@ -38,6 +41,7 @@ class RankingModel(tf.keras.Model):
     prepared_call: Callable[..., Any] | None = None
     _encoding: Encoding | None = None
     _encodes = True
+    position_bias: Any = None
     regularization: Any = None
 
     training_metrics = False
@@ -179,8 +183,9 @@ class RankingModel(tf.keras.Model):
                 )
             else:
                 y_pred = self.scores(x, training=True)
+                judged, sample_weight = self._judged(y, y_pred, sample_weight, True)
                 with global_batch.known(batch):
-                    loss = self.compute_loss(x, y, y_pred, sample_weight)
+                    loss = self.compute_loss(x, y, judged, sample_weight)
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
             # The metric of the loss is weighted by lists already, its gradient is not.
@@ -239,8 +244,9 @@ class RankingModel(tf.keras.Model):
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         y_pred = self.scores(x, training=False)
+        judged, sample_weight = self._judged(y, y_pred, sample_weight, False)
         with global_batch.known(global_batch.of(y, sizes)):
-            self.compute_loss(x, y, y_pred, sample_weight)
+            self.compute_loss(x, y, judged, sample_weight)
             return self._update_metrics(x, y, y_pred, sample_weight)
 
     @property
@@ -265,8 +271,20 @@ class RankingModel(tf.keras.Model):
           y_pred: Scores.
           sample_weight: Weights, or None.
         """
-        self.compute_loss(None, y, y_pred, sample_weight)
+        judged, sample_weight = self._judged(y, y_pred, sample_weight, False)
+        self.compute_loss(None, y, judged, sample_weight)
         self._update_metrics(None, y, y_pred, sample_weight)
+
+    def _judged(
+        self, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    ) -> tuple[Any, Any]:
+        """Returns the scores and the weights that the loss is computed of."""
+        if self.position_bias is None:
+            return y_pred, sample_weight
+        found: tuple[Any, Any] = self.position_bias.for_loss(
+            y, y_pred, sample_weight, training
+        )
+        return found
 
     def _update_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any
