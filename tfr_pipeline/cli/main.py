@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "make a SavedModel of a checkpoint",
     "sweep": "train with many settings, and find the best",
     "graph": "neighbours of documents: ids, similarity graph, packed data",
+    "clicks": "simulate clicks, estimate what users see",
     "doctor": "look at the installation, and say how to mend it",
     "new": "start a project",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import Feature, Features
 
 METHODS = ("tower", "em", "ips")
+_WHERE = "model.position_bias"
 _KEYS: dict[str, tuple[str, ...]] = {
     "tower": ("num_positions", "dropout"),
     "em": ("num_positions",),
@@ -196,6 +198,12 @@ def _is_number(value: Any) -> bool:
     return number and math.isfinite(value)
 
 
+def complaint(error: tf.errors.OpError) -> str | None:
+    """Returns what a training step said of positions, if that is why it failed."""
+    found = re.search(rf"\[({_WHERE}: .*?)\] \[+([-\d.]+)", str(error))
+    return found and f"{found[1]} {found[2]}."
+
+
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
 class PositionBias(tf.keras.layers.Layer):
     """What positions add to the scores and weights that a loss is made of.
@@ -305,8 +313,8 @@ class PositionBias(tf.keras.layers.Layer):
 
     def _check(self, checks: list[Any], good: Any, found: Any, wanted: str) -> None:
         message = (
-            f"model.position_bias: expected {wanted}, in the feature of positions of "
-            "the training data. Found first:"
+            f"{_WHERE}: expected {wanted}, in the feature of positions of the training "
+            "data; found:"
         )
         wrong = tf.boolean_mask(found, ~good)
         check = tf.debugging.Assert(tf.reduce_all(good), [message, wrong[:1]])

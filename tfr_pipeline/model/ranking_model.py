@@ -275,6 +275,17 @@ class RankingModel(tf.keras.Model):
         self.compute_loss(None, y, judged, sample_weight)
         self._update_metrics(None, y, y_pred, sample_weight)
 
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """See `tf.keras.Model`; what is learnt of positions is trained too.
+
+        It is not among `weights`, which are what is exported.
+        """
+        found = super().trainable_weights
+        if self.position_bias is None or not self.trainable:
+            return found
+        return [*found, *self.position_bias.trainable_weights]
+
     def _judged(
         self, y: Any, y_pred: Any, sample_weight: Any, training: bool
     ) -> tuple[Any, Any]:
