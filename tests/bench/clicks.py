@@ -55,7 +55,7 @@ def cut(path: pathlib.Path, folder: pathlib.Path, fold: int) -> None:
     names = np.array(sorted(queries))
     folds = np.random.default_rng(0).permutation(len(names)) % FOLDS
     splits = {"test": [fold], "valid": [(fold + 1) % FOLDS]}
-    splits["train"] = [n for n in range(FOLDS) if n not in sum(splits.values(), [])]
+    splits["train"] = [n for n in range(FOLDS) if [n] not in splits.values()]
     for split, numbers in splits.items():
         chosen = names[np.isin(folds, numbers)]
         text = "".join(line for name in chosen for line in queries[name])

@@ -54,9 +54,7 @@ def test_dependent_clicks_add_up_over_all_that_users_may_do(stay):
 
 
 def test_a_session_of_the_cascade_has_at_most_one_click():
-    clicks = MODELS["cascade"].sample(
-        np.full((500, 6), 0.5), np.random.default_rng(1)
-    )
+    clicks = MODELS["cascade"].sample(np.full((500, 6), 0.5), np.random.default_rng(1))
     assert clicks.sum(axis=1).max() == 1
 
 

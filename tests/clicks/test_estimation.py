@@ -51,7 +51,9 @@ def test_em_finds_the_propensities_of_a_log_of_one_ranker():
     random = np.random.default_rng(0)
     features = random.normal(size=(3000, 2)).astype(np.float32)
     rates = 1 / (1 + np.exp(-features[:, 0] + 1))
-    lists = np.argsort(-features.reshape(600, 5, 2)[..., 0] + random.normal(size=(600, 5)))
+    lists = np.argsort(
+        -features.reshape(600, 5, 2)[..., 0] + random.normal(size=(600, 5))
+    )
     documents = np.tile((lists + np.arange(600)[:, None] * 5).ravel(), 20)
     positions = np.tile(np.arange(5), 600 * 20)
     clicks = random.random(len(documents)) < rates[documents] * TRUE[positions]

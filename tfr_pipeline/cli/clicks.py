@@ -24,6 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Says which words there are."""
     raise ConfigError(
-        f"expected a command, tfr-pipeline clicks COMMAND: {', '.join(COMMANDS)}; found "
-        "none."
+        f"expected a command, tfr-pipeline clicks COMMAND: {', '.join(COMMANDS)}; "
+        "found none."
     )

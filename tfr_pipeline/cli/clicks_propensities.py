@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--method",
         default="harvest",
-        help="harvest, from documents that several rankers showed at several positions, "
+        help="harvest, from documents that several rankers showed at several places, "
         "or em, with relevance from features (default: harvest)",
     )
     add("--output", required=True, type=arguments.path, help="JSON file to write")

@@ -14,9 +14,9 @@ from tfr_pipeline.cli.quiet import load_tensorflow
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     parser.description = (
-        "Writes sessions as `convert` writes lists: documents in the order in which they "
-        "were shown, with their features, the integer feature `position`, and the label "
-        "1 for a click. By pbm, OUTPUT/propensities.json has the true ones."
+        "Writes sessions as `convert` writes lists: documents in the order in which "
+        "they were shown, with their features, the integer feature `position`, and the "
+        "label 1 for a click. By pbm, OUTPUT/propensities.json has the true ones."
     )
     add = parser.add_argument
     add(
@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eta",
         type=float,
         default=1.0,
-        help="pbm: position k is seen with (1/k)^eta; dcm: so falls the chance to go on "
-        "after a click (default: 1)",
+        help="pbm: position k is seen with (1/k)^eta; dcm: so falls the chance to go "
+        "on after a click (default: 1)",
     )
     add(
         "--stay",
@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="documents that a session shows, 0 for all (default: 10)",
     )
     add("--num_shards", type=arguments.positive, default=1, help="files (default: 1)")
-    add("--seed", type=arguments.count, default=1, help="of random numbers (default: 1)")
+    add(
+        "--seed", type=arguments.count, default=1, help="of random numbers (default: 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -83,7 +83,9 @@ def harvest(log: Log) -> np.ndarray:
     for k in range(last):
         both = there & there[:, [k]]
         both[:, k] = False
-        size = np.where(both, 2 / (1 / np.maximum(shown, 1) + 1 / np.maximum(shown[:, [k]], 1)), 0.0)
+        size = np.where(
+            both, 2 / (1 / np.maximum(shown, 1) + 1 / np.maximum(shown[:, [k]], 1)), 0.0
+        )
         clicks[k] = (size * rate[:, [k]]).sum(axis=0)
         misses[k] = (size * (1 - rate[:, [k]])).sum(axis=0)
     _check_connected(clicks + misses > 0)
@@ -108,8 +110,8 @@ def _check_connected(compared: np.ndarray) -> None:
         lost = 1 + int(np.argmin(reached))
         raise DataError(
             "clicks: expected documents that were shown at several positions, found "
-            f"none that connect position {lost} with the first. Log several rankers, or "
-            "use --method=em."
+            f"none that connect position {lost} with the first. Log several rankers, "
+            "or use --method=em."
         )
 
 
@@ -140,7 +142,10 @@ def _fit(
         # Only products are known: the first propensity is 1 by convention.
         new = np.clip(new, _LEAST, None)
         scale = max(new[0], r.max() * new[0])
-        new, r = np.clip(new / scale, _LEAST, 1.0), np.clip(r * scale, _LEAST, 1 - _LEAST)
+        new, r = (
+            np.clip(new / scale, _LEAST, 1.0),
+            np.clip(r * scale, _LEAST, 1 - _LEAST),
+        )
         change = float(np.abs(new - p).max())
         p = new
         if change < _TOLERANCE:

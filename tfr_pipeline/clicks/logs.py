@@ -54,7 +54,8 @@ class Log:
           features: float32 `[documents, columns]`, or None.
 
         Example:
-          >>> log = Log.of(np.array([0, 0, 1]), np.array([1, 1, 2]), np.array([1, 0, 0]))
+          >>> shown, clicked = np.array([[0, 1], [0, 1], [1, 2]]), np.array([1, 0, 0])
+          >>> log = Log.of(shown[:, 0], shown[:, 1], clicked)
           >>> log.shown.tolist(), log.clicks.tolist()
           ([2, 1], [1, 0])
         """
@@ -132,8 +133,8 @@ def _column(features: Features, name: str, where: str) -> int:
         raise ConfigError(unknown_name("document feature", name, known, where))
     if (found.dtype, found.kind, found.shape) != ("int64", "fixed", (1,)):
         raise ConfigError(
-            f"{where}: feature {name!r}: expected one whole number, the position, found "
-            f"{found.kind} {found.dtype} {list(found.shape)}. Convert with "
+            f"{where}: feature {name!r}: expected one whole number, the position, "
+            f"found {found.kind} {found.dtype} {list(found.shape)}. Convert with "
             f"--types={name}:integer."
         )
     fixed = {n: f for n, f in features.example.items() if f.kind == "fixed"}

@@ -152,7 +152,7 @@ class DependentClick(ClickModel):
         lambdas = self._lambdas(attraction.shape[-1])
         attracts = random.random(attraction.shape) < attraction
         leaves = attracts & (random.random(attraction.shape) >= lambdas)
-        left_before = np.cumsum(leaves, axis=-1) - leaves
+        left_before: np.ndarray = np.cumsum(leaves, axis=-1) - leaves
         return attracts & (left_before == 0)
 
 

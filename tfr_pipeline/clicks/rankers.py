@@ -61,8 +61,8 @@ def _ranker(word: str, lists: Lists, share: float, seed: int) -> Ranker:
         return Ranker(word, None)
     if not re.fullmatch(r"-?\d{1,9}", which or "1") or kind == "random":
         raise ConfigError(
-            f"--ranker: expected weak, weak:NUMBER, feature:NUMBER, random or a file of "
-            f"`tfr-pipeline predict`, found {word!r}."
+            "--ranker: expected weak, weak:NUMBER, feature:NUMBER, random or a file "
+            f"of `tfr-pipeline predict`, found {word!r}."
         )
     number = int(which or 1)
     if kind == "weak":
@@ -138,8 +138,6 @@ def _lines(path: str) -> list[str]:
             return file.readlines()
     except (OSError, ValueError) as error:
         raise DataError(
-            f"--ranker: expected weak, weak:NUMBER, feature:NUMBER, random or a file of "
-            f"`tfr-pipeline predict`, found {urls.redact(path)!r} ({error})."
+            "--ranker: expected weak, weak:NUMBER, feature:NUMBER, random or a file "
+            f"of `tfr-pipeline predict`, found {urls.redact(path)!r} ({error})."
         ) from error
-
-

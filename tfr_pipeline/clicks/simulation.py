@@ -41,7 +41,7 @@ class Sessions:
     """
 
     count: int
-    model: models.ClickModel = models.PositionBased()
+    model: models.ClickModel = dataclasses.field(default_factory=models.PositionBased)
     depth: int = 10
     noise: float = 0.1
     largest: float | None = None
@@ -146,8 +146,8 @@ def simulate_files(
     lists = Lists.concatenate(read)
     if {*lists.values} != {"float32"} or lists.loose:
         raise DataError(
-            "clicks: expected features that are float32 numbers and nothing else, found "
-            f"{', '.join([*lists.values, *lists.loose])}."
+            "clicks: expected features that are float32 numbers and nothing else, "
+            f"found {', '.join([*lists.values, *lists.loose])}."
         )
     shown_by = rankers(ranker, lists, share, sessions.seed)
     counts = np.zeros((2, int(lists.lengths.max(initial=0))), np.int64)
@@ -189,8 +189,9 @@ def _write_table(
         lengths = [len(rows) for rows in all_rows]
         rows, clicks = np.concatenate(all_rows), np.concatenate(all_clicks)
         positions = np.concatenate([np.arange(1, count + 1) for count in lengths])
-        np.add.at(counts, (0, positions - 1), 1)
-        np.add.at(counts, (1, positions - 1), clicks)
+        for row, weights in enumerate((None, clicks)):
+            counted = np.bincount(positions - 1, weights, minlength=counts.shape[1])
+            counts[row] += counted.astype(np.int64)
         columns = {
             "qid": np.repeat(np.array(ids, object), lengths),
             "docid": lists.document_ids[rows],

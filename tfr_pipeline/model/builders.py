@@ -19,8 +19,8 @@ from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.layers.packing import Unpack
-from tfr_pipeline.model.prepared import Preparation
 from tfr_pipeline.model.position_bias import PositionBias, PositionSettings
+from tfr_pipeline.model.prepared import Preparation
 from tfr_pipeline.model.preprocess import (
     BesideMatrices,
     PreprocessorWithSpec,

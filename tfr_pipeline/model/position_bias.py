@@ -78,7 +78,7 @@ class PositionSettings:
                 f"{where}.dropout: expected a share of at least 0 and less than 1, "
                 f"found {share!r}."
             )
-        if not _is_number(most) or not 1 <= most:
+        if not _is_number(most) or not most >= 1:
             raise ConfigError(
                 f"{where}.largest_weight: expected a number from 1, found {most!r}."
             )
@@ -133,7 +133,8 @@ class PositionSettings:
         if not good or not all(_is_number(p) and 0 < p <= 1 for p in given):
             raise DataError(
                 f"{where}: expected propensities above 0 and up to 1, one a position, "
-                f"as `tfr-pipeline clicks propensities` writes them; found {given!r:.80}."
+                "as `tfr-pipeline clicks propensities` writes them; found "
+                f"{given!r:.80}."
             )
         return tuple(map(float, given))
 
@@ -150,7 +151,9 @@ class PositionSettings:
         where = f"model.position_bias.feature: {self.feature!r}"
         found = features.example.get(self.feature)
         if found is None:
-            inside = [n for n, f in features.example.items() if self.feature in f.columns]
+            inside = [
+                n for n, f in features.example.items() if self.feature in f.columns
+            ]
             if inside:
                 raise ConfigError(
                     f"{where} is a column of the vector {inside[0]!r}. Convert it as a "
@@ -278,7 +281,9 @@ class PositionBias(tf.keras.layers.Layer):
                 "`PositionSettings.taken_from(features)`."
             )
         if not isinstance(y_pred, tf.RaggedTensor):
-            y, y_pred, positions = (tf.cast(v, tf.float32) for v in (y, y_pred, positions))
+            y, y_pred, positions = (
+                tf.cast(v, tf.float32) for v in (y, y_pred, positions)
+            )
             return self._flat(y, y_pred, positions, y >= 0, training)
         clicks, places = (tf.cast(v.values, tf.float32) for v in (y, positions))
         scores = tf.cast(y_pred.values, tf.float32)
@@ -291,7 +296,7 @@ class PositionBias(tf.keras.layers.Layer):
     ) -> tuple[Any, Any]:
         known = positions >= 1
         last = len(self._first)
-        checks = []
+        checks: list[Any] = []
         if training:
             self._check(checks, known | ~real, positions, "a position from 1 on")
             if self.method == "ips":
