@@ -31,6 +31,8 @@ LEVELS = {
     "pipeline": 4,
     "graph": 3,
     "experiment": 6,
+    "choosing": 7,
+    "report": 5,
     "sweep": 7,
     "cli": 8,
     "__main__": 9,

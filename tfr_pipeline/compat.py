@@ -101,9 +101,9 @@ def weight_losses(model: Any) -> list[Any]:
     return [value for value in values if value is not None]
 
 
-def sublayers(layer: Any) -> list[Any]:
-    """Returns the layers that a layer or a model keeps, without those within them."""
-    return list(layer._flatten_layers(recursive=False, include_self=False))
+def sublayers(layer: Any, recursive: bool = False) -> list[Any]:
+    """Returns the layers that a layer or model keeps; `recursive`: with all below."""
+    return list(layer._flatten_layers(recursive=recursive, include_self=False))
 
 
 def variable_key(optimizer: Any, variable: Any) -> Any:

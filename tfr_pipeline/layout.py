@@ -82,6 +82,22 @@ class BlockLayout:
             row.append(Slot(name, start, start + math.prod(shape), shape))
         return cls({dtype: tuple(row) for dtype, row in slots.items()})
 
+    def place(self, name: str) -> tuple[str, int]:
+        """Returns the dtype of a feature, and the first of its columns.
+
+        Example:
+          >>> from tfr_pipeline.features import Feature
+          >>> spec = {"b": Feature().to_spec(), "a": Feature(shape=(2,)).to_spec()}
+          >>> BlockLayout.from_spec(spec).place("b")
+          ('float32', 2)
+        """
+        return next(
+            (dtype, slot.start)
+            for dtype, slots in self.slots.items()
+            for slot in slots
+            if slot.name == name
+        )
+
     def width(self, dtype: str) -> int:
         """Number of columns of the matrix of a dtype, 0 if there is none."""
         return self.slots[dtype][-1].stop if dtype in self.slots else 0

@@ -41,7 +41,7 @@ from tfr_pipeline.data.convert.conversion import convert  # noqa: E402
 from tfr_pipeline.experiment.build import build_pipeline  # noqa: E402
 
 FOLDS, DEPTH, EPOCHS = 5, 10, 6
-SYSTEMS = ("naive", "ips", "ips_harvest", "tower", "em", "grades")
+SYSTEMS = ("grades", "naive", "tower", "ips", "ips_harvest", "em")
 
 
 def cut(path: pathlib.Path, folder: pathlib.Path, fold: int) -> None:

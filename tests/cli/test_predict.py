@@ -89,6 +89,26 @@ def test_documents_without_labels_and_records_give_the_same_output(
     assert output.read_text() == ranked.read_text()
 
 
+def test_samples_add_a_column_of_deviations(trained, ranked, tmp_path, capsys):
+    source, output = trained.text / "test.txt", tmp_path / "sampled.tsv"
+    assert predict(trained, source, output, "--samples=20") == 0
+    rows = [line.split("\t") for line in output.read_text().splitlines()]
+    assert all(len(row) == 5 and float(row[4]) > 0 for row in rows)
+    plain = {row[:2]: row[3] for row in scored_rows(ranked)}
+    found = [(float(score), plain[qid, docid]) for qid, docid, _, score, _ in rows]
+    assert np.corrcoef(*zip(*found, strict=True))[0, 1] > 0.8
+    by_query = [(qid, -float(score)) for qid, _, _, score, _ in rows]
+    queries = list(dict.fromkeys(qid for qid, _ in by_query))
+    assert by_query == sorted(by_query, key=lambda row: (queries.index(row[0]), row[1]))
+    for flags, message in (
+        (["--samples=1"], "samples: expected at least 2, found 1"),
+        (["--samples=5", "--format=trec"], "expected --format=tsv, found trec"),
+    ):
+        assert predict(trained, source, tmp_path / "no.tsv", *flags) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "no.tsv").exists()
+
+
 def test_what_convert_was_told_of_the_input_need_not_be_said_again(
     trained, ranked, tmp_path
 ):

@@ -85,3 +85,31 @@ def test_numbers_that_are_no_folds_are_refused(given, words):
         return
     check(None, None)
     check(2, 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ids=IDS, folds=st.integers(3, 7))
+def test_a_fold_for_the_test_neither_trains_nor_validates(ids, folds):
+    ids = np.array([*ids, *map(str, range(10, 20))], object)
+    for fold in range(folds):
+        test = (fold + 1) % folds
+        train = Fold(folds, fold, False, test)(ids)
+        valid, measured = Fold(folds, fold, True)(ids), Fold(folds, test, True)(ids)
+        assert (train.astype(int) + valid + measured == 1).all()
+    assert str(Fold(5, 3, False, 4)) == "all but folds 3 and 4 of 5"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((None, None, 0), r"data\.test_fold: expected data\.folds beside it"),
+        ((2, 0, 1), r"data\.folds: expected 3 or more beside data\.test_fold, found 2"),
+        ((3, 0, 3), r"data\.test_fold: .* 0 to 2 and not 0, .* found 3"),
+        ((3, 1, 1), r"not 1, which validates; found 1"),
+        ((3, None, 1), r"data\.fold: expected the fold that validates"),
+    ],
+)
+def test_folds_for_the_test_that_are_none_are_refused(given, words):
+    with pytest.raises(ConfigError, match=words):
+        check(*given)
+    check(3, 0, 2)

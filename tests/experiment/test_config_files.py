@@ -66,7 +66,8 @@ def test_an_unknown_argument_is_refused_with_the_cause_of_the_config(capsys):
     assert main(["train", f"--config={LETOR}:gma"]) == 2
     error = capsys.readouterr().err
     assert error.endswith(
-        "ValueError: expected dnn, gam, dasalc or builder, found 'gma'\n"
+        "ValueError: expected dnn, gam, dasalc, attention, tabm, best, dcn or builder, "
+        "found 'gma'\n"
     )
     assert "Traceback" not in error
 
@@ -525,7 +526,7 @@ def test_the_commands_of_the_documentation_load(monkeypatch):
     ]
     assert len(lines) >= 3
     for line in lines:
-        words = [word for word in shlex.split(line)[2:] if word != "--dry_run"]
+        words = [word for word in shlex.split(line) if word.startswith("--config")]
         (path,) = [word for word in words if word.startswith("--config=")]
         words.remove(path)
         config = config_lib.load(path[len("--config=") :], words)

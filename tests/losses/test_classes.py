@@ -98,6 +98,18 @@ def test_weights_of_classes_multiply_those_of_examples():
         assert float(loss(*batch)) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_smoothed_labels_are_those_of_keras():
+    ours = losses.get(KEY, label_smoothing=0.2)
+    theirs = tf.keras.losses.CategoricalCrossentropy(True, label_smoothing=0.2)
+    labels = np.eye(3, dtype=np.float32)[[0, 2, 1, 1]]
+    scores = np.random.default_rng(0).normal(size=[4, 3]).astype(np.float32)
+    found = ours(labels.argmax(axis=1).astype(np.float32)[:, None], scores[:, None])
+    assert float(found) == pytest.approx(float(theirs(labels, scores)), rel=1e-5)
+    assert ours.get_config()["label_smoothing"] == 0.2
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        losses.get(KEY, label_smoothing=1.0)
+
+
 def test_one_score_is_the_log_odds_of_the_second_class():
     labels = np.float32([0, 1, 1, -1])[:, np.newaxis]
     scores = np.float32([0.3, -2.0, 5.0, 1.0])[:, np.newaxis]

@@ -7,6 +7,7 @@ import pytest
 
 from tfr_pipeline import losses
 from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.losses.neural_sort import neural_sort, sinkhorn
 
 from .conftest import LENGTHS
@@ -216,3 +217,32 @@ def test_gradients_are_the_slopes_of_the_loss(key, layout, batch_maker):
             2.0 * step
         )
         assert (gradient * direction).sum() == pytest.approx(slope, rel=2e-2, abs=2e-3)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_softmax_over_gains_is_their_sum_and_not_normalised(layout):
+    random = np.random.default_rng(3)
+    lengths = [4, 1, 3]
+    labels = [random.integers(0, 5, n).astype("f4") for n in lengths]
+    scores = [random.normal(size=n).astype("f4") for n in lengths]
+    labels[0][2] = -1.0  # no label
+    wanted = 0.0
+    for y, s in zip(labels, scores, strict=True):
+        s, y = s[y >= 0], y[y >= 0]
+        wanted -= np.sum((2**y - 1) * (s - np.log(np.sum(np.exp(s))))) / len(lengths)
+    y_true, y_pred = map(tf.ragged.constant, (labels, scores))
+    if layout == "padded":
+        y_true, y_pred = y_true.to_tensor(-1.0), y_pred.to_tensor(0.0)
+    loss = losses.get("softmax_loss", gain_fn="pow_minus_1")
+    np.testing.assert_allclose(loss(y_true, y_pred), wanted, rtol=1e-5)
+    again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
+    np.testing.assert_allclose(again(y_true, y_pred), wanted, rtol=1e-5)
+
+
+def test_gains_that_are_unknown_or_given_twice_are_refused():
+    with pytest.raises(ConfigError, match="no function is registered as 'pow'"):
+        losses.get("softmax_loss", gain_fn="pow")
+    weight = losses.NDCGLambdaWeight()
+    with pytest.raises(ConfigError, match="found both"):
+        losses.get("softmax_loss", gain_fn="pow_minus_1", lambda_weight=weight)
+    assert "gain_fn" not in losses.get("softmax_loss").get_config()

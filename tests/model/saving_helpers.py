@@ -11,6 +11,7 @@ from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.preprocess import signed_log1p
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
+from tfr_pipeline.model.tabular_scorers import TabMScorer
 from tfr_pipeline.optimizers.factory import build_optimizer
 
 CONTEXT = {"q": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
@@ -50,6 +51,12 @@ MODELS = {
         "padded",
         dasalc,
         lambda: losses.get("softmax_loss"),
+        lambda: [metrics.get("ndcg")],
+    ),
+    "tabm": (
+        "packed",
+        lambda: TabMScorer(k=2, hidden_layer_dims=[4], dropout=0.3),
+        lambda: losses.get("softmax_loss", gain_fn="pow_minus_1"),
         lambda: [metrics.get("ndcg")],
     ),
     "own": (

@@ -10,6 +10,7 @@ from tfr_pipeline import losses
 from tfr_pipeline.compat import tf
 from tfr_pipeline.model import scorers
 from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
+from tfr_pipeline.model.tabular_scorers import TabMScorer
 
 SCORERS = {
     "dnn": lambda: scorers.DNNScorer(hidden_layer_dims=[4], input_batch_norm=True),
@@ -18,6 +19,7 @@ SCORERS = {
     ),
     "attention": lambda: AttentionScorer([4], head_size=3),
     "dasalc": lambda: DASALCScorer([4], head_size=3, num_layers=2),
+    "tabm": lambda: TabMScorer(k=2, hidden_layer_dims=[4]),
 }
 
 
@@ -37,7 +39,7 @@ def test_a_padded_batch_whose_documents_are_all_masked(name):
     assert_a_step_stays_finite(model, padded, labels)
 
 
-@pytest.mark.parametrize("name", ["dnn", "gam"])
+@pytest.mark.parametrize("name", ["dnn", "gam", "tabm"])
 def test_a_packed_batch_of_empty_lists(name):
     packed, _ = batch(CONTEXT, MIXED)
     empty = {

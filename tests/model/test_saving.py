@@ -39,6 +39,8 @@ CASES = [
     ("dnn", ".h5"),
     ("gam", ".h5"),
     ("dasalc", ".keras"),
+    ("tabm", ""),
+    ("tabm", ".h5"),
     ("own", ""),
 ]
 

@@ -115,5 +115,3 @@ def test_optimizers_that_would_lose_weights_are_refused() -> None:
     assert abs(after(ftrl, weight, [np.float32([1.0])])[0]) < 5 * 0.8
     with pytest.raises(ConfigError, match="ftrl"):
         check_start(ftrl)
-    with pytest.raises(ConfigError, match="use_ema"):
-        check_start(build_optimizer("adam", 0.1, 10, args={"use_ema": True}))

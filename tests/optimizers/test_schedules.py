@@ -47,6 +47,10 @@ CURVES = {
         {"boundaries": [10, 60], "values": [1.0, 0.5, 0.1]},
         lambda step: 1.0 if step <= 10 else 0.5 if step <= 60 else 0.1,
     ),
+    "power": (
+        {"decay_steps": 20, "power": 0.5},
+        lambda step: (1 + step / 20) ** -0.5,
+    ),
     "1cycle": ({}, lambda step: one_cycle_reference(step, 0.3, 1e-4)),
     "1cycle_late": (
         {"name": "1cycle", "rise": 0.6, "final": 0.01},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 import types
@@ -334,3 +335,27 @@ def test_features_that_are_not_kept_have_no_folds(folder):
 
     with pytest.raises(ConfigError, match="features that are not kept"):
         check_folds(made, made.hparams)
+
+
+def test_builders_that_forget_the_fold_for_the_test_are_refused(
+    data, tmp_path, monkeypatch
+):
+    def without_test(features, hparams):
+        hparams = dataclasses.replace(hparams, test_fold=None)
+        return SimpleDatasetBuilder.from_features(features, hparams)
+
+    module = types.ModuleType("builders_without_test")
+    module.make = without_test
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    config = config_of(data, tmp_path, builder=f"{module.__name__}:make")
+    config["data"].update(folds=3, fold=0)
+    build_pipeline(config)
+    config["data"].update(test_fold=1)
+    with pytest.raises(ConfigError, match=r"data\.folds: "):
+        build_pipeline(config)
+
+
+def test_test_files_beside_a_fold_for_the_test_are_said_to_do_nothing(data, tmp_path):
+    config = config_of(data, tmp_path, folds=3, fold=0, test_fold=1)
+    with pytest.warns(UserWarning, match=r"test_input_pattern=.*with data.test_fold"):
+        build_pipeline(config)._layout()

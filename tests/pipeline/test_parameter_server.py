@@ -88,7 +88,7 @@ except RunError as error:
 """
 
 
-def train_both(tmp_path, data, workers, **model):
+def train_both(tmp_path, data, workers, **pipeline):
     configs = []
     for name in ("alone", "served"):
         config = make_config(
@@ -101,6 +101,7 @@ def train_both(tmp_path, data, workers, **model):
             export_best_model=True,
             best_exporter_metric="ndcg_10",
             best_exporter_metric_higher_better=True,
+            **pipeline,
         )
         config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
         configs.append(config)
@@ -120,7 +121,10 @@ def train_both(tmp_path, data, workers, **model):
 
 def test_one_worker_trains_as_one_process_does(data, tmp_path):
     # Steps of one worker come one after the other: nothing is asynchronous.
-    alone, served, out = train_both(tmp_path, data, workers=1)
+    averaging = {"name": "ema", "momentum": 0.9}
+    alone, served, out = train_both(
+        tmp_path, data, workers=1, weight_averaging=averaging
+    )
     here, there = read_history(alone), read_history(served)
     assert [row["step"] for row in there] == [10, 20, 30]
     for one, other in zip(here, there, strict=True):

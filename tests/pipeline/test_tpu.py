@@ -23,6 +23,7 @@ from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, UnivariateScorer
+from tfr_pipeline.model.tabular_scorers import TabMScorer
 from tfr_pipeline.pipeline.distribute.limits import check_tpu_ready
 
 LISTS, LIST_SIZE = 4, 6
@@ -57,6 +58,7 @@ SCORERS = {
     "dasalc": lambda: DASALCScorer(
         [4], head_size=4, num_layers=1, dropout=0.0, input_noise_stddev=None
     ),
+    "tabm": lambda: TabMScorer(k=2, hidden_layer_dims=[4], dropout=0.0),
 }
 
 

@@ -24,8 +24,8 @@ UNDESCRIBED, NO_VALIDATION = {"described": False}, {"valid_input_pattern": ""}
 TABLE = [
     ("best_exporter_metric", "ndcg_5", {}, SELECTS),
     ("best_exporter_metric", "ndcg_5", {}, PATIENT),
-    ("best_exporter_metric_higher_better", True, {}, SELECTS),
     ("early_stopping_min_delta", 0.1, SELECTS, PATIENT),
+    ("weight_averaging", {"name": "swa", "start_epoch": 1}, {}, {"num_epochs": 2}),
     ("validation_steps", 3, NO_VALIDATION, {}),
     ("use_weighted_metrics", True, UNMEASURED, {}),
     ("training_metrics", True, UNMEASURED, {}),
@@ -41,6 +41,12 @@ TABLE = [
     ("valid_list_size", 3, NO_VALIDATION, {"folds": 3, "fold": 0, **NO_VALIDATION}),
     ("test_input_pattern", "c", UNDESCRIBED, {}),
 ]
+REQUIRED = {
+    "model_dir": "run",
+    "num_epochs": 1,
+    "steps_per_epoch": None,
+    "learning_rate": 0.1,
+}
 OF_DATA = {
     *("valid_input_pattern", "valid_list_size", "test_input_pattern"),
     *("folds", "fold"),
@@ -55,7 +61,7 @@ def told(settings):
         of_data = data if name in OF_DATA else pipeline
         (others if name in ("measures", "described") else of_data)[name] = value
     return Told(
-        PipelineHparams("run", 1, None, learning_rate=0.1, **pipeline),
+        PipelineHparams(**{**REQUIRED, **pipeline}),
         DatasetHparams("a", train_batch_size=1, valid_batch_size=1, **data),
         **others,
     )

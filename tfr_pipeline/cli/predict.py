@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tag` (default: tsv)",
     )
     add("--task", help="the task to rank by, for a model that scores several")
+    add(
+        "--samples",
+        type=int,
+        help="scores each document so many times with dropout: the score is the mean, "
+        "and a fifth column the standard deviation",
+    )
     add_reading_arguments(parser)
 
 
@@ -80,6 +86,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.format not in ranking.FORMATS:
         raise ConfigError(unknown_name("format", args.format, ranking.FORMATS))
+    if args.samples is not None and args.format != ranking.TSV:
+        raise ConfigError(
+            f"--samples: expected --format={ranking.TSV}, found {args.format}, which "
+            "has no column for a deviation."
+        )
     load_tensorflow()
     from tfr_pipeline.data.sources import spooled
     from tfr_pipeline.serving.predictor import Predictor
@@ -90,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         _check_for_classes(args)
     else:
         task = predictor.task(args.task)  # known before anything is read
+        if args.samples is not None:
+            predictor.sampled_task(args.samples, task)
     if args.input_format is None:
         args.input_format = predictor.features.reading.get("input_format", "libsvm")
     queries = documents = 0
@@ -104,6 +117,11 @@ def run(args: argparse.Namespace) -> int:
             if classes:
                 found = predictor.probabilities(lists)
                 out.writelines(classifying.lines(lists, found, classes))
+            elif args.samples is not None:
+                sampled = predictor.sample(lists, args.samples, task)
+                out.writelines(
+                    ranking.lines(lists, sampled[0], args.format, sampled[1])
+                )
             else:
                 scores = predictor.score(lists, task=task)
                 out.writelines(ranking.lines(lists, scores, args.format))
@@ -131,6 +149,7 @@ def _check_for_classes(args: argparse.Namespace) -> None:
 
     for flag, given in (
         ("--task", args.task),
+        (f"--samples={args.samples}", args.samples is not None),
         (f"--format={args.format}", args.format != ranking.TSV),
     ):
         if given:

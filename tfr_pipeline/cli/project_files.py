@@ -30,7 +30,7 @@ for split in train valid test; do
 done
 
 # 3. Train, evaluate, export.
-tfr-pipeline train --config=configs/letor.py:dnn \\
+tfr-pipeline train --config=configs/letor.py:best \\
   --config.data.dir=data --config.model_dir=run
 ```
 
@@ -83,7 +83,7 @@ def test_the_smallest_config_trains_on_synthesized_data(tmp_path):
         run("convert", source, f"--output={data}", f"--split={split}")
     run(
         "train",
-        "--config=configs/letor.py:dnn",
+        "--config=configs/letor.py:best",
         f"--config.data.dir={data}",
         f"--config.model_dir={model}",
         "--config.model.scorer_args.hidden_layer_dims=(8,)",

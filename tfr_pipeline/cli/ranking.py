@@ -18,7 +18,9 @@ _BREAKS = {TSV: re.compile(r"[\t\n\r]"), TREC: re.compile(r"\s", re.ASCII)}
 _TAG = "tfr_pipeline"
 
 
-def lines(lists: Any, scores: np.ndarray, style: str) -> Iterator[str]:
+def lines(
+    lists: Any, scores: np.ndarray, style: str, deviations: np.ndarray | None = None
+) -> Iterator[str]:
     """Yields a line for each document, the best of each list first.
 
     Documents with equal scores keep their order.
@@ -28,6 +30,7 @@ def lines(lists: Any, scores: np.ndarray, style: str) -> Iterator[str]:
       scores: float32 `[documents]`.
       style: `tsv` for `qid docid rank score`, separated by tabs; `trec` for
         `qid Q0 docid rank score tag`, separated by blanks.
+      deviations: float32 `[documents]`, which `tsv` has after the scores; or None.
 
     Raises:
       DataError: An id is empty or has a character that the format cannot hold.
@@ -44,6 +47,8 @@ def lines(lists: Any, scores: np.ndarray, style: str) -> Iterator[str]:
         if style == TREC:
             yield f"{query} Q0 {name} {rank} {score} {_TAG}\n"
         else:
+            if deviations is not None:
+                score += f"\t{deviations[document]:.9g}"
             yield f"{query}\t{name}\t{rank}\t{score}\n"
 
 

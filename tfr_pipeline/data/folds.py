@@ -55,39 +55,50 @@ def fold_of_lists(query_ids: np.ndarray, folds: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Says which lists train, or validate, while one fold is held out.
+    """Says which lists train, or validate, while one or two folds are held out.
 
     Attributes:
       folds: Number of folds.
       fold: The one that is held out, from 0.
       held_out: Whether its lists are meant; those of the others if not.
+      beside: Another one that is held out, whose lists are not meant either way.
     """
 
     folds: int
     fold: int
     held_out: bool
+    beside: int | None = None
 
     def __call__(self, query_ids: np.ndarray) -> np.ndarray:
         """Returns bool `[lists]` for query ids; see `fold_of_lists`."""
-        held_out = fold_of_lists(query_ids, self.folds) == self.fold
-        return held_out if self.held_out else ~held_out
+        found = fold_of_lists(query_ids, self.folds)
+        if self.held_out:
+            return found == self.fold
+        return (found != self.fold) & (found != self.beside)
 
     def __str__(self) -> str:
-        return f"{'' if self.held_out else 'all but '}fold {self.fold} of {self.folds}"
+        if self.held_out:
+            return f"fold {self.fold} of {self.folds}"
+        if self.beside is None:
+            return f"all but fold {self.fold} of {self.folds}"
+        return f"all but folds {self.fold} and {self.beside} of {self.folds}"
 
 
-def check(folds: Any, fold: Any) -> None:
-    """Checks the settings `data.folds` and `data.fold`; both may be None.
+def check(folds: Any, fold: Any, test_fold: Any = None) -> None:
+    """Checks the settings `data.folds`, `data.fold` and `data.test_fold`.
+
+    All may be None, and the last one alone.
 
     Raises:
-      ConfigError: One is missing, or no such number.
+      ConfigError: One is missing, or no such number; or nothing is left to train on.
     """
     if folds is None:
-        if fold is not None:
-            raise ConfigError(
-                f"data.fold: expected data.folds beside it, found fold {fold!r} of "
-                "none. Set both, or neither."
-            )
+        for name, value in (("fold", fold), ("test_fold", test_fold)):
+            if value is not None:
+                raise ConfigError(
+                    f"data.{name}: expected data.folds beside it, found fold {value!r} "
+                    "of none. Set both, or neither."
+                )
         return
     if not _is_whole(folds) or folds < 2:
         raise ConfigError(f"data.folds: expected 2 or more, found {folds!r}.")
@@ -95,6 +106,18 @@ def check(folds: Any, fold: Any) -> None:
         raise ConfigError(
             f"data.fold: expected the fold that validates, 0 to {folds - 1}, found "
             f"{fold!r}."
+        )
+    if test_fold is None:
+        return
+    if folds < 3:
+        raise ConfigError(
+            f"data.folds: expected 3 or more beside data.test_fold, found {folds}: one "
+            "fold is measured, one validates, and the others train."
+        )
+    if not _is_whole(test_fold) or not 0 <= test_fold < folds or test_fold == fold:
+        raise ConfigError(
+            f"data.test_fold: expected the fold that is measured, 0 to {folds - 1} and "
+            f"not {fold}, which validates; found {test_fold!r}."
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tfr_pipeline import files, serialization, urls
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.experiment import preprocessing, registry, settings
-from tfr_pipeline.features import DEFAULT_MASK, Features
+from tfr_pipeline.features import DEFAULT_MASK, Feature, Features
 from tfr_pipeline.graph.names import without_neighbours
 from tfr_pipeline.losses.keys import parse_losses
 from tfr_pipeline.metrics.keys import ClassMetricKey
@@ -31,6 +31,7 @@ from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.simple import is_function_of_batches
+from tfr_pipeline.regularization.distillation import COLUMN, DistillSettings
 from tfr_pipeline.regularization.settings import QUERIES
 
 # What the default model builder is told; another one has arguments of its own.
@@ -43,6 +44,8 @@ _OF_DEFAULT_BUILDER = (
     "position_bias",
     "name",
 )
+# How arguments end that name parts of layers.
+_LAYER_PARTS = ("activation", "initializer", "regularizer", "constraint")
 _INSTEAD_OF_DIR = ("train", "valid", "test", "features")
 
 
@@ -120,6 +123,7 @@ def build_pipeline(
     if positions is not None:
         features = positions.taken_from(features)
         _check_for_positions(pipeline, pretrains)
+    features, teacher = _without_teacher(features, pipeline.get("distill"))
     _check_model_dir(model_dir, data, patterns)
     batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}
     graph = pipeline.get("graph") or {}
@@ -136,6 +140,13 @@ def build_pipeline(
         # One label is enough of those that are not looked at, and has a default.
         kind, read = "pretraining", dataclasses.replace(features, labels={}, classes=())
     dataset_builder = _dataset_builder(data, read, dataset_hparams)
+    if teacher is not None:
+        if not hasattr(dataset_builder, "read_teacher"):
+            raise ConfigError(
+                f"config.pipeline.distill.teacher: {COLUMN!r} needs a dataset builder "
+                "with read_teacher, such as SimpleDatasetBuilder."
+            )
+        dataset_builder.read_teacher(*teacher)
     check_folds(dataset_builder, dataset_hparams)
     if kept is not None and hasattr(dataset_builder, "kept"):
         dataset_builder.kept = kept
@@ -153,7 +164,7 @@ def build_pipeline(
 
 
 def _check_for_positions(pipeline: Mapping[str, Any], pretrains: bool) -> None:
-    others = [key for key in ("graph", "adversarial") if pipeline.get(key)]
+    others = [key for key in ("graph", "adversarial", "distill") if pipeline.get(key)]
     others += ["pretrain"] if pretrains else []
     if others:
         raise ConfigError(
@@ -196,17 +207,32 @@ def _named_parts(pipeline: dict[str, Any], features: Features) -> dict[str, Any]
         pipeline["metrics"], features, functools.partial(_several, kind="metric")
     )
     pipeline["callbacks"] = _several(pipeline.get("callbacks") or (), kind="callback")
-    optimizer = pipeline.get("optimizer") or PipelineHparams.optimizer
-    if not registry.is_imported(optimizer):
-        optimizer = str(optimizer).lower()
-    pipeline["optimizer"] = registry.find("optimizer", optimizer, f"{where}.optimizer")
-    schedule = pipeline.get("schedule")
+    pipeline["optimizer"] = pipeline.get("optimizer") or PipelineHparams.optimizer
+    if pipeline.get("optimizers"):
+        pipeline["optimizers"] = {
+            glob: _named_optimizer(told, f"{where}.optimizers[{glob!r}]")
+            for glob, told in pipeline["optimizers"].items()
+        }
+    return _named_optimizer(pipeline, where)
+
+
+def _named_optimizer(told: Any, where: str) -> Any:
+    """Returns settings with objects for the names of an optimizer and a schedule."""
+    if not isinstance(told, Mapping):
+        return told  # whoever reads it says what is wrong
+    told = dict(told)
+    if optimizer := told.get("optimizer"):
+        if not registry.is_imported(optimizer):
+            optimizer = str(optimizer).lower()
+        found = registry.find("optimizer", optimizer, f"{where}.optimizer")
+        told["optimizer"] = found
+    schedule = told.get("schedule")
     named = schedule.get("name") if isinstance(schedule, Mapping) else schedule
     if named:
         args = dict(schedule) if isinstance(schedule, Mapping) else {}
         found = registry.find("schedule", named, f"{where}.schedule.name")
-        pipeline["schedule"] = {**args, "name": found}
-    return pipeline
+        told["schedule"] = {**args, "name": found}
+    return told
 
 
 def _each_task(value: Any, features: Features, function: Any) -> Any:
@@ -301,6 +327,33 @@ def _data(data: Mapping[str, Any]) -> tuple[Features, dict[str, Any]]:
     return Features.load(described), patterns
 
 
+def _without_teacher(
+    features: Features, distill: Any
+) -> tuple[Features, tuple[str, Feature] | None]:
+    """Returns the features of the student, and that which is its teacher, if one is."""
+    told = DistillSettings.of(distill)
+    if told is None or not told.column:
+        return features, None
+    name, where = told.column, "config.pipeline.distill.teacher"
+    described = features.example.get(name)
+    if described is None:
+        vectors = [key for key, one in features.example.items() if name in one.columns]
+        if vectors:
+            raise ConfigError(
+                f"{where}: expected {name!r} as a feature of its own, found it within "
+                f"the vector {vectors[0]!r}. Convert with --scalar_features."
+            )
+        raise ConfigError(unknown_name("document feature", name, features.example))
+    numeric = described.kind == "fixed" and described.dtype == "float32"
+    if not numeric or described.shape not in ((), (1,)):
+        raise ConfigError(
+            f"{where}: expected {name!r} to be one float32 a document, found "
+            f"{described.kind} {described.dtype} of shape {list(described.shape)}."
+        )
+    rest = {key: one for key, one in features.example.items() if key != name}
+    return dataclasses.replace(features, example=rest), (name, described)
+
+
 def _is_needed(data: Mapping[str, Any], split: str) -> bool:
     return split == "train" or (split == "valid" and data.get("folds") is None)
 
@@ -373,6 +426,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
     scorer_args = model.get("scorer_args")
     if features.classes and scorer_name == "dnn":
         scorer_args = {"output_units": len(features.classes), **(scorer_args or {})}
+    scorer_args = _imported_parts(scorer_args or {})
     scorer = registry.make("scorer", scorer_name, scorer_args, "config.model.scorer")
     if interactions := model.get("interactions"):
         scorer = InteractionScorer(scorer, interactions)
@@ -384,6 +438,28 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         model.get("name"),
         position_bias=PositionSettings.of(model.get("position_bias")),
     )
+
+
+def _imported_parts(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments of a scorer with objects for what `module:callable` names.
+
+    That is an activation, or an initialiser, regulariser or constraint; either as it
+    is, or the `name` of a dict, beside arguments.
+    """
+    made = dict(args)
+    for key, value in args.items():
+        if key.rpartition("_")[2] not in _LAYER_PARTS:
+            continue
+        given = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = given.pop("name", None)
+        if registry.is_imported(name):
+            where = f"config.model.scorer_args.{key}"
+            found = registry.find("scorer", name, where)
+            if inspect.isclass(found):
+                made[key] = registry.bound(found, name, given, where)()
+            else:
+                made[key] = functools.partial(found, **given) if given else found
+    return made
 
 
 def _dataset_builder(

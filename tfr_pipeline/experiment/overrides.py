@@ -20,6 +20,8 @@ from tfr_pipeline.errors import ConfigError, unknown_name
 _FREE_KEYS = (
     "schedule",
     "warm_start",
+    "weight_averaging",
+    "optimizers",
     "pretrain",
     "preprocess",
     "graph",

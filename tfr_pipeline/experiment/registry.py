@@ -31,19 +31,22 @@ _IMPORTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def _scorers() -> dict[str, Any]:
     from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
     from tfr_pipeline.model.scorers import DNNScorer, GAMScorer
+    from tfr_pipeline.model.tabular_scorers import DCNScorer, TabMScorer
 
     return {
         "dnn": DNNScorer,
         "gam": GAMScorer,
         "attention": AttentionScorer,
         "dasalc": DASALCScorer,
+        "tabm": TabMScorer,
+        "dcn": DCNScorer,
     }
 
 
 def _preprocessing() -> dict[str, Any]:
     from tfr_pipeline.model.layers.hub import HubEncoder
     from tfr_pipeline.model.preprocess import signed_log1p
-    from tfr_pipeline.model.steps import categories, lists, numeric, text
+    from tfr_pipeline.model.steps import categories, lists, numeric, text, vectors
 
     return {
         "none": None,
@@ -56,6 +59,8 @@ def _preprocessing() -> dict[str, Any]:
         "list_quantile_normal": lists.ListQuantileNormal,
         "missing": numeric.Missing,
         "discretize": numeric.Discretize,
+        "piecewise_linear": vectors.PiecewiseLinear,
+        "periodic": vectors.Periodic,
         "one_hot": categories.OneHot,
         "hashing": categories.Hashing,
         "embedding": categories.Embedding,

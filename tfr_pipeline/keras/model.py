@@ -17,11 +17,13 @@ from tfr_pipeline.model.inputs import (
 from tfr_pipeline.model.keras_models import KerasModelBuilder, KerasScorer
 from tfr_pipeline.model.preprocess import Preprocessor, PreprocessorWithSpec
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, Scorer, UnivariateScorer
+from tfr_pipeline.model.tabular_scorers import DCNScorer, TabMScorer
 
 __all__ = [
     "AbstractModelBuilder",
     "AttentionScorer",
     "DASALCScorer",
+    "DCNScorer",
     "DNNScorer",
     "FeatureSpecInputCreator",
     "GAMScorer",
@@ -33,6 +35,7 @@ __all__ = [
     "Preprocessor",
     "PreprocessorWithSpec",
     "Scorer",
+    "TabMScorer",
     "TypeSpecInputCreator",
     "UnivariateScorer",
 ]

@@ -13,6 +13,7 @@ from tfr_pipeline.model.steps.numeric import (
     Standardize,
 )
 from tfr_pipeline.model.steps.text import TfIdf, Tokens
+from tfr_pipeline.model.steps.vectors import Periodic, PiecewiseLinear
 
 __all__ = [
     "Clip",
@@ -24,6 +25,8 @@ __all__ = [
     "ListStandardize",
     "Missing",
     "OneHot",
+    "Periodic",
+    "PiecewiseLinear",
     "QuantileNormal",
     "Standardize",
     "Step",

@@ -49,6 +49,7 @@ class CategoricalCrossEntropyLoss(tf.keras.losses.Loss):
         reduction: str = AUTO,
         name: str | None = None,
         class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
     ):
         """Initializer.
 
@@ -57,12 +58,21 @@ class CategoricalCrossEntropyLoss(tf.keras.losses.Loss):
           name: Name of the loss.
           class_weights: A weight for each class, which those of examples are multiplied
             with; None for equal ones.
+          label_smoothing: Share of each label that all classes have in equal parts
+            (Szegedy et al., "Rethinking the Inception Architecture", CVPR 2016).
 
         Raises:
-          ConfigError: A weight is negative or not finite, or there are less than two.
+          ConfigError: A weight is negative or not finite, or there are less than two;
+            or the share is not between 0 and 1.
         """
         super().__init__(reduction, name)
         self._class_weights = None if class_weights is None else list(class_weights)
+        self._smoothing = label_smoothing
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ConfigError(
+                "`label_smoothing` should be a number from 0 to below 1. "
+                f"Received: label_smoothing = {label_smoothing!r}."
+            )
         weights = self._class_weights
         if weights is not None and (
             len(weights) < 2
@@ -99,6 +109,9 @@ class CategoricalCrossEntropyLoss(tf.keras.losses.Loss):
         # Where nothing counts, no score is so large that its gradient is NaN.
         logits = tf.where(labelled[:, tf.newaxis], logits, 0.0)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(safe, logits)
+        if self._smoothing:
+            even = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
+            losses += self._smoothing * (even - losses)
         weights = class_scores.flat_weights(sample_weight, y_true)
         if self._class_weights is not None:
             weights *= tf.gather(tf.constant(self._class_weights, tf.float32), safe)
@@ -119,4 +132,8 @@ class CategoricalCrossEntropyLoss(tf.keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "class_weights": self._class_weights}
+        return {
+            **super().get_config(),
+            "class_weights": self._class_weights,
+            "label_smoothing": self._smoothing,
+        }

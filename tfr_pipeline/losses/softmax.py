@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tfr_pipeline.compat import tf, tfr
@@ -12,8 +13,10 @@ from tfr_pipeline.losses.kernels.batch import Packed, is_ragged, take_cells, to_
 from tfr_pipeline.losses.kernels.closed_form import ClosedForm, unreduced, weighted_sum
 from tfr_pipeline.losses.kernels.pair_blocks import Ordered
 from tfr_pipeline.losses.kernels.tables import log_sum_exp_below
+from tfr_pipeline.serialization import functions_of_names, names_of_functions
 
 _theirs: Any = tfr.keras.losses
+_POW_MINUS_1: Any = tfr.keras.utils.pow_minus_1
 # TF-Ranking 0.5.3 has no such class.
 _TheirCalibrated: Any = getattr(_theirs, "CalibratedSoftmaxLoss", _theirs.SoftmaxLoss)
 
@@ -122,11 +125,63 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
     Example:
       >>> round(float(SoftmaxLoss()([[1.0, 0.0]], [[0.6, 0.8]])), 4)
       0.7981
+      >>> loss = SoftmaxLoss(gain_fn="pow_minus_1")  # (2^2 - 1) times that
+      >>> round(float(loss([[2.0, 0.0]], [[0.6, 0.8]])), 4)
+      2.3944
     """
 
     layouts = BOTH
     tpu_ready = True
     _epsilon = 0.0
+    _gain_fn: Callable[[Any], Any] | None = None
+
+    def __init__(
+        self,
+        reduction: str = AUTO,
+        name: str | None = None,
+        lambda_weight: Any = None,
+        temperature: float = 1.0,
+        ragged: bool = False,
+        *,
+        gain_fn: Callable[[Any], Any] | str | None = None,
+    ):
+        """Initializer.
+
+        Args:
+          reduction: Keras reduction.
+          name: Name of the loss.
+          lambda_weight: A `DCGLambdaWeight`, or None.
+          temperature: Divides the scores.
+          ragged: Kept for serialisation; the layout is read off the tensors.
+          gain_fn: What takes the place of a label `y_i`: `pow_minus_1` for the gain of
+            NDCG, `2^y_i - 1`, or a registered function of labels, or its name. None
+            stands for the label itself, as in TF-Ranking.
+
+        Raises:
+          ConfigError: There is no function of that name, or a lambda weight has gains
+            already.
+        """
+        super().__init__(reduction, name, lambda_weight, temperature, ragged)
+        if gain_fn is not None and lambda_weight is not None:
+            raise ConfigError(
+                "softmax_loss: expected `gain_fn` or `lambda_weight`, which has gains "
+                "of its own; found both."
+            )
+        if gain_fn == _POW_MINUS_1.__name__:
+            gain_fn = _POW_MINUS_1
+        found = functions_of_names({"gain_fn": gain_fn}, ["gain_fn"])["gain_fn"]
+        if found is not None and not callable(found):
+            raise ConfigError(
+                f"gain_fn: expected 'pow_minus_1' or a function, found {gain_fn!r}."
+            )
+        self._gain_fn = found
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        config = super().get_config()
+        if self._gain_fn is not None:
+            config["gain_fn"] = self._gain_fn
+        return names_of_functions(config, ["gain_fn"])
 
     def call_padded(self, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
         """See base class."""
@@ -160,11 +215,17 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
         losses = self.reduce_form(form, batch, None, lists=True)
         return losses if losses.shape.rank == 0 else losses[:, 0]
 
+    def _gains(self, labels: Any, mask: Any) -> Any:
+        """Gains of labels, 0 where masked."""
+        if self._gain_fn is None:
+            return labels
+        return tf.where(mask, self._gain_fn(labels), 0.0)
+
     def _padded_labels(self, labels: Any, logits: Any, mask: Any) -> Any:
         """As `_lambda_labels`, of labels, logits and mask `[batch, list_size]`."""
         weight = self._lambda_weight
         if not isinstance(weight, tfr.losses_impl.DCGLambdaWeight):
-            return labels
+            return self._gains(labels, mask)
         order = tf.argsort(
             tf.where(mask, logits, logits.dtype.min),
             direction="DESCENDING",
@@ -177,7 +238,7 @@ class SoftmaxLoss(TwoLayouts, _theirs.SoftmaxLoss):
         """Labels `[documents]`, replaced by gains over discounts if asked for."""
         weight = self._lambda_weight
         if not isinstance(weight, tfr.losses_impl.DCGLambdaWeight):
-            return batch.labels
+            return self._gains(batch.labels, batch.mask)
         ordered = Ordered.of(batch).by_score(tf.stop_gradient(batch.logits))
         partition = ordered.partition
         # Documents stand in the order of their scores, so a position is a rank.
@@ -232,9 +293,7 @@ class CalibratedSoftmaxLoss(SoftmaxLoss, _TheirCalibrated):
                 "`virtual_label` should not be negative. "
                 f"Received: virtual_label = {virtual_label}."
             )
-        _theirs.SoftmaxLoss.__init__(
-            self, reduction, name, lambda_weight, temperature, ragged
-        )
+        SoftmaxLoss.__init__(self, reduction, name, lambda_weight, temperature, ragged)
         self._virtual_label = virtual_label
 
     def get_config(self) -> dict[str, Any]:

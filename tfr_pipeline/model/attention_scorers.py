@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.model.layers import named
 from tfr_pipeline.model.layers.attention import DocumentInteractionAttention
 from tfr_pipeline.model.layers.lists import ConcatFeatures, FlattenList
 from tfr_pipeline.model.layers.normalization import BatchNormalization
@@ -28,12 +30,15 @@ class AttentionScorer(Scorer):
       num_heads: Heads of each attention layer.
       head_size: Length of a head, and of what attention says of a document.
       num_layers: Number of attention layers.
-      activation: Activation after each hidden layer.
+      activation: Activation after each hidden layer; see `create_tower`.
       use_batch_norm: Normalises before each activation.
       batch_norm_moment: Momentum of the moving statistics.
       dropout: Rate of dropout, of attention and after each hidden layer.
       input_noise_stddev: Standard deviation of noise on what goes into attention, in
         training.
+      kernel_initializer: Of the layers of the network; see `create_tower`.
+      kernel_regularizer: Likewise.
+      kernel_constraint: Likewise.
 
     Raises:
       ConfigError: There is no such argument.
@@ -61,6 +66,9 @@ class AttentionScorer(Scorer):
         batch_norm_moment: float = 0.9,
         dropout: float = 0.3,
         input_noise_stddev: float | None = None,
+        kernel_initializer: Any = None,
+        kernel_regularizer: Any = None,
+        kernel_constraint: Any = None,
         **unknown: Any,
     ):
         cls = type(self)
@@ -78,6 +86,15 @@ class AttentionScorer(Scorer):
         self.batch_norm_moment = batch_norm_moment
         self.dropout = dropout
         self.input_noise_stddev = input_noise_stddev
+        self._kernel = named.kernel_arguments(
+            {
+                "kernel_initializer": kernel_initializer,
+                "kernel_regularizer": kernel_regularizer,
+                "kernel_constraint": kernel_constraint,
+            },
+            activation,
+        )
+        named.activation(activation)  # raises what is wrong with it
 
     def __call__(
         self,
@@ -116,6 +133,7 @@ class AttentionScorer(Scorer):
             use_batch_norm=self.use_batch_norm,
             batch_norm_moment=self.batch_norm_moment,
             dropout=self.dropout,
+            **self._kernel,
         )(tf.concat([documents, attended], axis=1))
 
 
@@ -178,13 +196,14 @@ class DASALCScorer(AttentionScorer):
                 return x
             return BatchNormalization(momentum=self.batch_norm_moment)(x)
 
-        listwise = tf.keras.layers.Dense(units)(normalised(attended))
+        dense = functools.partial(tf.keras.layers.Dense, **self._kernel)
+        listwise = dense(units)(normalised(attended))
         x = normalised(documents)
         if self.input_noise_stddev:
             x = GaussianNoise(self.input_noise_stddev)(x)
         for width in self.hidden_layer_dims:
-            x = tf.keras.layers.Dense(width, activation=self.activation)(x)
-            x = Dropout(self.dropout)(normalised(x))
-        own = tf.keras.layers.Dense(units)(x)
+            x = named.activation(self.activation)(dense(width)(x))
+            x = named.dropout(self.dropout, self.activation)(normalised(x))
+        own = dense(units)(x)
         crossed = tf.nn.relu(listwise * own + own)
-        return tf.keras.layers.Dense(1)(Dropout(self.dropout)(crossed))
+        return dense(1)(Dropout(self.dropout)(crossed))

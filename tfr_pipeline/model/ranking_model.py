@@ -12,6 +12,7 @@ from tfr_pipeline import compat, global_batch
 from tfr_pipeline.model.checks import check_features
 from tfr_pipeline.model.encoded import Encoding, is_encoded
 from tfr_pipeline.model.layers.lists import fixed_shapes
+from tfr_pipeline.model.layers.members import averaged, members_of, repeated
 from tfr_pipeline.model.prepared import Preparation, is_prepared
 
 NON_FINITE_LOSS = "tfr_pipeline: the loss is not finite"
@@ -35,6 +36,10 @@ class RankingModel(tf.keras.Model):
         without it.
       regularization: What adds to the loss of training steps beside the losses that
         the model is compiled with, a `regularization.step.Regularization`; or None.
+      weight_averages: Averages of the weights that training steps keep, an
+        `optimizers.averaging.Averages`; or None.
+      gradient_norms: What gathers norms of gradients in training steps, a
+        `gradient_norms.GradientNorms`; or None.
     """
 
     preparation: Preparation | None = None
@@ -43,6 +48,8 @@ class RankingModel(tf.keras.Model):
     _encodes = True
     position_bias: Any = None
     regularization: Any = None
+    weight_averages: Any = None
+    gradient_norms: Any = None
 
     training_metrics = False
     # For how long training steps waited for batches; None where Keras drives them.
@@ -183,15 +190,14 @@ class RankingModel(tf.keras.Model):
                 )
             else:
                 y_pred = self.scores(x, training=True)
-                judged, sample_weight = self._judged(y, y_pred, sample_weight, True)
                 with global_batch.known(batch):
-                    loss = self.compute_loss(x, y, judged, sample_weight)
+                    loss = self.member_loss(x, y, y_pred, sample_weight)
             if self.check_loss:
                 loss = tf.debugging.check_numerics(loss, NON_FINITE_LOSS)
             # The metric of the loss is weighted by lists already, its gradient is not.
             if batch is not None and self.averages:
                 share = tf.cast(batch.share, loss.dtype)
-                penalty = self._penalty(loss.dtype)
+                penalty = self.penalty(loss.dtype)
                 loss = (loss - penalty) * share + penalty
             if added is not None:
                 if self.check_loss:
@@ -201,10 +207,36 @@ class RankingModel(tf.keras.Model):
         # The step is not counted before its loss has been checked.
         with tf.control_dependencies([loss]):
             self._minimize(loss, tape)
+            if self.weight_averages is not None:
+                self.weight_averages.update(self.optimizer.iterations)
         if not self.training_metrics:
             return None
         with global_batch.known(batch):
+            y_pred = averaged(y_pred, self.members)
+            _, sample_weight = self._judged(y, y_pred, sample_weight, False)
             return self._update_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def members(self) -> int:
+        """How many times its lists a batch has scores for in training."""
+        return members_of(self)
+
+    def member_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        """Returns the loss of what the model is trained on: of each member's scores.
+
+        Args:
+          x: Features.
+          y: Labels.
+          y_pred: Scores of the lists, once for each member.
+          sample_weight: Weights, or None.
+        """
+        y, sample_weight = self.for_members((y, sample_weight))
+        y_pred, sample_weight = self._judged(y, y_pred, sample_weight, True)
+        return self.compute_loss(x, y, y_pred, sample_weight)
+
+    def for_members(self, structure: Any) -> Any:
+        """Returns labels and weights as they fit the scores of a training step."""
+        return repeated(structure, self.members)
 
     def _minimize(self, loss: Any, tape: tf.GradientTape) -> None:
         """Applies a gradient whose squares are finite.
@@ -217,27 +249,29 @@ class RankingModel(tf.keras.Model):
         mends = any(getattr(optimizer, key, None) for key in ("clipnorm", "clipvalue"))
         scales = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         base = tf.keras.optimizers.Optimizer
-        if (
-            not self.check_loss
-            or mends
-            or scales
-            or getattr(type(optimizer), "minimize", None) is not base.minimize
-        ):
+        own = scales or getattr(type(optimizer), "minimize", None) is not base.minimize
+        checks = self.check_loss and not mends
+        if own or not (checks or self.gradient_norms):
             optimizer.minimize(loss, variables, tape=tape)
             return
         gradients = optimizer.compute_gradients(loss, variables, tape)
+        kwargs = {}
+        if self.gradient_norms:
+            gradients = optimizer.aggregate_gradients(gradients)
+            self.gradient_norms.update(gradients)
+            kwargs = {"skip_gradients_aggregation": True}
         squares = [
             # Sparse gradients have values.
             tf.cast(tf.nn.l2_loss(getattr(gradient, "values", gradient)), loss.dtype)
             for gradient, _ in gradients
-            if gradient is not None
+            if gradient is not None and checks
         ]
         checked = []
         if squares:
             total = tf.add_n(squares)
             checked.append(tf.debugging.check_numerics(total, NON_FINITE_LOSS))
         with tf.control_dependencies(checked):
-            optimizer.apply_gradients(gradients)
+            optimizer.apply_gradients(gradients, **kwargs)
 
     def _test(self, data: Any) -> dict[str, Any] | None:
         """Evaluates a batch, as `_train` trains on one."""
@@ -321,7 +355,7 @@ class RankingModel(tf.keras.Model):
         """See `tf.keras.Model`; those of a replica without lists are 0."""
         return [global_batch.zero_without_lists(loss) for loss in super().losses]
 
-    def _penalty(self, dtype: Any) -> Any:
+    def penalty(self, dtype: Any) -> Any:
         """Returns what regularisation of weights adds to the loss of a replica."""
         losses = compat.weight_losses(self)
         total = sum(tf.cast(tf.reduce_sum(loss), dtype) for loss in losses)

@@ -15,15 +15,20 @@ from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.model.layers.lists import FlattenList, RestoreList, check_number
 from tfr_pipeline.model.layers.packing import Repack
+from tfr_pipeline.model.layers.seeded import GaussianNoise
 from tfr_pipeline.model.layers.towers import StackedTowers, create_tower
 
-_TOWER_KEYS = ("activation", "use_batch_norm", "batch_norm_moment", "dropout")
+_TOWER_KEYS = (
+    *("activation", "use_batch_norm", "batch_norm_moment", "dropout"),
+    *("kernel_initializer", "kernel_regularizer", "kernel_constraint"),
+)
 _GAM_KEYS = (
     "example_hidden_layer_dims",
     "context_hidden_layer_dims",
     "example_feature_num",
     "context_feature_num",
     "name",
+    "input_noise_stddev",
     *_TOWER_KEYS,
 )
 
@@ -100,7 +105,8 @@ def restore(scores: Any, mask: Any) -> Any:
 
     Args:
       scores: `[documents, 1]`; `[documents, k]` for lists `[batch, list_size, k]`; or a
-        dict of it.
+        dict of it. A layer of several members may return `[members, documents, ...]`
+        in training, for as many times the lists.
       mask: bool `[batch, list_size]`.
     """
     if isinstance(scores, dict):
@@ -111,7 +117,7 @@ def restore(scores: Any, mask: Any) -> Any:
 def _restore(scores: Any, mask: Any, task: str | None = None) -> Any:
     if scores.shape.rank != 2 or scores.shape[1] in (1, None):
         return RestoreList(name=task, real_only=True)((scores, mask))
-    columns = tf.unstack(scores, axis=1)
+    columns = [scores[..., i : i + 1] for i in range(scores.shape[1])]
     return tf.stack([RestoreList(real_only=True)((x, mask)) for x in columns], axis=2)
 
 
@@ -261,10 +267,13 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
       example_hidden_layer_dims: Hidden units of the network of a document feature.
       context_hidden_layer_dims: The same for query features; required if there are
         any.
-      activation: Activation after each hidden layer; None for none.
+      activation: Activation after each hidden layer; None for none. See `create_tower`.
       use_batch_norm: Normalises before each activation.
       batch_norm_moment: Momentum of the moving statistics.
       dropout: Rate of dropout after each hidden layer.
+      input_noise_stddev: Standard deviation of noise on the features in training.
+      kernel_initializer: See `create_tower`; `kernel_regularizer` and
+        `kernel_constraint` likewise.
       per_column: Gives each column of a vector feature a network of its own, instead
         of one network to the whole vector as TF-Ranking does.
 
@@ -292,6 +301,7 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
             )
         self._gam_kwargs = gam_kwargs
         self._per_column = per_column
+        self._noise = gam_kwargs.get("input_noise_stddev")
         self._tower_kwargs = {
             key: gam_kwargs[key] for key in _TOWER_KEYS if key in gam_kwargs
         }
@@ -313,9 +323,12 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
             )
         weights = [
             tf.nn.softmax(
-                create_tower(dims, subscores.shape[1], **self._tower_kwargs)(
-                    _flat(context_features[name])
-                )
+                create_tower(
+                    dims,
+                    subscores.shape[1],
+                    input_noise_stddev=self._noise,
+                    **self._tower_kwargs,
+                )(_flat(context_features[name]))
             )
             for name in sorted(context_features)
         ]
@@ -342,6 +355,8 @@ class GAMScorer(UnivariateScorer, tfr.keras.model.GAMScorer):
             for width, name in zip(widths, sorted(example_features), strict=True):
                 by_width.setdefault(width, []).append(_flat(example_features[name]))
             groups = [tf.stack(parts, axis=1) for parts in by_width.values()]
+        if self._noise:
+            groups = [GaussianNoise(self._noise)(group) for group in groups]
         dims = self._gam_kwargs["example_hidden_layer_dims"]
         scores = [StackedTowers(dims, **self._tower_kwargs)(g) for g in groups]
         return scores[0] if len(scores) == 1 else tf.concat(scores, axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.optimizers import momentum
 from tfr_pipeline.optimizers.adam import Adam
 from tfr_pipeline.optimizers.schedules import (
     _PLATEAU_ARGS,
@@ -87,4 +88,7 @@ def build_optimizer(
                 )
     elif schedule_name != "constant" or schedule_args:
         rate = Schedule(schedule_name, learning_rate, total_steps, **schedule_args)
-    return cls(learning_rate=rate, **dict(args or {}))
+    optimizer = cls(learning_rate=rate, **dict(args or {}))
+    if isinstance(rate, Schedule) and rate.cycles_momentum:
+        momentum.follow(optimizer, rate.momentum)
+    return optimizer

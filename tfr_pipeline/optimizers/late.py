@@ -80,11 +80,6 @@ def check_start(optimizer: Any) -> None:
             "those that a warm start, or a layer that was frozen, begins with. Choose "
             "another one."
         )
-    if getattr(optimizer, "use_ema", False):
-        raise ConfigError(
-            "optimizer_args.use_ema: averages of weights would begin before the warm "
-            "start, and move frozen layers. Leave it out."
-        )
 
 
 class _OnTerms:

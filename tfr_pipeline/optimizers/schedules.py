@@ -21,9 +21,12 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
     Args:
       name: `constant`; `cosine` (half a period down to `final` times the peak,
         Loshchilov & Hutter 2017); `exponential` (times `decay_rate` every
-        `decay_steps`); `piecewise` (`values[i]` times the peak up to
+        `decay_steps`); `power` (divided by `(1 + step / decay_steps) ** power`, after
+        warm-up); `piecewise` (`values[i]` times the peak up to
         `boundaries[i]`); `1cycle` (cosine up from peak/25 in the first `rise` of all
-        steps, then cosine down to `final` times the peak, Smith & Topin 2018).
+        steps, then cosine down to `final` times the peak, Smith & Topin 2018; with
+        `momentum`, its least and its highest value, that falls while the rate rises,
+        and the reverse).
       peak: Highest learning rate.
       total_steps: Steps of the whole training.
       warmup_steps: Steps over which the rate rises from 0.
@@ -43,7 +46,8 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         "cosine": {"final": 0.0},
         "exponential": {"decay_rate": 0.96, "decay_steps": None},
         "piecewise": {"boundaries": None, "values": None},
-        "1cycle": {"rise": 0.3, "final": 1e-4},
+        "power": {"decay_steps": None, "power": 1.0},
+        "1cycle": {"rise": 0.3, "final": 1e-4, "momentum": ()},
     }
 
     def __init__(
@@ -82,12 +86,40 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
                 f"{self.args['values']} and {self.args['boundaries']}."
             )
 
+        momentum = tuple(self.args.get("momentum", ()))
+        if momentum and not (
+            len(momentum) == 2
+            and all(isinstance(value, int | float) for value in momentum)
+            and 0.0 <= momentum[0] <= momentum[1] < 1.0
+        ):
+            raise ConfigError(
+                "schedule '1cycle': momentum: expected its least and its highest "
+                f"value, such as [0.85, 0.95], found {self.args['momentum']!r}."
+            )
+
+    @property
+    def cycles_momentum(self) -> bool:
+        """Whether `momentum` is to be followed."""
+        return bool(self.args.get("momentum"))
+
+    def momentum(self, step: Any) -> Any:
+        """Returns the momentum of a step of `1cycle`, float32 scalar."""
+        (least, most), rise = self.args["momentum"], self.args["rise"]
+        progress = self._progress(tf.cast(step, tf.float32))
+        down = _cosine(most, least, progress / rise)
+        up = _cosine(least, most, (progress - rise) / (1 - rise))
+        return tf.where(progress < rise, down, up)
+
+    def _progress(self, step: Any) -> Any:
+        warmup = float(self.warmup_steps)
+        length = max(1.0, self.total_steps - warmup)
+        return tf.clip_by_value((step - warmup) / length, 0.0, 1.0)
+
     def __call__(self, step: Any) -> Any:
         """Returns the rate of a step, float32 scalar."""
         step = tf.cast(step, tf.float32)
         warmup = float(self.warmup_steps)
-        length = max(1.0, self.total_steps - warmup)
-        progress = tf.clip_by_value((step - warmup) / length, 0.0, 1.0)
+        progress = self._progress(step)
         # Step 0 already learns.
         warm = tf.minimum(1.0, (step + 1.0) / (warmup or 1.0))
         return self.peak * tf.where(step < warmup, warm, self._curve(progress, step))
@@ -96,9 +128,11 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         args = self.args
         if self.name == "cosine":
             return _cosine(1.0, args["final"], progress)
+        since = tf.maximum(0.0, step - self.warmup_steps)
         if self.name == "exponential":
-            since = tf.maximum(0.0, step - self.warmup_steps)
             return args["decay_rate"] ** (since / args["decay_steps"])
+        if self.name == "power":
+            return (1.0 + since / args["decay_steps"]) ** -args["power"]
         if self.name == "piecewise":
             bounds = tf.constant(args["boundaries"], tf.float32)
             index = tf.searchsorted(bounds, step[tf.newaxis], side="left")[0]

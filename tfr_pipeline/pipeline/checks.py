@@ -10,8 +10,9 @@ from tfr_pipeline import serialization
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.pretraining import Pretrain
-from tfr_pipeline.optimizers.factory import build_optimizer
+from tfr_pipeline.optimizers.averaging import check_optimizer
 from tfr_pipeline.optimizers.schedules import PLATEAU, split_schedule
+from tfr_pipeline.pipeline import compilation
 from tfr_pipeline.pipeline.datasets.adapter import adapt
 from tfr_pipeline.pipeline.datasets.hparams import told
 from tfr_pipeline.pipeline.hparams import PipelineHparams
@@ -150,13 +151,13 @@ def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
             f"{name!r}. Set one of the two."
         )
     # Knows all names, and makes nothing that lasts.
-    build_optimizer(
-        hparams.optimizer,
-        hparams.learning_rate,
-        1,
-        hparams.schedule,
-        hparams.optimizer_args,
-    )
+    for each in (hparams, *compilation.other_optimizers(hparams).values()):
+        check_optimizer(compilation.make_optimizer(each, 1))
+    if hparams.optimizers and plateau_arguments(hparams) is not None:
+        raise ConfigError(
+            "optimizers: expected one alone where the learning rate is reduced on a "
+            "plateau. Choose another schedule."
+        )
 
 
 def monitor(

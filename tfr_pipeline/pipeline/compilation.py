@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import ConfigError, PipelineError
+from tfr_pipeline.errors import ConfigError, PipelineError, unknown_name
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.model import layer_names
+from tfr_pipeline.model.gradient_norms import GradientNorms
+from tfr_pipeline.model.layers.members import members_of
 from tfr_pipeline.model.ranking_model import RankingModel
+from tfr_pipeline.optimizers import by_layer
+from tfr_pipeline.optimizers.averaging import Averages, WeightAveraging
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.late import check_start
 from tfr_pipeline.pipeline.distribute import strategies
@@ -16,6 +23,7 @@ from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run.freezing import Freezing
 from tfr_pipeline.pipeline.warm_start import WarmStart
 from tfr_pipeline.regularization import settings
+from tfr_pipeline.regularization.distillation import DistillSettings
 from tfr_pipeline.regularization.step import Regularization
 
 
@@ -77,16 +85,12 @@ def compile_model(
     """
     warm_start = WarmStart.of(hparams.warm_start)
     freezing = Freezing(model, warm_start)
-    optimizer = build_optimizer(
-        hparams.optimizer,
-        hparams.learning_rate,
-        total_steps,
-        hparams.schedule,
-        hparams.optimizer_args,
-    )
-    if warm_start.source or freezing.freezes:
-        check_start(optimizer)
-    freezing.set_terms(optimizer, total_steps // hparams.num_epochs)
+    optimizer = make_optimizer(hparams, total_steps)
+    _share(optimizer, model, hparams, total_steps)
+    for one in by_layer.all_of(optimizer):
+        if warm_start.source or freezing.freezes:
+            check_start(one)
+        freezing.set_terms(one, total_steps // hparams.num_epochs)
     model.compile(
         optimizer=optimizer,
         loss=loss,
@@ -106,23 +110,145 @@ def compile_model(
     if isinstance(model, RankingModel):
         model.training_metrics = hparams.training_metrics
         model.check_loss = check_loss
+    _check_members(model, hparams)
     _regularize(model, hparams, packed)
+    if hparams.gradient_norms:
+        _check_step(model, "pipeline.gradient_norms")
+        model.gradient_norms = GradientNorms(model)
+    _average(model, hparams, freezing.trained, total_steps // hparams.num_epochs)
 
 
-def _regularize(
-    model: tf.keras.Model, hparams: PipelineHparams, packed: BlockLayout | None
+def make_optimizer(hparams: PipelineHparams, total_steps: int) -> Any:
+    """Returns the optimizer of hyperparameters, or of one of `other_optimizers`.
+
+    Args:
+      hparams: Hyperparameters.
+      total_steps: Steps of all epochs, for the schedule.
+
+    Raises:
+      ConfigError: See `build_optimizer`.
+    """
+    return build_optimizer(
+        hparams.optimizer,
+        hparams.learning_rate,
+        total_steps,
+        hparams.schedule,
+        hparams.optimizer_args,
+    )
+
+
+_OF_OPTIMIZERS = ("optimizer", "learning_rate", "schedule", "optimizer_args")
+
+
+def other_optimizers(hparams: PipelineHparams) -> dict[str, PipelineHparams]:
+    """Returns what `hparams.optimizers` says, as hyperparameters by glob.
+
+    Raises:
+      ConfigError: A key is unknown, or a value cannot be.
+    """
+    found = {}
+    for glob, told in (hparams.optimizers or {}).items():
+        where = f"optimizers[{glob!r}]"
+        if not isinstance(told, Mapping):
+            raise ConfigError(f"{where}: expected a dict, found {told!r:.80}.")
+        for key in told:
+            if key not in _OF_OPTIMIZERS:
+                raise ConfigError(unknown_name("key", key, _OF_OPTIMIZERS, where))
+        own = {key: value for key, value in told.items() if value is not None}
+        if "optimizer" in own:  # whose arguments are those of another one
+            own = {"optimizer_args": {}, **own}
+        found[glob] = dataclasses.replace(hparams, **own)
+    return found
+
+
+def _share(
+    optimizer: Any, model: tf.keras.Model, hparams: PipelineHparams, total_steps: int
 ) -> None:
-    """Lets training steps of a compiled model count what graph and adversary add."""
-    graph, adversarial = settings.active(hparams.graph, hparams.adversarial)
-    if graph is None and adversarial is None:
+    """Lets other optimizers train the layers that are theirs."""
+    if not hparams.optimizers:
         return
+    rest = {
+        path: [v for v in weights if v.trainable]
+        for path, weights in layer_names.weights(model).items()
+    }
+    known, others = [path for path in rest if rest[path]], []
+    for glob, told in other_optimizers(hparams).items():
+        paths = [path for path in known if layer_names.matches(path, [glob])]
+        if not paths:
+            raise ConfigError(unknown_name("layers", glob, known, "optimizers"))
+        own = [variable for path in paths for variable in rest.pop(path, [])]
+        others.append((make_optimizer(told, total_steps), own))
+    by_layer.share(optimizer, others)
+
+
+def _check_members(model: tf.keras.Model, hparams: PipelineHparams) -> None:
+    """Checks that a model of several members can have the loss of each.
+
+    Raises:
+      ConfigError: Its training step, its loss or its graph cannot be so.
+    """
+    members = members_of(model)
+    if members == 1:
+        return
+    what = f"a scorer whose {members} members have losses of their own"
     if (
         not isinstance(model, RankingModel)
         or type(model).train_step is not RankingModel.train_step
     ):
         raise ConfigError(
-            "pipeline.graph, pipeline.adversarial: expected a model whose training "
-            f"step is ours, a RankingModel, found {type(model).__name__}. Take a model "
-            "builder of tfr_pipeline."
+            f"{what}: expected a model whose training step is ours, a RankingModel, "
+            f"found {type(model).__name__}. Take a model builder of tfr_pipeline."
         )
-    model.regularization = Regularization(model, graph, adversarial, packed)
+    if not model.averages:
+        raise ConfigError(
+            f"pipeline.loss_reduction: {what}, takes the mean over members: expected a "
+            "mean over lists too, found a sum. Leave loss_reduction out."
+        )
+    if settings.active(hparams.graph, None)[0] is not None:
+        raise ConfigError(
+            f"pipeline.graph: {what}, cannot be regularised by neighbours. Take the "
+            "scorer 'dnn', or leave pipeline.graph out."
+        )
+
+
+def _regularize(
+    model: tf.keras.Model, hparams: PipelineHparams, packed: BlockLayout | None
+) -> None:
+    """Lets training steps of a compiled model count what others than labels add."""
+    graph, adversarial = settings.active(hparams.graph, hparams.adversarial)
+    distill = DistillSettings.of(hparams.distill)
+    if distill is not None and not distill.weight:
+        distill = None
+    if graph is None and adversarial is None and distill is None:
+        return
+    _check_step(model, "pipeline.graph, pipeline.adversarial, pipeline.distill")
+    model.regularization = Regularization(model, graph, adversarial, packed, distill)
+
+
+def _average(
+    model: tf.keras.Model, hparams: PipelineHparams, trained: list[Any], steps: int
+) -> None:
+    """Lets training steps of a compiled model average its weights."""
+    setting = WeightAveraging.of(hparams.weight_averaging)
+    if setting is None:
+        return
+    _check_step(model, "pipeline.weight_averaging")
+    # Moving statistics; not the weights of frozen layers, which have none of these.
+    moving = [
+        weight
+        for weight in model.non_trainable_weights
+        if weight.dtype.is_floating and not weight.trainable
+    ]
+    model.weight_averages = Averages([*trained, *moving], setting, steps)
+
+
+def _check_step(model: tf.keras.Model, where: str) -> None:
+    """Raises a ConfigError if the training step of a model is not ours."""
+    if (
+        not isinstance(model, RankingModel)
+        or type(model).train_step is not RankingModel.train_step
+    ):
+        raise ConfigError(
+            f"{where}: expected a model whose training step is ours, a RankingModel, "
+            f"found {type(model).__name__}. Take a model builder of tfr_pipeline."
+        )

@@ -20,6 +20,7 @@ from tfr_pipeline.pipeline.checks import plateau_arguments
 from tfr_pipeline.pipeline.datasets.adapter import adapt, check_folds, reads_files
 from tfr_pipeline.pipeline.datasets.batches import WindowReader, fetched_ahead
 from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
+from tfr_pipeline.pipeline.distilling import Distilling
 from tfr_pipeline.pipeline.distribute import limits, reading, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.regularization import settings
@@ -64,6 +65,7 @@ class Feed:
         self._graph, self._adversarial = settings.active(
             hparams.graph, hparams.adversarial
         )
+        self.distilling = Distilling.of(hparams.distill, self._dataset_builder)
         self._readers: dict[tuple[str, str], WindowReader | None] = {}
 
     @property
@@ -87,8 +89,14 @@ class Feed:
         limits.check_batch_sizes(hparams, self.replicas)
         on_tpu = self._on_tpu
         limits.check_regularization(
-            self._strategy, self._graph, self._adversarial, bool(data)
+            self._strategy,
+            self._graph,
+            self._adversarial,
+            self.distilling,
+            bool(data),
         )
+        if self.distilling is not None:
+            _ = self.distilling.teacher  # known before anything is read
         if on_tpu:
             losses = [
                 item for item in objects if isinstance(item, tf.keras.losses.Loss)
@@ -202,6 +210,9 @@ class Feed:
             plan = builder.plan(split, layout, self.replicas)
             self._sizes = plan.sizes(start_step)
         graph = self._graph if split == "train" else None
+        teacher = None
+        if self.distilling is not None and split == "train":
+            teacher = self.distilling.teacher
         # The adversary perturbs features as they are.
         prepare = None if self._adversarial else getattr(model, "preparation", None)
         # Workers of a coordinator read texts by themselves.
@@ -215,6 +226,7 @@ class Feed:
                 prepare=prepare,
                 encode=encode,
                 graph=graph,
+                teacher=teacher,
             ).ask(builder)
 
         fixed = self._on_tpu
@@ -241,6 +253,7 @@ class Feed:
                 sized=sized,
                 fixed=fixed,
                 graph=graph,
+                teacher=teacher,
             ).ask(builder)
 
         return self._strategy.distribute_datasets_from_function(shard)
@@ -365,8 +378,8 @@ class Feed:
                 BatchRequest(
                     split=split, layout=layout, replicas=self.replicas, shard=shard
                 ).ask(builder)
-        if self._graph is not None:
-            self.dataset("train", layout)  # says what is wrong with the graph
+        if self._graph is not None or self.distilling is not None:
+            self.dataset("train", layout)  # says what is wrong with them
         if "test" in builder.splits and reads_files(builder):
             # Read after training; whether it is there had better be known before.
             files.expand(builder.splits["test"].pattern, "test data")

@@ -99,6 +99,11 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         checks.kind("dataset_builder", dataset_builder, data.AbstractDatasetBuilder)
 
     @property
+    def dataset_builder(self) -> Any:
+        """The dataset builder."""
+        return self._dataset_builder
+
+    @property
     def is_chief(self) -> bool:
         """Whether this process writes into the run directory."""
         return self._run.is_ours
@@ -277,6 +282,8 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             beginning.begin_or_go_on(self, model, layout, steps, told, data, accept)
             if checks.skips(self._metrics()):
                 console.say("metrics skip queries without relevant documents")
+            if hparams.early_stopping_patience:
+                console.say(loop.early_end(hparams, steps, self._monitor()))
             trained = self._trained_kind(
                 model,
                 self._run,
@@ -336,11 +343,19 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             self._console.stage("exporting and evaluating", "exported and evaluated"),
         ):
             self._trained = self._trained or self._restored(accept_changed_data)
-            return self._trained.finish(self._hparams.export_best_model, evaluation)
+            distilling = self._feed.distilling
+            return self._trained.finish(
+                self._hparams.export_best_model,
+                evaluation,
+                distilling.metrics() if distilling else {},
+            )
 
     def _data(self) -> dict[str, Any]:
         edges = (self._hparams.graph or {}).get("edges")
-        return data_fingerprint.of_builder(self._dataset_builder, edges)
+        distilling = self._feed.distilling
+        return data_fingerprint.of_builder(
+            self._dataset_builder, edges, distilling.files if distilling else ()
+        )
 
     def _restored(self, accept_data: bool) -> Trained:
         """Takes the last checkpoint of the run for the trained model."""

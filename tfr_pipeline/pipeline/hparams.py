@@ -15,7 +15,9 @@ import tensorflow as tf
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.model.pretraining import Pretrain
+from tfr_pipeline.optimizers.averaging import WeightAveraging
 from tfr_pipeline.pipeline.warm_start import WarmStart
+from tfr_pipeline.regularization.distillation import DistillSettings
 from tfr_pipeline.regularization.settings import AdversarialSettings, GraphSettings
 
 # Parameter, least value, whether it may be None.
@@ -99,6 +101,17 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
         attributes of `GraphSettings`, whose names are NSL's. None for no graph.
       adversarial: How features are perturbed against the model, which learns to bear
         it: a dict with the attributes of `AdversarialSettings`, likewise.
+      distill: Whose scores the model learns of beside the labels: a dict with the
+        attributes of `DistillSettings`. None for the labels alone.
+      weight_averaging: Evaluates, keeps and exports averages of the weights over
+        training steps: `ema`, `swa` or a dict of the `name` and arguments; see
+        `WeightAveraging.of`. None for the weights of the last step.
+      gradient_norms: Writes norms of the gradient, of all weights and by layer, for
+        TensorBoard.
+      optimizers: Other optimizers of some layers: a dict from globs of layers, see
+        `WarmStart`, to dicts of `optimizer`, `learning_rate`, `schedule` and
+        `optimizer_args`, those that are not there being as above. The first glob that
+        names a weight counts; the optimizer above trains the rest.
     """
 
     model_dir: str
@@ -143,6 +156,10 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
     pretrain: dict[str, Any] | None = None
     graph: dict[str, Any] | None = None
     adversarial: dict[str, Any] | None = None
+    distill: dict[str, Any] | None = None
+    weight_averaging: str | dict[str, Any] | None = None
+    gradient_norms: bool = False
+    optimizers: dict[str, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name, least, optional in _INTEGERS:
@@ -190,6 +207,7 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
             )
         WarmStart.of(self.warm_start)
         Pretrain.of(self.pretrain)
+        WeightAveraging.of(self.weight_averaging)
         graph = GraphSettings.of(self.graph)
         adversarial = AdversarialSettings.of(self.adversarial)
         for name, given in (("graph", graph), ("adversarial", adversarial)):
@@ -197,6 +215,16 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
                 warnings.warn(
                     f"{name}: it has no effect, for its multiplier is 0.", stacklevel=3
                 )
+        distill = DistillSettings.of(self.distill)
+        if distill is not None and self.pretrain:
+            raise ConfigError(
+                "distill: expected a model that ranks, found pretrain beside it. Leave "
+                "one of the two out."
+            )
+        if distill is not None and not distill.weight:
+            warnings.warn(
+                "distill: it has no effect, for its weight is 0.", stacklevel=3
+            )
 
 
 # The spelling of TF-Ranking's published guide.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import tensorflow as tf
@@ -85,7 +86,12 @@ class Pretrained(Trained):
                     file.write(text)
             self._run.has_written(path)
 
-    def finish(self, export_best: bool, evaluation: SharedEvaluation) -> dict[str, Any]:
+    def finish(
+        self,
+        export_best: bool,
+        evaluation: SharedEvaluation,
+        more: Mapping[str, Any],
+    ) -> dict[str, Any]:
         """Writes `metrics.json`; there is no model that ranks, so none is exported."""
         self._run.check()
         self.keep_template()

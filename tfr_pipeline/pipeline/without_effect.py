@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.optimizers.averaging import WeightAveraging
 from tfr_pipeline.pipeline.checks import selects
 from tfr_pipeline.pipeline.datasets.adapter import adapt
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
@@ -54,6 +55,12 @@ class Told:
         return getattr(self.data, "folds", None) is not None
 
     @property
+    def averages_from(self) -> int:
+        """The epoch, from 0, from which weights are averaged."""
+        setting = WeightAveraging.of(self.hparams.weight_averaging)
+        return setting.start_epoch if setting else 0
+
+    @property
     def names_loss(self) -> bool:
         """Whether a loss is made of its name; callables do as they like."""
         loss = self.hparams.loss
@@ -67,11 +74,15 @@ _NO_VALIDATION = "without validation data"
 # Setting, when it has no effect, and why. A setting with its default is none.
 _OF_PIPELINES: tuple[tuple[str, Callable[[Told], bool], str], ...] = (
     ("best_exporter_metric", lambda told: not told.selects, _UNSELECTED),
-    ("best_exporter_metric_higher_better", lambda told: not told.selects, _UNSELECTED),
     (
         "early_stopping_min_delta",
         lambda told: not told.hparams.early_stopping_patience,
         "without early_stopping_patience",
+    ),
+    (
+        "weight_averaging",
+        lambda told: told.averages_from >= told.hparams.num_epochs,
+        "before its start_epoch: epochs count from 0",
     ),
     ("validation_steps", lambda told: not told.validates, _NO_VALIDATION),
     ("use_weighted_metrics", lambda told: not told.measures, _NO_METRICS),
@@ -104,6 +115,11 @@ _OF_DATA: tuple[tuple[str, Callable[[Told], bool], str], ...] = (
         lambda told: told.has_folds,
         "with data.folds: one fold of the training files validates. To have these "
         "files in the folds, name them beside those, with a comma between",
+    ),
+    (
+        "test_input_pattern",
+        lambda told: getattr(told.data, "test_fold", None) is not None,
+        "with data.test_fold: that fold of the training files is measured",
     ),
     (
         "test_input_pattern",

@@ -94,7 +94,7 @@ class GraphSettings:
         Raises:
           ConfigError: A key is unknown, or a value cannot be.
         """
-        found = dict(_given(cls, "graph", value))
+        found = dict(given(cls, "graph", value))
         if "reduction" in found and found["reduction"] in _SHORT:
             found["reduction"] = _SHORT[found["reduction"]]
         return cls(**found) if found else None
@@ -171,7 +171,7 @@ class AdversarialSettings:
         Raises:
           ConfigError: A key is unknown, or a value cannot be.
         """
-        found = _given(cls, "adversarial", value)
+        found = given(cls, "adversarial", value)
         return cls(**found) if found else None
 
     def bound(self, name: str, feature: str) -> Any:
@@ -210,7 +210,17 @@ def _by_feature(value: Any) -> dict[str, Any]:
     return {"": value}
 
 
-def _given(cls: Any, where: str, value: Any) -> dict[str, Any]:
+def given(cls: Any, where: str, value: Any) -> dict[str, Any]:
+    """Returns what a dict says of settings, without what is None.
+
+    Args:
+      cls: The dataclass of the settings.
+      where: Their name in messages.
+      value: The dict, or None.
+
+    Raises:
+      ConfigError: It is no dict, or has an unknown key.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The loss of a training step with what graph and adversary add to it."""
+"""The loss of a training step with what graph, adversary and teacher add to it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline import compat, global_batch
-from tfr_pipeline.data.batching import neighbours
+from tfr_pipeline.data.batching import neighbours, teacher_scores
 from tfr_pipeline.data.batching.neighbours import Edges
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import DISTINCT, BlockLayout
-from tfr_pipeline.regularization import distances
+from tfr_pipeline.regularization import distances, distillation
 from tfr_pipeline.regularization.adversary import Adversary, Points, gradients_of
+from tfr_pipeline.regularization.distillation import DistillSettings
 from tfr_pipeline.regularization.settings import (
     NONE,
     OF_VECTORS,
@@ -24,19 +25,22 @@ from tfr_pipeline.regularization.settings import (
 )
 
 GRAPH_LOSS, ADVERSARIAL_LOSS = "graph_loss", "adversarial_loss"
+DISTILLATION_LOSS = "distillation_loss"
 
 
 class Regularization:
     """What a `RankingModel` asks for the loss of a training step.
 
-    The logs have `graph_loss` and `adversarial_loss`, each with its multiplier, beside
-    the `loss` of the labels: what training makes smaller is their sum.
+    The logs have `graph_loss`, `adversarial_loss` and `distillation_loss`, each with
+    its multiplier, beside the `loss` of the labels: what training makes smaller is
+    their sum, where a teacher has taken its share from the labels.
 
     Args:
       model: The model, compiled; in the scope that it was compiled in.
       graph: Settings of the graph, or None.
       adversarial: Settings of the adversary, or None.
       layout: Where document features stand in packed batches.
+      distill: Settings of the teacher, or None.
     """
 
     def __init__(
@@ -45,8 +49,9 @@ class Regularization:
         graph: GraphSettings | None,
         adversarial: AdversarialSettings | None,
         layout: BlockLayout | None = None,
+        distill: DistillSettings | None = None,
     ):
-        self._graph = graph
+        self._graph, self._distill = graph, distill
         self._adversary = None
         names = [GRAPH_LOSS] if graph else []
         if adversarial:
@@ -54,6 +59,8 @@ class Regularization:
             self._adversary = Adversary(model, adversarial, layout)
             # Counts apart from the loss that the logs show.
             self._losses = compat.losses_again(model)
+        if distill:
+            names.append(DISTILLATION_LOSS)
         self._means = {name: tf.keras.metrics.Mean(name) for name in names}
 
     @property
@@ -81,6 +88,12 @@ class Regularization:
           ConfigError: The batch has no neighbours, or nothing to perturb.
         """
         x, edges = neighbours.take(x)
+        x, teacher = teacher_scores.take(x)
+        if self._distill is not None and teacher is None:
+            raise ConfigError(
+                "pipeline.distill: expected batches with the scores of a teacher, "
+                f"found features {sorted(x)[:8]}. Take a dataset builder of ours."
+            )
         if self._graph is not None and edges is None:
             raise ConfigError(
                 "pipeline.graph: expected batches with neighbours, found features "
@@ -128,6 +141,18 @@ class Regularization:
             )
             averages = model.averages
             added += self._counted(ADVERSARIAL_LOSS, term, averages, lists, batch)
+        if self._distill is not None:
+            told, averages = self._distill, model.averages
+            teacher = model.for_members(teacher[:lists])
+            found = distillation.distance(told, y_pred, teacher)
+            term = tf.reduce_sum(told.weight * found) / model.members
+            if averages:
+                term /= tf.maximum(tf.cast(lists, term.dtype), 1.0)
+            term = self._counted(DISTILLATION_LOSS, term, averages, lists, batch)
+            added += tf.cast(term, loss.dtype)
+            # Regularisation of weights is no part of what the two share.
+            penalty = model.penalty(loss.dtype)
+            loss = (loss - penalty) * (1.0 - told.weight) + penalty
         return y_pred, loss, added
 
     def _counted(
@@ -188,7 +213,8 @@ class Regularization:
         def loss_of(moved: Points) -> Any:
             y_pred = adversary.scores(model, x, moved)
             with global_batch.known(batch):
-                found = self._losses(*_cut((y, y_pred, sample_weight), width))
+                y_true, weights = model.for_members((y, sample_weight))
+                found = self._losses(*_cut((y_true, y_pred, weights), width))
             if model.averages:  # as a mean over replicas, which it is not yet
                 found *= tf.distribute.get_strategy().num_replicas_in_sync
             return found
@@ -202,7 +228,7 @@ def _loss(
 ) -> Any:
     y, y_pred, weights = _cut((y, y_pred, weights), width)
     with global_batch.known(batch):
-        return model.compute_loss(x, y, y_pred, weights)
+        return model.member_loss(x, y, y_pred, weights)
 
 
 def _width(y: Any, edges: Edges | None, lists: Any) -> Any:

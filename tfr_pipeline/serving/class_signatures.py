@@ -12,13 +12,13 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.serving import ranking
 from tfr_pipeline.serving.rank_inputs import IDS, RankInputs
 from tfr_pipeline.serving.signatures import (
+    CLASSIFY,
     PREDICT,
     SERVING_DEFAULT,
     Signatures,
     signed,
 )
 
-CLASSIFY = "classify"
 CLASSIFY_EXAMPLES = tf.saved_model.CLASSIFY_METHOD_NAME
 CLASSES = tf.saved_model.CLASSIFY_OUTPUT_CLASSES
 PROBABILITIES = tf.saved_model.CLASSIFY_OUTPUT_SCORES

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfr_pipeline import files
 from tfr_pipeline.errors import PipelineError, RunError
 from tfr_pipeline.features import FILE_NAME
-from tfr_pipeline.serving.signatures import RANK
+from tfr_pipeline.serving.signatures import CLASSIFY, RANK
 
 # TensorFlow Serving leaves this folder of a SavedModel to its owner.
 EXTRA_ASSETS = "assets.extra"
@@ -69,12 +69,38 @@ def export_saved_model(
     module = tf.Module()
     module.weights = list(model.variables)
     module.resources = resources(model)
-    functions = dict(signatures or {})
-    # Scores of whole matrices; no signature, but there for `Predictor`.
-    module.packed = getattr(functions.get(RANK), "packed", None)
+    return save_functions(module, dict(signatures or {}), path, extra_assets, check)
+
+
+def save_functions(
+    module: tf.Module,
+    functions: Mapping[str, Callable[..., Any]],
+    path: str,
+    extra_assets: Mapping[str, str] | None = None,
+    check: Callable[[str], None] | None = None,
+) -> str:
+    """Writes a SavedModel of functions, and of a module that has what they use.
+
+    Args:
+      module: Has the variables and resources.
+      functions: Maps signature keys to `tf.function`s.
+      path: See `export_saved_model`.
+      extra_assets: See `export_saved_model`.
+      check: See `export_saved_model`.
+
+    Returns:
+      `path`.
+
+    Raises:
+      RunError: See `export_saved_model`.
+    """
+    # Scores of whole matrices; no signature, but there for `Predictor` and ensembles.
+    scoring = functions.get(RANK) or functions.get(CLASSIFY)
+    for name in ("packed", "sampled"):
+        setattr(module, name, getattr(scoring, name, None))
 
     def write(folder: str) -> None:
-        tf.saved_model.save(module, folder, signatures=functions)
+        tf.saved_model.save(module, folder, signatures=dict(functions))
         assets = os.path.join(folder, EXTRA_ASSETS)
         for name, text in (extra_assets or {}).items():
             os.makedirs(assets, exist_ok=True)

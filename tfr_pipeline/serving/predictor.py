@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from tfr_pipeline.data.records import encode
 from tfr_pipeline.errors import ConfigError, DataError, RunError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.serving.class_signatures import CLASSIFY, PROBABILITIES
+from tfr_pipeline.serving.class_signatures import PROBABILITIES
 from tfr_pipeline.serving.export import EXTRA_ASSETS, READ_ERRORS
 from tfr_pipeline.serving.rank_inputs import (
     IDS,
@@ -28,7 +29,7 @@ from tfr_pipeline.serving.rank_inputs import (
     splits_names,
 )
 from tfr_pipeline.serving.remote_versions import find_export
-from tfr_pipeline.serving.signatures import PREDICT, RANK, RANKS
+from tfr_pipeline.serving.signatures import CLASSIFY, PREDICT, RANK, RANKS
 from tfr_pipeline.serving.versions import MODEL
 
 _DOCUMENTS_PER_CALL = 16384
@@ -228,6 +229,48 @@ class Predictor:
         task = self.task(task)
         return self.score_tasks(lists, function)[task]
 
+    def sample(
+        self, lists: Lists, samples: int, task: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores documents many times, each time with other units dropped out.
+
+        Args:
+          lists: The documents.
+          samples: How many times.
+          task: See `score`.
+
+        Returns:
+          Mean and standard deviation (of `samples - 1` degrees of freedom) of the
+          scores of each document, float32 `[documents]`.
+
+        Raises:
+          ConfigError: `samples` is less than 2, there is no dropout; or see `score`.
+          DataError: See `score`.
+          RunError: See `score`.
+        """
+        task = self.sampled_task(samples, task)
+        draw = types.SimpleNamespace(packed=self._module.sampled)
+        mean = squares = np.zeros(lists.num_documents)
+        for count in range(1, samples + 1):  # Welford, 1962
+            scores = self.score_tasks(lists, draw)[task].astype(np.float64)
+            before, mean = mean, mean + (scores - mean) / count
+            squares = squares + (scores - before) * (scores - mean)
+        deviation = np.sqrt(squares / (samples - 1))
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def sampled_task(self, samples: int, task: str | None) -> str:
+        """Returns a name of a task, see `task`, once `sample` is known to work."""
+        if samples < 2:
+            raise ConfigError(f"samples: expected at least 2, found {samples}.")
+        if getattr(self._module, "sampled", None) is None or self.signature != RANK:
+            raise ConfigError(
+                f"{self.path}: samples differ by dropout; expected a model that has "
+                "some, ranks by one number a document, and was exported since "
+                "tfr_pipeline samples (`tfr-pipeline export --run=RUN`, once the run "
+                "was started again)."
+            )
+        return self.task(task)
+
     def task(self, task: str | None) -> str:
         """Returns a name of a task after checking it; None stands for the only one."""
         if task is None and len(self.tasks) == 1:
@@ -247,9 +290,7 @@ class Predictor:
             task for task, (found, _) in self._numbers.items() if found == output
         )
 
-    def score_tasks(
-        self, lists: Lists, function: Callable[..., dict[str, Any]] | None = None
-    ) -> dict[str, np.ndarray]:
+    def score_tasks(self, lists: Lists, function: Any = None) -> dict[str, np.ndarray]:
         """Returns the scores by task; see `score`."""
         self._check(lists)
         padded = self.signature == PREDICT
@@ -321,9 +362,24 @@ class Predictor:
                     f"data has {sorted(context)}."
                 )
 
-    def _by_matrix(
-        self, lists: Lists, packed: Callable[..., dict[str, Any]]
-    ) -> dict[str, np.ndarray]:
+    @property
+    def packed(self) -> Callable[..., dict[str, Any]] | None:
+        """The function of `arguments` that gives the scores, by task.
+
+        Gradients go through it. None where the export has none: that of a document
+        with several scores, or of another make.
+        """
+        return (
+            None if self.signature == PREDICT else getattr(self._module, "packed", None)
+        )
+
+    def arguments(self, lists: Lists) -> list[Any]:
+        """Returns what `packed` takes: matrices, query features, row splits, others.
+
+        Args:
+          lists: Lists with matrices as wide as they are named for, see
+            `Lists.widened`.
+        """
         arguments: list[Any] = [
             {dtype: tf.constant(lists.values[dtype]) for dtype in self.layout.slots},
             {
@@ -338,13 +394,23 @@ class Predictor:
                 {name: _pair(lists.loose[name]) for name in self.loose},
                 {n: _pair(lists.loose_context[n]) for n in self._ragged_context},
             ]
-        outputs = packed(*arguments)
+        return arguments
+
+    def _by_matrix(
+        self, lists: Lists, packed: Callable[..., dict[str, Any]]
+    ) -> dict[str, np.ndarray]:
+        outputs = packed(*self.arguments(lists))
         # One output has no name of its own.
         single = len(outputs) == 1
         values = next(iter(outputs.values()))
         return {
             task: (values if single else outputs[task]).numpy() for task in self.tasks
         }
+
+    @property
+    def module(self) -> Any:
+        """What `load` returned."""
+        return self._module
 
     @property
     def function(self) -> Callable[..., dict[str, Any]]:

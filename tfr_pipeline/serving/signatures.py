@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,11 +15,13 @@ from tfr_pipeline.data.batching.gather import pad
 from tfr_pipeline.data.reading.parser import RecordParser
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.layout import DISTINCT, PACKED_INPUT, are_packed
+from tfr_pipeline.model import sampling
 from tfr_pipeline.serving import ranking
 from tfr_pipeline.serving.rank_inputs import IDS, Pair, RankInputs
 from tfr_pipeline.serving.unkept import padded_features
 
-RANK = "rank"
+# What has raw tensors as inputs: of models that rank, and of those that classify.
+RANK, CLASSIFY = "rank", "classify"
 # Outputs of `rank` beside the scores.
 RANKS = "ranks"
 PREDICT = tf.saved_model.PREDICT_METHOD_NAME
@@ -254,10 +257,15 @@ class Signatures(tfr.keras.saved_model.Signatures):
         """What the function of matrices computes: here, `scores`."""
         return self.scores(*inputs)
 
-    def packed_tf_function(self) -> Callable[..., dict[str, Any]]:
+    def packed_tf_function(
+        self, within: Callable[[Any], Any] = contextlib.nullcontext
+    ) -> Callable[..., dict[str, Any]]:
         """Makes `scores` a function of its own, which `rank` calls.
 
         Whoever has whole matrices need not cut them into features.
+
+        Args:
+          within: Called with the model; makes a context in which it scores.
         """
         assert self._parser is not None
         values = {
@@ -280,14 +288,16 @@ class Signatures(tfr.keras.saved_model.Signatures):
 
         @tf.function(input_signature=signature, autograph=False)
         def packed(*inputs: Any) -> dict[str, Any]:
-            return self._matrix_scores(*inputs)
+            with within(self._model):
+                return self._matrix_scores(*inputs)
 
         return packed
 
     def rank_tf_function(self) -> Callable[..., dict[str, Any]]:
         """Makes the function behind `rank`; see `RankInputs`.
 
-        Its attribute `packed` is the function of `packed_tf_function`.
+        Its attribute `packed` is the function of `packed_tf_function`, and `sampled`
+        the same of a model that drops out; None where there is no dropout.
         """
         assert self._parser is not None
         packed = self.packed_tf_function()
@@ -307,7 +317,11 @@ class Signatures(tfr.keras.saved_model.Signatures):
             ranks, ids = ranking.ranked(value, arguments[2], ids)
             return {**scores, RANKS: ranks, IDS: ids}
 
-        return signed(rank, inputs, packed)
+        made = signed(rank, inputs, packed)
+        made.sampled = None
+        if sampling.dropouts(self._model):
+            made.sampled = self.packed_tf_function(sampling.dropping_out)
+        return made
 
     def _choose(self, scores: dict[str, Any], task: Any = None) -> Any:
         """Returns the scores of a task; of the first if it is an empty text or None."""

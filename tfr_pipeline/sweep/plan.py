@@ -55,13 +55,19 @@ def described(file: ConfigFile, given: Mapping[str, Any]) -> tuple[Space, Settin
             of_file.pop(f"{kind}_args", None)
     settings = Settings.of(**{**of_file, **flags})
     space = check(space, file)
-    if settings.folds is not None:
-        _check_folds(space, file, settings.folds)
+    _check_folds(space, file, settings.folds)
     return space, settings
 
 
-def _check_folds(space: Space, file: ConfigFile, folds: int) -> None:
+def _check_folds(space: Space, file: ConfigFile, folds: int | None) -> None:
     data = file.config().get("data") or {}
+    if data.get("test_fold") is not None or "data.test_fold" in space.domains():
+        raise ConfigError(
+            "data.test_fold: expected none in a sweep, which measures no test data. "
+            "Leave it out, or convert the queries that are kept for the test apart."
+        )
+    if folds is None:
+        return
     for key in ("folds", "fold"):
         if data.get(key) is not None or f"data.{key}" in space.domains():
             raise ConfigError(

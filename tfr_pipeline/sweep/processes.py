@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tfr_pipeline.cores import environment_of, shares
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.sweep.live import LiveConsole
 
@@ -23,26 +23,6 @@ STORAGE = "TFR_PIPELINE_STORAGE"
 _RESTARTS = 5
 _GRACE_SECONDS = 120.0
 _POLL_SECONDS = 0.2
-
-
-def shares(workers: int, cores: Sequence[int]) -> list[list[int]]:
-    """Deals out cores.
-
-    Args:
-      workers: How many workers there are.
-      cores: The cores of this process.
-
-    Returns:
-      The cores of each; one each, some of them shared, if there are not enough.
-
-    Example:
-      >>> shares(2, [0, 1, 2, 5]), shares(3, [0, 1])
-      ([[0, 1], [2, 5]], [[0], [1], [0]])
-    """
-    if workers > len(cores):
-        return [[cores[i % len(cores)]] for i in range(workers)]
-    ends = [i * len(cores) // workers for i in range(workers + 1)]
-    return [list(cores[a:b]) for a, b in itertools.pairwise(ends)]
 
 
 class Processes:
@@ -106,13 +86,7 @@ class Processes:
 
     def _start(self, slot: int) -> None:
         cores = self._shares[slot]
-        environment = {
-            **os.environ,
-            STORAGE: self._url,
-            "TF_NUM_INTRAOP_THREADS": str(len(cores)),
-            "TF_NUM_INTEROP_THREADS": str(len(cores)),
-            "OMP_NUM_THREADS": str(len(cores)),
-        }
+        environment = {**os.environ, STORAGE: self._url, **environment_of(cores)}
         words = ["--cores=" + ",".join(map(str, cores))]
         if self._end is not None:
             left = max(0.0, self._end - time.monotonic())

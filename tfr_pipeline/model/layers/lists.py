@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.model.layers.members import repeated
 
 # Score of documents that are padding, TF-Ranking's value.
 PADDING_SCORE = math.log(1e-10)
@@ -247,7 +248,8 @@ class RestoreList(tfr.keras.layers.RestoreList):
 
         Args:
           inputs: Scores `[documents]` or `[documents, 1]`, and the mask
-            `[batch, list_size]` that `FlattenList` had.
+            `[batch, list_size]` that `FlattenList` had. Scores of several members,
+            `[members, documents, 1]`, become as many times the lists.
 
         Raises:
           ConfigError: The scores have another shape.
@@ -255,6 +257,9 @@ class RestoreList(tfr.keras.layers.RestoreList):
         scores, mask = inputs
         mask = check_mask(mask, "RestoreList")
         scores = tf.convert_to_tensor(scores)
+        if scores.shape.rank == 3:
+            mask = repeated(mask, scores.shape[0])
+            scores = tf.reshape(scores, [-1, scores.shape[2]])
         self._check_scores(scores.shape, mask)
         scores = tf.cast(tf.reshape(scores, [-1]), tf.float32)
         if self._real_only and not _needs_fixed_shapes():

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfr_pipeline.model.layers.members import repeated_splits
 from tfr_pipeline.model.layers.ragged import Densify, is_dense
 
 
@@ -30,13 +31,18 @@ class Unpack(tf.keras.layers.Layer):
 class Repack(tf.keras.layers.Layer):
     """Makes ragged float32 scores `[batch, (list)]` of `(scores, row_splits)`.
 
-    Scores `[documents, k]` become `[batch, (list), k]` if `k` is not 1.
+    Scores `[documents, k]` become `[batch, (list), k]` if `k` is not 1. Scores
+    `[members, documents, k]`, which are those of the same lists once for each member,
+    become as many times the lists: those of the first member, then of the next.
     """
 
     def call(self, inputs: tuple[Any, Any]) -> Any:
         """See the class."""
         scores, row_splits = inputs
         scores = tf.cast(scores, tf.float32)
+        if scores.shape.rank == 3:
+            row_splits = repeated_splits(row_splits, scores.shape[0])
+            scores = tf.reshape(scores, [-1, scores.shape[2]])
         if scores.shape.rank != 2 or scores.shape[1] in (1, None):
             scores = tf.reshape(scores, [-1])
         return tf.RaggedTensor.from_row_splits(scores, row_splits, validate=False)

@@ -85,15 +85,63 @@ class Dropout(SeededLayer):
         return self.when_training(training if self.rate else False, self._drop, inputs)
 
     def _drop(self, inputs: Any) -> Any:
+        keep, scale = self._kept(inputs)
+        return inputs * (tf.cast(keep, inputs.dtype) * scale)
+
+    def _kept(self, inputs: Any) -> tuple[Any, float]:
+        """Returns which elements are kept, and what those are multiplied by."""
         threshold = min(round(self.rate * 65536), 65535)
         bits = random_bits(inputs, self.next_seed())
         keep = bits >= tf.constant(threshold, tf.uint16)
-        scale = 65536.0 / (65536 - threshold)
-        return inputs * (tf.cast(keep, inputs.dtype) * scale)
+        return keep, 65536.0 / (65536 - threshold)
+
+    def relu(self, inputs: Any) -> tuple[Any, float]:
+        """Drops elements of `relu(inputs)`, for those who do the scaling elsewhere.
+
+        An element that passes no gradient is 0, for whichever of the two reasons, so
+        that the gradient takes one operation and no mask.
+
+        Returns:
+          A tensor like the inputs, and what it is to be multiplied by.
+        """
+        keep, scale = self._kept(inputs)
+
+        @tf.custom_gradient
+        def compute(x: Any) -> Any:
+            y = tf.where(keep, tf.nn.relu(x), tf.zeros([], x.dtype))
+            return y, lambda upstream: tf.where(y > 0.0, upstream, 0.0)
+
+        return compute(inputs), scale
 
     def get_config(self) -> dict[str, Any]:
         """See `tf.keras.layers.Layer`."""
         return {**super().get_config(), "rate": self.rate}
+
+
+# What SELU gives far below 0: Klambauer et al., "Self-Normalizing Neural Networks",
+# NeurIPS 2017.
+_LEAST_SELU = -1.6732632423543772 * 1.0507009873554805
+
+
+@tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
+class AlphaDropout(Dropout):
+    """Dropout that keeps mean 0 and variance 1 of what comes out of SELU.
+
+    Elements that are dropped become the least value of SELU, and all are scaled and
+    shifted, as Klambauer et al., NeurIPS 2017, say.
+
+    Args:
+      rate: Share of elements that are dropped.
+      seed: See `SeededLayer`.
+    """
+
+    def _drop(self, inputs: Any) -> Any:
+        keep, of_kept = self._kept(inputs)
+        share = 1.0 / of_kept
+        scale = (share * (1.0 + (1.0 - share) * _LEAST_SELU**2)) ** -0.5
+        shift = -scale * _LEAST_SELU * (1.0 - share)
+        dropped = tf.constant(_LEAST_SELU, inputs.dtype)
+        return scale * tf.where(keep, inputs, dropped) + shift
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")

@@ -11,15 +11,16 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.model.layers import named
 from tfr_pipeline.model.layers.normalization import BatchNormalization, CenteredDense
-from tfr_pipeline.model.layers.seeded import Dropout
+from tfr_pipeline.model.layers.seeded import GaussianNoise
 
 # Columns of the matrix products that stacked towers are computed by: narrower ones
 # do not fill the processor, wider ones multiply more zeros.
 _BLOCK_UNITS = 64
 
 
-def _checked(dims: Any) -> list[int]:
+def checked_dims(dims: Any) -> list[int]:
     """Returns numbers of units as a list.
 
     Raises:
@@ -37,12 +38,14 @@ def _checked(dims: Any) -> list[int]:
 def create_tower(
     hidden_layer_dims: Iterable[int],
     output_units: int,
-    activation: Callable[..., Any] | str | None = None,
+    activation: Any = None,
     input_batch_norm: bool = False,
     use_batch_norm: bool = True,
     batch_norm_moment: float = 0.999,
     dropout: float = 0.5,
     name: str | None = None,
+    *,
+    input_noise_stddev: float | None = None,
     **kwargs: Any,
 ) -> tf.keras.Sequential:
     """Returns a feed-forward network: dense, batch norm, activation, dropout a layer.
@@ -50,34 +53,54 @@ def create_tower(
     Args:
       hidden_layer_dims: Units of the hidden layers.
       output_units: Units of the last, linear layer.
-      activation: Activation after each hidden layer; None for none.
+      activation: Activation after each hidden layer; None for none. A function, a name,
+        or a dict of a name and arguments; see `named.activation`. `selu` comes with
+        alpha dropout and, unless there is another, the initialiser `lecun_normal`.
       input_batch_norm: Normalises the inputs first.
       use_batch_norm: Normalises before each activation.
       batch_norm_moment: Momentum of the moving statistics.
       dropout: Rate of dropout after each hidden layer; 0 or None for none.
       name: Name of the network.
-      **kwargs: Passed to every `tf.keras.layers.Dense`.
+      input_noise_stddev: Standard deviation of noise on the inputs in training, once
+        they are normalised; 0 or None for none.
+      **kwargs: Passed to every `tf.keras.layers.Dense`: `kernel_initializer`,
+        `kernel_regularizer`, `kernel_constraint` and so on, as objects, names, or
+        dicts of a name and arguments.
 
     Example:
       >>> create_tower([4], 1)(tf.ones([2, 3])).shape
       TensorShape([2, 1])
     """
     dense = CenteredDense if use_batch_norm else tf.keras.layers.Dense
+    kwargs = named.kernel_arguments(kwargs, activation)
     tower = tf.keras.Sequential(name=name)
     if input_batch_norm:
         tower.add(BatchNormalization(momentum=batch_norm_moment))
-    for units in _checked(hidden_layer_dims):
+    if input_noise_stddev:
+        tower.add(GaussianNoise(input_noise_stddev))
+    for units in checked_dims(hidden_layer_dims):
         hidden = dense(units, **kwargs)
         tower.add(hidden)
         if use_batch_norm:
             norm = BatchNormalization(momentum=batch_norm_moment)
             hidden.is_centered = functools.partial(getattr, norm, "trainable")
             tower.add(norm)
-        tower.add(tf.keras.layers.Activation(activation))
+        tower.add(named.activation(activation))
         if dropout:
-            tower.add(Dropout(dropout))
+            tower.add(named.dropout(dropout, activation))
     tower.add(tf.keras.layers.Dense(output_units, **kwargs))
     return tower
+
+
+def _of_each(initializer: Any) -> Callable[..., Any]:
+    """Returns what initialises the kernel of each tower by itself."""
+
+    def initial(shape: Any, dtype: Any = None) -> Any:
+        # One object would give the same numbers each time.
+        made = (tf.keras.initializers.get(initializer) for _ in range(shape[0]))
+        return tf.stack([new(shape[1:], dtype=dtype) for new in made])
+
+    return initial
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -86,8 +109,8 @@ class StackedTowers(tf.keras.layers.Layer):
 
     Maps `[documents, features, width]` to one number a tower, `[documents, features]`.
     A few neighbouring towers at a time are one matrix product with a block-diagonal
-    kernel. Kernels are `[features, inputs, units]`, initialised as those of a `Dense`
-    layer.
+    kernel. Kernels are `[features, inputs, units]`; those of a tower are initialised,
+    regularised and constrained as those of `Dense` layers.
 
     Where a tower's input is one number, the first normalisation is folded into the
     first product: the mean and variance of `k x + b` follow from those of `x`.
@@ -98,6 +121,9 @@ class StackedTowers(tf.keras.layers.Layer):
       use_batch_norm: Normalises before each activation, each unit of each tower.
       batch_norm_moment: Momentum of the moving statistics.
       dropout: Rate of dropout after each hidden layer; 0 or None for none.
+      kernel_initializer: See `create_tower`; None for Glorot uniform.
+      kernel_regularizer: See `create_tower`.
+      kernel_constraint: See `create_tower`.
 
     Example:
       >>> StackedTowers([4], "relu")(tf.ones([2, 3, 1])).shape
@@ -107,15 +133,26 @@ class StackedTowers(tf.keras.layers.Layer):
     def __init__(
         self,
         hidden_layer_dims: Iterable[int],
-        activation: Callable[..., Any] | str | None = None,
+        activation: Any = None,
         use_batch_norm: bool = True,
         batch_norm_moment: float = 0.999,
         dropout: float = 0.5,
+        kernel_initializer: Any = None,
+        kernel_regularizer: Any = None,
+        kernel_constraint: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.hidden_layer_dims = _checked(hidden_layer_dims)
-        self.activation = tf.keras.activations.get(activation)
+        self.hidden_layer_dims = checked_dims(hidden_layer_dims)
+        self.activation = activation
+        self._kernel = named.kernel_arguments(
+            {
+                "kernel_initializer": kernel_initializer,
+                "kernel_regularizer": kernel_regularizer,
+                "kernel_constraint": kernel_constraint,
+            },
+            activation,
+        )
         self.use_batch_norm = use_batch_norm
         self.batch_norm_moment = batch_norm_moment
         self.dropout = dropout
@@ -129,14 +166,14 @@ class StackedTowers(tf.keras.layers.Layer):
         self._kernels: list[Any] = []
         self._biases: list[Any] = []
         self._norms: list[Any] = []
+        self._activations: list[Any] = []
         self._dropouts: list[Any] = []
         for inputs, units in zip([width, *dims], [*dims, 1], strict=True):
-            limit = math.sqrt(6.0 / (inputs + units))  # Glorot & Bengio 2010, eq. 16
             self._kernels.append(
                 self.add_weight(
                     name=f"kernel_{len(self._kernels)}",
                     shape=(self._features, inputs, units),
-                    initializer=tf.keras.initializers.RandomUniform(-limit, limit),
+                    **self._of_kernel(inputs, units),
                 )
             )
             # A normalisation would take the bias out again; it has one of its own.
@@ -156,12 +193,34 @@ class StackedTowers(tf.keras.layers.Layer):
                 with tf.name_scope(f"norm_{len(self._norms)}"):
                     norm.build([None, self._features * units])
                 self._norms.append(norm)
+            if hidden:
+                activation = named.activation(self.activation)
+                with tf.name_scope(f"activation_{len(self._activations)}"):
+                    activation.build([None, self._features * units])
+                self._activations.append(activation)
             if hidden and self.dropout:
-                dropout = Dropout(self.dropout)
+                dropout = named.dropout(self.dropout, self.activation)
                 with tf.name_scope(f"dropout_{len(self._dropouts)}"):
                     dropout.build([None, self._features * units])
                 self._dropouts.append(dropout)
         super().build(input_shape)
+
+    def _of_kernel(self, inputs: int, units: int) -> dict[str, Any]:
+        """Returns how a kernel is initialised, regularised and constrained."""
+        told = [
+            self._kernel.get(f"kernel_{kind}")
+            for kind in ("initializer", "regularizer", "constraint")
+        ]
+        limit = math.sqrt(6.0 / (inputs + units))  # Glorot & Bengio 2010, eq. 16
+        constraint = tf.keras.constraints.get(told[2])
+        return {
+            "initializer": tf.keras.initializers.RandomUniform(-limit, limit)
+            if told[0] is None
+            else _of_each(told[0]),
+            "regularizer": tf.keras.regularizers.get(told[1]),
+            "constraint": constraint
+            and functools.partial(tf.vectorized_map, constraint),
+        }
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Returns `[documents, features]`, one number a tower."""
@@ -180,7 +239,10 @@ class StackedTowers(tf.keras.layers.Layer):
                         tf.concat(parts, axis=1), training=training
                     )
                     parts = [normalised]
-            columns = [self.activation(part) for part in parts]
+            activation = self._activations[layer]
+            if activation.weights:  # one a unit
+                parts = [tf.concat(parts, axis=1)]
+            columns = [activation(part) for part in parts]
             if self.dropout:
                 whole = columns[0] if len(columns) == 1 else tf.concat(columns, axis=1)
                 columns = [self._dropouts[layer](whole, training=training)]
@@ -268,8 +330,11 @@ class StackedTowers(tf.keras.layers.Layer):
         return {
             **super().get_config(),
             "hidden_layer_dims": self.hidden_layer_dims,
-            "activation": tf.keras.activations.serialize(self.activation),
+            "activation": tf.keras.activations.serialize(self.activation)
+            if callable(self.activation)
+            else self.activation,
             "use_batch_norm": self.use_batch_norm,
             "batch_norm_moment": self.batch_norm_moment,
             "dropout": self.dropout,
+            **self._kernel,
         }

@@ -29,7 +29,8 @@ _ASKED = [name for name in vars(DatasetBuilder) if not name.startswith("_")]
 def splits_of(hparams: Any) -> dict[str, Split]:
     """Returns the splits that hyperparameters, ours or TF-Ranking's, have files for.
 
-    With folds, training and validation share the training files.
+    With folds, training and validation share the training files, and so does the test
+    if a fold is kept for it.
     """
     found = {}
     for name in SPLITS:
@@ -38,9 +39,14 @@ def splits_of(hparams: Any) -> dict[str, Split]:
             found[name] = Split(pattern)
     folds = getattr(hparams, "folds", None)
     if folds and "train" in found:
-        pattern = found["train"].pattern
-        for name, held_out in (("train", False), ("valid", True)):
-            found[name] = Split(pattern, Fold(folds, hparams.fold, held_out))
+        pattern, test = found["train"].pattern, getattr(hparams, "test_fold", None)
+        for name, keep in (
+            ("train", Fold(folds, hparams.fold, False, test)),
+            ("valid", Fold(folds, hparams.fold, True)),
+        ):
+            found[name] = Split(pattern, keep)
+        if test is not None:
+            found["test"] = Split(pattern, Fold(folds, test, True))
     return found
 
 
@@ -56,8 +62,9 @@ def check_folds(builder: Any, hparams: Any) -> None:
     """
     if not getattr(hparams, "folds", None):
         return
+    names = SPLITS if getattr(hparams, "test_fold", None) is not None else SPLITS[:2]
     asked, found = (
-        [splits[name].keep for name in ("train", "valid") if name in splits]
+        [splits[name].keep for name in names if name in splits]
         for splits in (splits_of(hparams), adapt(builder).splits)
     )
     own = getattr(builder, "has_own_lists", False) or not adapt(builder).layouts

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfr_pipeline.compat import tfr
-from tfr_pipeline.data.batching.gather import gather, tensors_of
+from tfr_pipeline.data.batching import teacher_scores
+from tfr_pipeline.data.batching.gather import gather, tensors_of, value_name
 from tfr_pipeline.data.batching.neighbours import Neighbours
 from tfr_pipeline.data.batching.plan import plain
 from tfr_pipeline.data.batching.selection import Selection
@@ -53,6 +54,8 @@ from tfr_pipeline.pipeline.datasets.protocol import (
 )
 from tfr_pipeline.pipeline.datasets.split_lists import SplitLists
 from tfr_pipeline.pipeline.datasets.streamed import streamed
+from tfr_pipeline.serving import teachers
+from tfr_pipeline.serving.teachers import Teacher
 
 __all__ = [
     "AbstractDatasetBuilder",
@@ -62,6 +65,8 @@ __all__ = [
 ]
 
 
+# Name of the tensor with the scores of a teacher.
+_OF_TEACHER = value_name(teacher_scores.SCORES)
 # Documents, with padding, whose texts are looked at together.
 _TEXTS_AT_ONCE = 50_000
 
@@ -184,6 +189,8 @@ class BaseDatasetBuilder(
         split, layout = request.split, request.layout
         plan = self.plan(split, layout, request.replicas)
         lists, places = self._needed(plan, request)
+        if request.teacher is not None:
+            lists = self._taught(request, request.teacher, lists)
         found = None
         if request.graph is not None:
             found = self._neighbours(plan, request, lists)
@@ -198,9 +205,27 @@ class BaseDatasetBuilder(
         compares = getattr(request.prepare, "needs_lists", False)
         if request.prepare and layout == "packed" and not (compares and select):
             name = "" if isinstance(places, np.ndarray) else split  # as `_needed` does
+            name += "" if request.teacher is None else " taught"
             tensors = tensors_of(self._prepare(name, lists, request.prepare))
         make = self._gatherer(plan, request, self._encoder(request, lists), found)
         return batches(plan, request, make(tensors), choose, places)
+
+    def _taught(self, request: BatchRequest, teacher: Teacher, lists: Any) -> Any:
+        """Returns lists with the scores of a teacher, which sees each of them once."""
+        if hasattr(lists, "read"):
+            if teachers.stands_in_data(teacher):
+                return lists
+            raise ConfigError(
+                "pipeline.distill.teacher: expected training lists in memory, which "
+                "the teacher scores before training, found them on disk. Set "
+                "data.cache='memory', or have its scores in the data, as "
+                "teacher='column:NAME'."
+            )
+        return self._once(
+            ("taught", request.split),
+            (lists, teacher),
+            lambda: teachers.taught(lists, teacher),
+        )
 
     def _neighbours(self, plan: Plan, request: BatchRequest, lists: Any) -> Neighbours:
         """Returns what adds neighbours to the batches of lists; see `graphs`."""
@@ -306,6 +331,8 @@ class BaseDatasetBuilder(
             assembler = functools.partial(
                 self._assembler, layout=request.layout, list_size=list_size
             )
+            if request.teacher is None:
+                tensors = {n: t for n, t in tensors.items() if n != _OF_TEACHER}
             if neighbours is None:
                 tensors = without_neighbours(tensors)
                 batch = assembler(plain(of_lists))
@@ -327,7 +354,11 @@ class BaseDatasetBuilder(
     def _prepare(self, name: str, lists: Lists, prepare: Prepare) -> Lists:
         if sum(matrix.nbytes for matrix in lists.values.values()) > PREPARED_BYTES:
             return lists
-        if any(str(matrix.dtype) != dtype for dtype, matrix in lists.values.items()):
+        if any(
+            str(matrix.dtype) != dtype
+            for dtype, matrix in lists.values.items()
+            if dtype != teacher_scores.SCORES
+        ):
             return lists  # kept in half the room: not to have twice as much beside it
         return self._once(
             ("prepared", name),

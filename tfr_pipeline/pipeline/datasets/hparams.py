@@ -81,6 +81,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
       folds: Number of folds, by query, that the training files are dealt out to: one
         of them validates, and the others train. None: all train.
       fold: The fold that validates, from 0.
+      test_fold: Another fold, which neither trains nor validates and is measured at the
+        end, in place of test files. None: there is no such fold.
 
     Raises:
       ConfigError: A number is not positive, the cache no folder, a name unknown, or
@@ -110,6 +112,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     sharding: str = SHARDINGS[0]
     folds: int | None = None
     fold: int | None = None
+    test_fold: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -150,7 +153,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
         if self.sharding not in SHARDINGS:
             name = "DatasetHparams.sharding"
             raise ConfigError(unknown_name(name, str(self.sharding), SHARDINGS))
-        folds.check(self.folds, self.fold)
+        folds.check(self.folds, self.fold, self.test_fold)
         if not isinstance(self.truncation, str) or not self.truncation:
             raise ConfigError(
                 "DatasetHparams.truncation: expected 'first', 'sample' or the name of "

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tfr_pipeline import copies, files, urls
 from tfr_pipeline.cluster import cluster_spec
+from tfr_pipeline.data.batching import teacher_scores
 from tfr_pipeline.data.batching.loose import separate
 from tfr_pipeline.data.batching.stored_neighbours import Columns, set_apart
 from tfr_pipeline.data.lists import Lists
@@ -54,6 +55,8 @@ class Reading:
       features: Returns the description that the files should fit, or None.
       neighbours: Specs of the features of neighbours that are packed in documents;
         they stand apart from those of the documents, see `stored_neighbours`.
+      teacher: Spec of the document feature that is the score of a teacher, by name, or
+        nothing; it stands apart, see `teacher_scores`.
     """
 
     specs: FeatureSpecs
@@ -65,13 +68,14 @@ class Reading:
     cache: str = place.AUTO
     features: Callable[[], Features | None] = lambda: None
     neighbours: Specs = dataclasses.field(default_factory=dict)
+    teacher: Specs = dataclasses.field(default_factory=dict)
 
     def parser(self, data_format: str = "") -> RecordParser:
         """Returns the parser of records in a format."""
         apart = self.label is not None
         return RecordParser(
             self.specs.all_context,
-            {**self.in_lists, **self.neighbours},
+            {**self.in_lists, **self.neighbours, **self.teacher},
             self.specs.training_only_example if apart else None,
             query_id=self.specs.query_id,
             document_id=self.document_id,
@@ -146,10 +150,18 @@ class Reading:
         return made.find(worth) if by_files or made.ranged else None
 
     def _separated(self, lists: Any) -> Any:
-        """Returns lists of files with the features of neighbours apart."""
-        if not self.neighbours:
-            return lists
-        every = BlockLayout.from_spec(separate({**self.in_lists, **self.neighbours})[0])
+        """Returns lists of files with what is no feature of theirs apart."""
+        every = {**self.in_lists, **self.neighbours}
+        for name in self.teacher:
+            in_files = BlockLayout.from_spec(separate({**every, **self.teacher})[0])
+            dtype, column = in_files.place(name)
+            lists = lists.changed(
+                functools.partial(teacher_scores.set_apart, dtype, column)
+            )
+        return self._without_neighbours(lists, every) if self.neighbours else lists
+
+    def _without_neighbours(self, lists: Any, specs: Specs) -> Any:
+        every = BlockLayout.from_spec(separate(specs)[0])
         count = names.count(self.neighbours)
         named = [functools.partial(names.feature, i) for i in range(count)]
         columns = Columns.of(self.layout, every, named)

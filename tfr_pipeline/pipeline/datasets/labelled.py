@@ -117,6 +117,18 @@ class LabelledDatasetBuilder(BaseDatasetBuilder):
         builder._neighbours_in_files = separate(packed)[0]
         return builder
 
+    def read_teacher(self, name: str, feature: Feature) -> None:
+        """Reads the scores of a teacher beside the features, from now on.
+
+        Args:
+          name: Name of the document feature, which is none of the model's.
+          feature: Its description, a number.
+        """
+        files = self._described
+        self._teacher_in_files = {name: feature.to_spec()}
+        example = {**files.example, name: feature}
+        self._files = dataclasses.replace(files, example=example)
+
     @property
     def _described(self) -> Features:
         """See `SplitLists`."""

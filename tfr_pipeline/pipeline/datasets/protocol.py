@@ -17,6 +17,7 @@ from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.regularization.settings import GraphSettings
+from tfr_pipeline.serving.teachers import Teacher
 
 Specs = dict[str, Any]
 Plan = BatchPlan | WindowedPlan
@@ -144,6 +145,8 @@ class BatchRequest:
         same shape; for batches by number of lists.
       graph: Adds the neighbours of what stands in training batches, see
         `data.batching.neighbours`; None for none.
+      teacher: Adds its scores to the features of training batches, see
+        `data.batching.teacher_scores`; None for none.
     """
 
     split: str
@@ -156,6 +159,7 @@ class BatchRequest:
     sized: bool = False
     fixed: bool = False
     graph: GraphSettings | None = None
+    teacher: Teacher | None = None
 
     def ask(self, builder: DatasetBuilder) -> tf.data.Dataset:
         """Returns what `make_dataset` of a builder makes of it.

@@ -61,6 +61,7 @@ class SplitLists(abc.ABC):
             setting(hparams, "compression"),
         )
         self._neighbours_in_files: Specs = {}
+        self._teacher_in_files: Specs = {}
         self._own_splits: dict[str, Split] | None = None
         self._made: dict[tuple[Any, ...], tuple[tuple[Any, ...], Any]] = {}
 
@@ -133,6 +134,7 @@ class SplitLists(abc.ABC):
             cache=cache_of(self._hparams),
             features=lambda: self._described,
             neighbours=self._neighbours_in_files,
+            teacher=self._teacher_in_files,
         )
 
     @property

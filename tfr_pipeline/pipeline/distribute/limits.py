@@ -104,20 +104,22 @@ def check_static_shapes(
 
 
 def check_regularization(
-    strategy: Any, graph: Any, adversarial: Any, has_layouts: bool
+    strategy: Any, graph: Any, adversarial: Any, distill: Any, has_layouts: bool
 ) -> None:
-    """Checks that training steps can count what graph and adversary add.
+    """Checks that training steps can count what graph, adversary and teacher add.
 
     Args:
       strategy: The strategy, or None.
       graph: `PipelineHparams.graph`, or None.
       adversarial: `PipelineHparams.adversarial`, or None.
+      distill: `PipelineHparams.distill`, or None.
       has_layouts: Whether the dataset builder makes its batches in our way.
 
     Raises:
       ConfigError: They cannot.
     """
-    for name, given in (("graph", graph), ("adversarial", adversarial)):
+    told = {"graph": graph, "adversarial": adversarial, "distill": distill}
+    for name, given in told.items():
         if given is None:
             continue
         kinds = tf.distribute.ParameterServerStrategy, tf.distribute.TPUStrategy
@@ -131,6 +133,17 @@ def check_regularization(
             "pipeline.graph: expected a dataset builder that keeps its lists, such as "
             "SimpleDatasetBuilder, found one that makes its datasets in its own way, "
             "without neighbours."
+        )
+    if distill is not None and not has_layouts:
+        raise ConfigError(
+            "pipeline.distill: expected a dataset builder that keeps its lists, such "
+            "as SimpleDatasetBuilder, found one that makes its datasets in its own "
+            "way, without the scores of a teacher."
+        )
+    if distill is not None and graph is not None and not graph.edges:
+        raise ConfigError(
+            "pipeline.distill: expected no graph beside it, or one with edges; found "
+            "neighbours that are packed in the data, which the teacher does not score."
         )
 
 

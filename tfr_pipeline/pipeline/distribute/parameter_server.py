@@ -25,6 +25,7 @@ from tfr_pipeline import compat
 from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
+from tfr_pipeline.optimizers import by_layer
 from tfr_pipeline.pipeline.distribute import strategies
 
 # Batches under way for each worker: one that it computes, one that is on its way.
@@ -225,7 +226,8 @@ class Dispatcher:
             self._coordinator.join()
             while self._under_way:
                 self._count()
-        self._model.optimizer.iterations.assign(self.step)
+        for optimizer in by_layer.all_of(self._model.optimizer):
+            optimizer.iterations.assign(self.step)
 
     @property
     def can_judge(self) -> bool:

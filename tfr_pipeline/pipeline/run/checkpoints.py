@@ -15,7 +15,7 @@ from tfr_pipeline import files
 from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import RunError
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
-from tfr_pipeline.pipeline.run import checkpoint_files
+from tfr_pipeline.pipeline.run import averaging, checkpoint_files
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.state import RunState
 from tfr_pipeline.serving.export import READ_ERRORS
@@ -66,8 +66,11 @@ class Checkpoints:
         # The chief reads and writes, not the servers that hold the variables.
         device = "/job:chief/replica:0/task:0" if dispatcher else None
         self._options = tf.train.CheckpointOptions(experimental_io_device=device)
+        averages = averaging.of_model(model)
+        # The weights that train; those of the model are the averages then.
+        raw = {"raw": averages.variables} if averages else {}
         self._checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, state=_SavedState(state)
+            model=model, optimizer=model.optimizer, state=_SavedState(state), **raw
         )
         self._found: str | None = None
         self._has_looked = self._fell_back = False
@@ -116,7 +119,8 @@ class Checkpoints:
         self._run.check()
         name = f"ckpt-{self.step}"
         folder = self._run.join("checkpoints")
-        self._write(self._checkpoint, os.path.join(folder, name), self._options)
+        with averaging.kept_in_place(self._model):
+            self._write(self._checkpoint, os.path.join(folder, name), self._options)
         kept = self._kept("ckpt")
         lines = [f'model_checkpoint_path: "{name}"']
         lines += [f'all_model_checkpoint_paths: "{other}"' for other in reversed(kept)]
@@ -254,6 +258,8 @@ class Checkpoints:
             status.assert_existing_objects_matched()
         except READ_ERRORS as error:
             raise _unusable(path, error) from error
+        if averages := averaging.of_model(self._model):
+            averages.in_place = True
         if self._dispatcher is not None:
             self._dispatcher.step = int(self._model.optimizer.iterations.numpy())
         return True

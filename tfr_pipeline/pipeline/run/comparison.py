@@ -24,6 +24,7 @@ FREE_LATER = frozenset(
         "steps_per_execution",
         "checkpoint_every_steps",
         "checkpoint_every_seconds",
+        "gradient_norms",
         "cluster_resolver",
         "tpu",
     }

@@ -19,12 +19,15 @@ COMPARED = ("train", "valid")
 _NAMED = 3
 
 
-def of_builder(builder: Any, graph: str | None = None) -> dict[str, Any]:
+def of_builder(
+    builder: Any, graph: str | None = None, teacher: Sequence[str] = ()
+) -> dict[str, Any]:
     """Returns what there is to know of a dataset builder's data, as JSON.
 
     Args:
       builder: The dataset builder.
       graph: Path of the file of edges between training lists.
+      teacher: Paths of the files of what training lists are scored by.
 
     Returns:
       For each split, a dict from the names of its files, in the order in which they
@@ -46,9 +49,10 @@ def of_builder(builder: Any, graph: str | None = None) -> dict[str, Any]:
         result[name] = of_files(paths)
         if split.keep is not None:
             result[name]["queries"] = _queries(builder, name, split.keep)
-    if graph and "train" in result:
-        edges = of_files([graph])
-        result["train"] |= {f"graph {name}": text for name, text in edges.items()}
+    for kind, beside in (("graph", [graph] if graph else []), ("teacher", teacher)):
+        if beside and "train" in result:
+            found = of_files(beside).items()
+            result["train"] |= {f"{kind} {name}": text for name, text in found}
     if builder.features is not None:
         result["features"] = builder.features.to_json()
     return result

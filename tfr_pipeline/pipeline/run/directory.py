@@ -21,7 +21,7 @@ from typing import Any
 from tfr_pipeline import __version__, copies, files, remote, urls
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.metrics import query_table
-from tfr_pipeline.pipeline.run import comparison, data_fingerprint
+from tfr_pipeline.pipeline.run import comparison, data_fingerprint, revision
 from tfr_pipeline.pipeline.run.lock import RunLock, held
 from tfr_pipeline.pipeline.run.mirror import Mirror
 from tfr_pipeline.pipeline.run.snapshot import is_of_state
@@ -312,6 +312,7 @@ class RunDirectory:
             "cpus": os.cpu_count(),
             "packages": packages,
             "command": sys.argv,
+            "git": revision.of_folder(),
             "tf_config": os.environ.get("TF_CONFIG"),
             "seed": seed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

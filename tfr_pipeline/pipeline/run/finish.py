@@ -22,7 +22,6 @@ from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.shared_evaluation import EVALUATED, SharedEvaluation
 from tfr_pipeline.serving import versions
-from tfr_pipeline.serving.class_signatures import CLASSIFY
 from tfr_pipeline.serving.export import (
     PLACES,
     export_other_weights,
@@ -35,7 +34,7 @@ from tfr_pipeline.serving.predictor import (
     restore_weights,
 )
 from tfr_pipeline.serving.rank_inputs import input_name
-from tfr_pipeline.serving.signatures import PREDICT, RANK
+from tfr_pipeline.serving.signatures import CLASSIFY, PREDICT, RANK
 
 LATEST, BEST = "latest_model", "best_model_by_metric"
 # Largest difference, relative to the spread of the scores, between a model and its
@@ -67,6 +66,7 @@ def finish(
     run: RunDirectory,
     export_best: bool,
     evaluation: SharedEvaluation,
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Exports the latest and the best model, checks both, evaluates, writes metrics.
 
@@ -78,6 +78,7 @@ def finish(
       run: The run directory.
       export_best: Whether to export the best model.
       evaluation: Has the help of other workers, if there are any.
+      more: What `metrics.json` has beside what is measured here.
 
     Returns:
       The content of `metrics.json`.
@@ -109,7 +110,7 @@ def finish(
     run.write_queries(queries)
     if state.history:  # that of a run that has ended may have been lost since
         run.write_history(state)
-    content = {**results, **of_history(checkpoints)}
+    content = {**results, **more, **of_history(checkpoints)}
     content["seconds"] |= {
         "export": round(exported - start, 3),
         "evaluation": round(time.perf_counter() - exported, 3),

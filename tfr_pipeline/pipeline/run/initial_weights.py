@@ -27,8 +27,9 @@ from tfr_pipeline.serving.remote_versions import find_export
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _STATE = "state/.ATTRIBUTES/py_state"
-# Where checkpoints keep what is no weight of the model: optimizers and metrics.
-_NO_WEIGHT = re.compile(r"(^|/)(optimizer|keras_api)/|\.OPTIMIZER_SLOT/")
+# Where checkpoints keep what is no weight of the model: optimizers and metrics, and
+# the raw weights of a run that averages them.
+_NO_WEIGHT = re.compile(r"(^|/)(optimizer|keras_api)/|^raw/|\.OPTIMIZER_SLOT/")
 _SHOWN = 8
 
 

@@ -16,7 +16,7 @@ from tfr_pipeline.model import position_bias
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
 from tfr_pipeline.pipeline.hparams import PipelineHparams
-from tfr_pipeline.pipeline.run import actions, diagnosis, pulse
+from tfr_pipeline.pipeline.run import actions, averaging, diagnosis, pulse
 from tfr_pipeline.pipeline.run import callbacks as callbacks_lib
 from tfr_pipeline.pipeline.run.checkpoint_files import latest, step_of
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
@@ -63,6 +63,30 @@ def standing(done: int, steps: int, epochs: int, stopped: str) -> str:
             "with a larger num_epochs it goes on"
         )
     return f"going on from step {done} of {total}" if done else ""
+
+
+def early_end(hparams: PipelineHparams, steps: int, monitor: str) -> str:
+    """Says when training ends before its last epoch; empty where it never does.
+
+    Args:
+      hparams: Hyperparameters.
+      steps: Steps of an epoch.
+      monitor: Key of the logs by which epochs are better.
+    """
+    patience, epochs = hparams.early_stopping_patience, hparams.num_epochs
+    if not patience:
+        return ""
+    if patience >= epochs - 1:
+        return (
+            f"never stops early: {patience} epochs of patience, {epochs} epochs of "
+            f"{steps} steps"
+        )
+    least = hparams.early_stopping_min_delta
+    better = f"better by more than {least:g}" if least else "better"
+    return (
+        f"stops early after {patience} epochs of {steps} steps ({patience * steps:,} "
+        f"steps) without a {monitor} that is {better}, {epochs} epochs at the most"
+    )
 
 
 def go_on(
@@ -177,6 +201,7 @@ def train(
         dispatcher is not None or getattr(model, "check_loss", False),
         validate,
     )
+    callbacks = [*averaging.callbacks(model, dispatcher), *callbacks]
     callbacks = pulse.around(callbacks, checkpoints)
 
     def fit(first: int, last: int, steps_per_epoch: int) -> None:

@@ -249,7 +249,7 @@ def _speed(
 
 
 class TensorBoard(tf.keras.callbacks.TensorBoard):
-    """Keras's, with the figures of the run's progress beside its metrics.
+    """Keras's, with the run's progress and norms of gradients beside its metrics.
 
     Args:
       folder: Folder of the logs.
@@ -260,6 +260,20 @@ class TensorBoard(tf.keras.callbacks.TensorBoard):
         super().__init__(folder, write_graph=False, profile_batch=0)
         self._progress = progress
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """See `tf.keras.callbacks.Callback`."""
+        super().on_epoch_begin(epoch, logs)
+        if norms := self._norms:
+            norms.reset()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """See `tf.keras.callbacks.Callback`."""
-        super().on_epoch_end(epoch, {**self._progress.figures, **(logs or {})})
+        found = {**self._progress.figures, **(logs or {})}
+        if norms := self._norms:
+            found |= norms.values()
+        super().on_epoch_end(epoch, found)
+
+    @property
+    def _norms(self) -> Any:
+        """See `GradientNorms`; None where they are not wanted."""
+        return getattr(self.model, "gradient_norms", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -66,8 +66,19 @@ class Trained:
         exporter.write_template(self._run.join(outputs.TEMPLATE))
         return exporter
 
-    def finish(self, export_best: bool, evaluation: SharedEvaluation) -> dict[str, Any]:
-        """Exports, compares and evaluates; returns the content of `metrics.json`."""
+    def finish(
+        self,
+        export_best: bool,
+        evaluation: SharedEvaluation,
+        more: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Exports, compares and evaluates; returns the content of `metrics.json`.
+
+        Args:
+          export_best: Whether to export the best model.
+          evaluation: See `finish.finish`.
+          more: What `metrics.json` has beside that.
+        """
         self._run.check()
         self.keep_template()
         assert self._exporter is not None
@@ -85,6 +96,7 @@ class Trained:
             self._run,
             export_best,
             evaluation,
+            more,
         )
         self._run.check()
         return content

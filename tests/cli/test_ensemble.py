@@ -1,0 +1,185 @@
+"""`train --ensemble` and `ensemble`: members, their mean, and what was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.cli.command_helpers import command
+from tests.pipeline.training_helpers import environment
+from tfr_pipeline.cli.main import main
+
+
+def flags(project, folder, *more):
+    return ["train", *project.train_flags(folder), "--config.seed=5", *more]
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def lists_and_scores(project, *models):
+    """Returns the test lists, and the scores of each model."""
+    from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+    from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+    from tfr_pipeline.serving.predictor import Predictor
+
+    predictors = [Predictor(str(model)) for model in models]
+    hparams = DatasetHparams("", f"{project.data}/test-*", 1, 1)
+    builder = builder_from_features(predictors[0].features, hparams)
+    lists = builder.lists("valid", "packed")
+    return lists, [predictor.score(lists) for predictor in predictors]
+
+
+@pytest.fixture(scope="module")
+def ensemble(project, tmp_path_factory):
+    """An ensemble of two, trained in this process."""
+    folder = tmp_path_factory.mktemp("ensembles") / "two"
+    assert main(flags(project, folder, "--ensemble=2")) == 0
+    return folder
+
+
+def test_an_ensemble_scores_as_its_members_on_average_and_says_how_well(
+    project, ensemble
+):
+    from tfr_pipeline.metrics.evaluation import evaluate_lists
+
+    members = [ensemble / f"member-{i}" for i in range(2)]
+    lists, (found, *others) = lists_and_scores(project, ensemble, *members)
+    assert np.abs(others[0] - others[1]).max() > 0.01
+    np.testing.assert_allclose(found, np.mean(others, axis=0), rtol=0, atol=2e-6)
+    metrics = read(ensemble / "metrics.json")
+    wanted = evaluate_lists(lists.labels, found, lists.row_splits)
+    found = metrics["test"]["ndcg@10"]
+    assert found["skip"] == pytest.approx(wanted["ndcg@10"]["skip"])
+    assert [one["seed"] for one in metrics["members"]] == [5, 6]
+    for one, member in zip(metrics["members"], members, strict=True):
+        of_run = read(member / "metrics.json")
+        assert one["run"] == member.name
+        assert (one["valid"], one["test"]) == (of_run["valid"], of_run["test"])
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(ensemble / "per_query.parquet").to_pylist()
+    values = [row["ndcg@10"] for row in rows if row["split"] == "test"]
+    mean = np.mean([value for value in values if value is not None])
+    assert mean == pytest.approx(metrics["test"]["ndcg@10"]["skip"])
+
+
+def test_commands_take_an_ensemble_as_any_run(project, ensemble, tmp_path):
+    data, output = f"--data={project.data}/test-*", tmp_path / "measured.json"
+    words = ["evaluate", f"--model={ensemble}", data, f"--output={output}"]
+    assert main(words) == 0
+    assert read(output) == read(ensemble / "metrics.json")["test"]
+    ranked = tmp_path / "ranked.tsv"
+    source = f"--input={project.text}/test.txt"
+    words = ["predict", f"--model={ensemble}", source, f"--output={ranked}"]
+    assert main(words) == 0
+    _, (scores,) = lists_and_scores(project, ensemble)
+    lines = ranked.read_text().splitlines()
+    written = [float(line.split("\t")[3]) for line in lines]
+    np.testing.assert_allclose(sorted(written), np.sort(scores), atol=1e-5)
+
+
+def test_runs_that_are_there_are_averaged_and_measured(ensemble, tmp_path, capsys):
+    runs = [str(ensemble / f"member-{i}") for i in range(2)]
+    out = tmp_path / "out"
+    for _ in range(2):  # again, in the same place
+        assert main(["ensemble", *runs, f"--output={out}"]) == 0
+        found, before = read(out / "metrics.json"), read(ensemble / "metrics.json")
+        assert found["test"] == before["test"] and found["valid"] == before["valid"]
+    assert "test ensemble" in capsys.readouterr().out
+    (version,) = [p.name for p in (out / "export").glob("*/*") if p.name.isdigit()]
+    assert version.isdigit()
+
+
+def test_runs_with_other_folds_are_averaged_and_not_measured(
+    ensemble, tmp_path, capsys
+):
+    other = tmp_path / "other"
+    shutil.copytree(ensemble / "member-1", other, symlinks=True)
+    config = read(other / "config.json")
+    config["data"]["folds"] = 3
+    (other / "config.json").write_text(json.dumps(config))
+    words = [str(ensemble / "member-0"), str(other), f"--output={tmp_path / 'out'}"]
+    assert main(["ensemble", *words]) == 0
+    assert "not measured: data.folds is None in" in capsys.readouterr().out
+    assert "test" not in read(tmp_path / "out" / "metrics.json")
+    assert not (tmp_path / "out" / "per_query.parquet").exists()
+
+
+def test_what_cannot_be_is_said_before_anything_is_trained(
+    project, ensemble, tmp_path, capsys, monkeypatch
+):
+    def refused(*words, told):
+        try:
+            code = main(list(words))
+        except SystemExit as error:
+            code = error.code
+        assert code in (1, 2)
+        assert told in capsys.readouterr().err
+
+    run = ensemble / "member-0"
+    out = tmp_path / "out"
+    refused(*flags(project, run, "--ensemble=2"), told="'checkpoints' in it")
+    refused(*flags(project, out, "--ensemble=0"), told="expected 1 or more")
+    refused(*flags(project, out, "--workers=2"), told="no effect without --ensemble")
+    remote = flags(project, "s3://bucket/out", "--ensemble=2")
+    refused(*remote, told="expected a folder of this machine for an ensemble")
+    refused("ensemble", str(tmp_path), f"--output={out}", told="expected a SavedModel")
+    refused("ensemble", str(run), f"--output={run}", told="which this command reads")
+    refused("ensemble", f"--output={out}", told="RUN")
+    changed = flags(project, ensemble, "--ensemble=2", "--config.data.list_size=3")
+    refused(*changed, told="holds another run: data.list_size is None there")
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    refused(*flags(project, out, "--ensemble=2"), told="found a task of a cluster")
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_an_ensemble_that_was_killed_goes_on(project, ensemble, tmp_path):
+    folder = tmp_path / "killed"
+    words = flags(project, folder, "--ensemble=2", "--workers=2")
+    words.append("--config.pipeline.checkpoint_every_steps=1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfr_pipeline", *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    checkpoint = folder / "member-0" / "checkpoints" / "checkpoint"
+    limit = time.monotonic() + 200
+    while not checkpoint.exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "metrics.json").exists()
+    # Members die with the command: nobody is left in their folders.
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "member-1: " in done.stdout and "test ensemble" in done.stdout
+    for number in range(2):
+        name = f"member-{number}/metrics.json"
+        assert read(folder / name)["step"] == read(ensemble / name)["step"]
+    # Processes with other numbers of threads add up in another order.
+    _, (killed, whole) = lists_and_scores(project, folder, ensemble)
+    assert np.corrcoef(killed, whole)[0, 1] > 0.99
+
+
+@pytest.mark.slow
+def test_a_member_that_fails_names_itself_and_stops_the_others(project, tmp_path):
+    folder = tmp_path / "failing"
+    (folder / "member-1").mkdir(parents=True)
+    (folder / "member-1" / "config.json").write_text('{"model_dir": "other"}')
+    done = command(*flags(project, folder, "--ensemble=2", "--workers=2"))
+    assert done.returncode == 2
+    assert "error: member-1: " in done.stderr and "holds another run" in done.stderr
+    assert not (folder / "metrics.json").exists()

@@ -1,0 +1,94 @@
+"""Attributions against a linear model, and their sums against scores."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.report.report_helpers import Known, export, linear, make_lists
+from tests.serving.serving_helpers import randomize
+from tfr_pipeline.compat import tf
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.model.attention_scorers import DASALCScorer
+from tfr_pipeline.model.scorers import DNNScorer
+from tfr_pipeline.report.gradients import integrated_gradients
+
+LISTS = make_lists()
+ONE = LISTS.slice(2, 3)
+WEIGHTS = np.array([2.0, -1.0, 0.5, 0.0])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+def test_a_linear_model_adds_its_weight_for_each_unit(folder) -> None:
+    predictor = export(linear(WEIGHTS), folder / "linear" / "1")
+    baseline = np.float32([1.0, 2.0, 3.0, 4.0])
+    found = integrated_gradients(predictor, ONE, baseline)
+    expected = WEIGHTS * (ONE.values["float32"] - baseline)
+    np.testing.assert_allclose(found.values, expected, atol=1e-5)
+    np.testing.assert_allclose(found.scores, predictor.score(ONE), rtol=1e-6)
+    assert found.names == ("bm25", "age", "clicks", "length")
+    assert np.abs(found.gaps).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name, scorer",
+    [
+        ("relu", DNNScorer(hidden_layer_dims=[32, 32], activation="relu")),
+        (
+            "list",
+            DASALCScorer(hidden_layer_dims=[8], num_heads=2, head_size=4, num_layers=1),
+        ),
+    ],
+)
+def test_attributions_sum_to_the_difference_of_scores(folder, name, scorer) -> None:
+    predictor = export(scorer, folder / name / "1", change=randomize)
+    rows = [4, 0]
+    baseline = ONE.values["float32"].mean(axis=0)
+    found = integrated_gradients(predictor, ONE, baseline, documents=rows)
+    scores = predictor.score(ONE)
+    tolerance = 1e-3 * min(1.0, float(np.ptp(scores)))
+    for place, row in enumerate(rows):
+        moved = {"float32": ONE.values["float32"].copy()}
+        moved["float32"][row] = baseline
+        without = predictor.score(dataclasses.replace(ONE, values=moved))[row]
+        total = found.values[place].sum()
+        assert total == pytest.approx(scores[row] - without, abs=tolerance)
+    assert np.abs(found.values).max() > 20 * tolerance
+
+
+def test_a_model_with_jumps_tells_what_its_gradients_miss(folder) -> None:
+    step = Known(lambda x: tf.cast(x[:, :1] > 0, tf.float32) + x[:, 1:2])
+    predictor = export(step, folder / "step" / "1")
+    found = integrated_gradients(predictor, ONE, np.full(4, -9.0))
+    np.testing.assert_allclose(found.values[:, 0], 0.0)
+    jumped = (ONE.values["float32"][:, 0] > 0).astype(float)
+    np.testing.assert_allclose(found.gaps, jumped, atol=1e-4)
+
+
+def test_missing_values_stay_and_have_nothing_to_do_with_it(folder) -> None:
+    filled = Known(
+        lambda x: tf.reduce_sum(tf.where(tf.math.is_nan(x), 9.0, x), 1, True)
+    )
+    predictor = export(filled, folder / "nan" / "1")
+    values = ONE.values["float32"].copy()
+    values[0, 1] = np.nan
+    lists = dataclasses.replace(ONE, values={"float32": values})
+    found = integrated_gradients(predictor, lists, np.float32([0, 0, np.nan, 0]))
+    expected = np.where([True, False, False, True], values[0], 0.0)
+    np.testing.assert_allclose(found.values[0], expected, atol=1e-5)
+
+
+def test_more_lists_than_one_and_other_baselines_are_errors(folder) -> None:
+    predictor = export(linear(WEIGHTS), folder / "errors" / "1")
+    with pytest.raises(
+        ConfigError, match="expected one list with documents, found 8 lists"
+    ):
+        integrated_gradients(predictor, LISTS)
+    with pytest.raises(ConfigError, match=r"baseline: expected the shape \[4\]"):
+        integrated_gradients(predictor, ONE, np.zeros(3))

@@ -1,0 +1,94 @@
+"""That no query is measured which a run has trained on, or chosen its best epoch by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfr_pipeline.choosing.rotations import FOLDERS, FOLDS, PARTS, Rotations
+from tfr_pipeline.data.folds import fold_of_lists
+from tfr_pipeline.errors import DataError
+from tfr_pipeline.experiment import settings
+from tfr_pipeline.features import Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
+from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+
+# Settings by which files are read, and which a fold does not change.
+_OF_READING = ("cache", "input_format", "compression", "reader_args")
+
+
+def check(rotations: Rotations, kept: KeptLists) -> list[int] | None:
+    """Reads the queries of all parts, and checks that none is in two.
+
+    Args:
+      rotations: The folds.
+      kept: What folds by query are made of is kept in it, so that the first run does
+        not read it again.
+
+    Returns:
+      How many queries are measured in each fold; None where queries have no ids that
+      would tell them apart, or files are read by a builder of the user's.
+
+    Raises:
+      DataError: A query is in two parts, is measured twice, or there are more folds
+        than queries.
+    """
+    data = rotations.data[0]
+    if data.get("builder"):
+        return None
+    features = Features.load(data.get("features") or data["dir"])
+    if rotations.kind == FOLDS:
+        ids = _ids(rotations.parts[0], data, features, kept)
+        fold_of = fold_of_lists(ids, len(rotations))
+        queries = np.array([query or f"\t{i}" for i, query in enumerate(ids)], object)
+        return [
+            len(set(queries[fold_of == held["test_fold"]])) for held in rotations.data
+        ]
+    if features.query_id is None:
+        return None
+    found = [set(_ids(p, data, features, KeptLists())) for p in rotations.parts]
+    if rotations.kind == PARTS:
+        _check_disjoint(dict(zip(rotations.parts, found, strict=True)))
+        sizes = [len(part) for part in found]
+        return [sizes[i - 1] for i in range(len(sizes))]
+    assert rotations.kind == FOLDERS
+    for start in range(0, len(found), 3):
+        _check_disjoint(
+            dict(zip(rotations.parts[start:][:3], found[start:][:3], strict=True))
+        )
+    measured = found[2::3]
+    _check_disjoint(dict(zip(rotations.parts[2::3], measured, strict=True)))
+    return [len(part) for part in measured]
+
+
+def _check_disjoint(found: Mapping[str, set[str]]) -> None:
+    times = Counter(query for queries in found.values() for query in queries)
+    query, count = max(times.items(), key=lambda item: item[1], default=("", 0))
+    if count < 2:
+        return
+    places = [pattern for pattern, queries in found.items() if query in queries]
+    shared = sum(number > 1 for number in times.values())
+    raise DataError(
+        f"query {query[:60]!r} is in {places[0]} and in {places[1]} ({shared} such "
+        "queries): expected parts without a query in common. What is measured would "
+        "have been trained on, or count twice. Split the data by query."
+    )
+
+
+def _ids(
+    pattern: str, data: Mapping[str, Any], features: Features, kept: KeptLists
+) -> np.ndarray:
+    known = {field.name for field in dataclasses.fields(DatasetHparams)}
+    told = {
+        key: data[key]
+        for key in _OF_READING
+        if data.get(key) is not None and key in known & set(settings.OF_DATASETS)
+    }
+    builder = builder_from_features(features, DatasetHparams(pattern, "", 1, 1, **told))
+    builder.kept = kept
+    return builder.lists("train", "packed").query_ids

@@ -1,0 +1,236 @@
+"""Several runs as one model: trained, averaged, exported, measured.
+
+OUT/member-0/  OUT/member-1/ ...    ordinary run directories
+OUT/export/latest_model/<version>/  the SavedModel of them all
+OUT/metrics.json                    what it reaches, and what each member does
+OUT/per_query.parquet               the same for each query
+OUT/ensemble.json                   which runs it is made of
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfr_pipeline import files, gradients, urls
+from tfr_pipeline.errors import DataError, RunError
+from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.experiment.members import FILE_NAME
+from tfr_pipeline.metrics import query_table
+from tfr_pipeline.metrics.query_table import QueryTable
+from tfr_pipeline.pipeline.datasets.adapter import some_lists
+from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
+from tfr_pipeline.pipeline.run.finish import BEST, LATEST
+from tfr_pipeline.pipeline.run.shared_evaluation import EVALUATED, SharedEvaluation
+from tfr_pipeline.serving import versions
+from tfr_pipeline.serving.ensemble import check_members, export_ensemble
+from tfr_pipeline.serving.predictor import Predictor
+
+# Largest difference, relative to the spread of the scores, between the mean of what
+# members give and the export: room for float32 rounding in another order.
+_TOLERANCE = 1e-4
+_LISTS_TO_COMPARE = 32
+# Of `config.data`: what says which lists there are, and which of them validate.
+_WHICH_LISTS = (
+    *("dir", "train", "valid", "test", "features", "folds", "fold"),
+    *("builder", "builder_args", "convert_labels_to_binary"),
+)
+Say = Callable[[str], None]
+
+
+def train(
+    configs: Sequence[Mapping[str, Any]],
+    say: Say,
+    *,
+    accept_changed_data: bool = False,
+) -> Any:
+    """Trains runs one after the other in this process; each goes on where it was.
+
+    Args:
+      configs: Their configs.
+      say: Says which one is about to be trained.
+      accept_changed_data: See `ModelFitPipeline.train`.
+
+    Returns:
+      The dataset builder of the last one, with the lists that it has read.
+
+    Raises:
+      PipelineError: See `ModelFitPipeline.train_and_validate`.
+    """
+    kept, pipeline = KeptLists(), None
+    for number, config in enumerate(configs, start=1):
+        say(f"member {number} of {len(configs)}, seed {config['seed']}:")
+        try:
+            pipeline = build_pipeline(config, kept=kept)
+            pipeline.train_and_validate(
+                verbose=1, accept_changed_data=accept_changed_data
+            )
+        finally:
+            gradients.forget_unused()
+    return None if pipeline is None else pipeline.dataset_builder
+
+
+def combine(
+    runs: Sequence[str], folder: str, builder: Any = None, say: Say = print
+) -> dict[str, Any]:
+    """Averages the exports of runs into one, and measures it.
+
+    Args:
+      runs: Run directories, or other places of exports.
+      folder: See `check_folder`.
+      builder: A dataset builder with the splits to measure on; by default that of the
+        config of the runs, where they have been told the same data.
+      say: Says what could not be done.
+
+    Returns:
+      The content of `metrics.json`.
+
+    Raises:
+      ConfigError: The models cannot be averaged; see `check_members`.
+      DataError: A run has no export.
+      RunError: The export failed, or does not score as the members do on average.
+    """
+    members = [Predictor(run) for run in runs]
+    check_members(members)
+    told = [_read(run, "config.json") for run in runs]
+    if builder is None:
+        builder = _builder_of(runs, told, say)
+    best = all(f"{os.sep}{BEST}{os.sep}" in one.path for one in members)
+    place = os.path.join(folder, "export", BEST if best else LATEST)
+    versions.check(place)
+    # Other members, or some that were trained further, have another number.
+    version = sum(_number(one.path) for one in members)
+    path = os.path.join(place, str(version))
+    names = [_named(run, folder) for run in runs]
+    about = [
+        {"run": name, "seed": config.get("seed"), "export": member.path}
+        for name, config, member in zip(names, told, members, strict=True)
+    ]
+    # First, so that the folder is known for what it is, whatever happens then.
+    _write(folder, FILE_NAME, {"members": about})
+    export_ensemble(members, path, functools.partial(_compare, builder, members))
+    versions.publish(path)
+    content, queries = _measured(Predictor(path), builder)
+    found = [_read(run, "metrics.json") for run in runs]
+    shown = content.keys()
+    content["members"] = [
+        {
+            "run": name,
+            "seed": config.get("seed"),
+            **{split: of_run[split] for split in shown if split in of_run},
+        }
+        for name, config, of_run in zip(names, told, found, strict=True)
+    ]
+    seconds = [(one.get("seconds") or {}).get("training") for one in found]
+    known = [float(value) for value in seconds if value is not None]
+    content["seconds"] = {"training": round(sum(known), 3)}
+    if queries:
+        queries.write(os.path.join(folder, query_table.FILE_NAME))
+    _write(folder, "metrics.json", content)
+    return content
+
+
+def _measured(predictor: Predictor, builder: Any) -> tuple[dict[str, Any], QueryTable]:
+    """Measures a model on what there is of validation and test data."""
+    content: dict[str, Any] = {}
+    queries = QueryTable()
+    if builder is not None:
+        evaluation = SharedEvaluation(None, builder)
+        for split in EVALUATED:
+            if split in builder.splits:
+                measured = evaluation.alone(predictor, split)
+                measured.record(functools.partial(queries.add, split))
+                content[split] = measured.means()
+    return content, queries
+
+
+def _compare(builder: Any, members: Sequence[Predictor], path: str) -> None:
+    """Checks that an export scores as its members do on average."""
+    predictor = Predictor(path)
+    if builder is None:
+        return
+    split = "valid" if "valid" in builder.splits else "train"
+    count = min(_LISTS_TO_COMPARE, builder.plan(split, "packed").num_lists)
+    some = some_lists(builder, split, np.arange(count), "packed")
+    of_members = [member.score_tasks(some) for member in members]
+    for function in (predictor.function, None):
+        for task, scores in predictor.score_tasks(some, function).items():
+            mean = np.mean([found[task] for found in of_members], axis=0)
+            difference = float(np.max(np.abs(scores - mean), initial=0.0))
+            if difference > _TOLERANCE * (1.0 + float(np.ptp(mean))):
+                raise RunError(
+                    "the ensemble scores differently from its members on average, by "
+                    f"up to {difference:g} on {some.num_documents} documents."
+                )
+
+
+def _builder_of(runs: Sequence[str], told: Sequence[Any], say: Say) -> Any:
+    """Returns a dataset builder for the data of all runs; None, said, if it differs.
+
+    What validates one run may have trained another.
+    """
+    which = [_which_lists(config) for config in told]
+    missing = [run for run, found in zip(runs, which, strict=True) if not found]
+    if missing:
+        say(f"not measured: {missing[0]} was not trained by a config. See evaluate.")
+        return None
+    for run, found in zip(runs, which, strict=True):
+        for key in _WHICH_LISTS:
+            if found.get(key) != which[0].get(key):
+                say(
+                    f"not measured: data.{key} is {which[0].get(key)!r} in {runs[0]} "
+                    f"and {found.get(key)!r} in {run}, and what validates one may have "
+                    "trained another. See evaluate."
+                )
+                return None
+    config = {**told[0], "model_dir": os.path.abspath(runs[0])}
+    # The cluster is not there any more; nor need what training took be.
+    dropped = ("strategy", "warm_start", "graph")
+    pipeline = {k: v for k, v in config["pipeline"].items() if k not in dropped}
+    try:
+        found = build_pipeline({**config, "pipeline": pipeline}).dataset_builder
+        found.plan("train" if "valid" not in found.splits else "valid", "packed")
+    except DataError as error:
+        say(f"not measured: {error}")
+        return None
+    return found
+
+
+def _which_lists(config: Mapping[str, Any]) -> dict[str, Any]:
+    data = config.get("data") or {}
+    if "pipeline" not in config:
+        return {}
+    return {key: data[key] for key in _WHICH_LISTS if data.get(key) is not None}
+
+
+def _read(run: str, name: str) -> dict[str, Any]:
+    """Returns a file of a run; nothing where there is none."""
+    path = os.path.join(run, name)
+    if urls.is_remote(run) or not os.path.isfile(path):
+        return {}
+    found = files.read_json(path)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(export: str) -> int:
+    name = os.path.basename(export)
+    return int(name) if name.isascii() and name.isdigit() else 1
+
+
+def _named(run: str, folder: str) -> str:
+    """Returns how an ensemble calls a run: short for one in its folder."""
+    if urls.is_remote(run):
+        return urls.redact(run)
+    whole = os.path.abspath(run)
+    inside = os.path.dirname(whole) == os.path.abspath(folder)
+    return os.path.basename(whole) if inside else whole
+
+
+def _write(folder: str, name: str, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=1) + "\n"
+    files.write_text(os.path.join(folder, name), text)

@@ -1,0 +1,235 @@
+"""Integrated gradients: which features make the score of a document what it is.
+
+Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017,
+equation 1: from a baseline `b` to the features `x` of a document, feature `i` has
+`(x_i - b_i)` times the mean of `d score / d x_i` on the straight path. They sum to the
+difference of the two scores. Only the document moves: the others of its list, its
+texts, whole numbers and missing values, and the query stay as they are.
+
+Networks of ReLUs have kinks, at which a sum with even steps is wrong by about a step.
+So the path is cut in two again and again where the gradients in the middle of a piece
+do not give the difference of the scores at its ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import ConfigError
+from tfr_pipeline.report.columns import column_names, typical
+from tfr_pipeline.serving.predictor import Predictor
+
+_MATRIX = "float32"
+_PIECES = 8  # at first
+_ROUNDS = 20
+_MOST_PIECES = 4096  # of a document
+_DOCUMENTS_PER_CALL = 16384
+
+
+@dataclasses.dataclass(frozen=True)
+class Attributions:
+    """What features have to do with the scores of documents of one list.
+
+    Attributes:
+      names: Names of the features, `[columns]`.
+      documents: int64 `[documents]`, numbers within the list.
+      values: float64 `[documents, columns]`, what each adds to the score.
+      scores: float64 `[documents]`.
+      baseline_scores: float64 `[documents]`, with the baseline in its place.
+    """
+
+    names: tuple[str, ...]
+    documents: np.ndarray
+    values: np.ndarray
+    scores: np.ndarray
+    baseline_scores: np.ndarray
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """float64 `[documents]`, what is lacking in the sums.
+
+        That of models with jumps, such as features cut into ranges, may be large:
+        their gradients do not say what they do.
+        """
+        return self.scores - self.baseline_scores - self.values.sum(axis=1)
+
+
+def integrated_gradients(
+    predictor: Predictor,
+    lists: Lists,
+    baseline: Any = None,
+    *,
+    documents: Any = None,
+    task: str | None = None,
+    tolerance: float = 1e-3,
+) -> Attributions:
+    """Attributes the scores of documents of one list to their features.
+
+    Args:
+      predictor: The model, an export of this package.
+      lists: One list.
+      baseline: float32 `[columns]`, features of the document that scores are compared
+        with; by default the median of the list, see `columns.typical`.
+      documents: `[chosen]`, numbers of documents in the list; all by default.
+      task: Name of the task; may be left out for a model that has one.
+      tolerance: How far sums may be from the differences of scores; less where scores
+        of the list span less than 1, in proportion.
+
+    Raises:
+      ConfigError: The model has several tasks, classifies, or has no features of
+        float32; or there is not one list.
+
+    Example:
+      >>> def largest(predictor, lists):
+      ...     found = integrated_gradients(predictor, lists.slice(0, 1))
+      ...     return found.names[abs(found.values[0]).argmax()]
+    """
+    if predictor.packed is None or predictor.classes:
+        raise ConfigError(
+            f"{predictor.path}: gradients need a model of one score a document with "
+            "the signature 'rank'."
+        )
+    if lists.num_lists != 1 or not lists.num_documents:
+        raise ConfigError(
+            f"expected one list with documents, found {lists.num_lists} lists of "
+            f"{lists.num_documents} documents; see Lists.slice."
+        )
+    names = column_names(predictor).get(_MATRIX, ())
+    if not names:
+        raise ConfigError(f"{predictor.path}: the model has no features of float32.")
+    task = predictor.task(task)
+    lists = lists.widened()
+    scores = predictor.score(lists, task=task).astype(np.float64)
+    if baseline is None:
+        baseline = typical(lists)[_MATRIX]
+    baseline = np.asarray(baseline, np.float32)
+    if baseline.shape != (len(names),):
+        raise ConfigError(
+            f"baseline: expected the shape [{len(names)}], found "
+            f"{list(baseline.shape)}."
+        )
+    chosen = np.arange(lists.num_documents) if documents is None else documents
+    chosen = np.asarray(chosen, np.int64)
+    span = max(float(np.ptp(scores)), 1e-3)
+    path = _Path(predictor, lists, baseline, chosen, task)
+    values, ends = _integrals(path, len(chosen), len(names), tolerance * min(1.0, span))
+    return Attributions(names, chosen, values, ends[:, 1], ends[:, 0])
+
+
+class _Path:
+    """Scores and gradients on the way of each document from the baseline."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        lists: Lists,
+        baseline: np.ndarray,
+        documents: np.ndarray,
+        task: str,
+    ):
+        self._predictor, self._lists, self._task = predictor, lists, task
+        self._documents = documents
+        own = lists.values[_MATRIX][documents]
+        # There is no way to NaN, or from there.
+        stays = np.isnan(own) | np.isnan(baseline)
+        self._start = np.where(stays, own, baseline)
+        self._steps = np.where(stays, 0.0, own - baseline)
+        self._at_once = max(1, _DOCUMENTS_PER_CALL // lists.num_documents)
+
+    def __call__(
+        self, which: np.ndarray, place: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scores `[points]`, and gradients times the way `[points, columns]`.
+
+        Args:
+          which: int64 `[points]`, which of the documents.
+          place: float64 `[points]`, how much of the way, from 0 to 1.
+        """
+        parts = [
+            self._some(which[i : i + self._at_once], place[i : i + self._at_once])
+            for i in range(0, len(which), self._at_once)
+        ]
+        scores, changes = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(changes)
+
+    def _some(self, which: Any, place: Any) -> tuple[np.ndarray, np.ndarray]:
+        copies = self._lists.take(np.zeros(len(which), np.int64))
+        rows = np.arange(len(which)) * self._lists.num_documents
+        rows += self._documents[which]
+        at = self._start[which] + place[:, np.newaxis] * self._steps[which]
+        # At its end it is the document itself, to the bit.
+        whole = place == 1.0
+        at[whole] = self._lists.values[_MATRIX][self._documents[which[whole]]]
+        copies.values[_MATRIX][rows] = at
+        arguments = self._predictor.arguments(copies)
+        packed = self._predictor.packed
+        assert packed is not None
+        with tf.GradientTape() as tape:
+            tape.watch(arguments[0][_MATRIX])
+            outputs = packed(*arguments)
+            found = outputs.get(self._task, next(iter(outputs.values())))
+            own = tf.gather(tf.reshape(found, [-1]), rows)
+        gradient = tape.gradient(own, arguments[0][_MATRIX])
+        if gradient is None:  # a score that depends on none of them
+            change = np.zeros([len(which), self._steps.shape[1]])
+        else:
+            slope = tf.gather(gradient, rows).numpy().astype(np.float64)
+            steps = self._steps[which]
+            change = np.where(steps == 0.0, 0.0, slope * steps)
+        return own.numpy().astype(np.float64), change
+
+
+def _integrals(
+    path: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    count: int,
+    columns: int,
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integrates along the ways of documents.
+
+    Args:
+      path: See `_Path`.
+      count: Number of documents.
+      columns: Number of columns.
+      tolerance: What the sum over a way may lack.
+
+    Returns:
+      `[count, columns]`, and the scores at both ends, `[count, 2]`.
+    """
+    marks = np.linspace(0.0, 1.0, _PIECES + 1)
+    at_marks, _ = path(np.repeat(np.arange(count), len(marks)), np.tile(marks, count))
+    at_marks = at_marks.reshape(count, len(marks))
+    which = np.repeat(np.arange(count), _PIECES)
+    start, stop = np.tile(marks[:-1], count), np.tile(marks[1:], count)
+    before, after = at_marks[:, :-1].ravel(), at_marks[:, 1:].ravel()
+    result = np.zeros((count, columns))
+    pieces = np.full(count, _PIECES)
+    for number in range(_ROUNDS):
+        middle = (start + stop) / 2.0
+        inside, change = path(which, middle)
+        change *= (stop - start)[:, np.newaxis]
+        gap = np.abs(after - before - change.sum(axis=1))
+        cut = gap > tolerance / (2.0 * pieces[which])
+        cut &= pieces[which] < _MOST_PIECES
+        if number == _ROUNDS - 1:
+            cut[:] = False
+        np.add.at(result, which[~cut], change[~cut])
+        if not cut.any():
+            break
+        pieces += np.bincount(which[cut], minlength=count)
+        which = np.tile(which[cut], 2)
+        start, stop = (
+            np.concatenate([start[cut], middle[cut]]),
+            np.concatenate([middle[cut], stop[cut]]),
+        )
+        before, after = (
+            np.concatenate([before[cut], inside[cut]]),
+            np.concatenate([inside[cut], after[cut]]),
+        )
+    return result, at_marks[:, [0, -1]]
