@@ -147,6 +147,23 @@ def check_regularization(
         )
 
 
+def check_positions(strategy: Any) -> None:
+    """Checks that training steps can take positions into account.
+
+    Args:
+      strategy: The strategy, or None.
+
+    Raises:
+      ConfigError: They cannot: what is learnt of positions is no weight of the model.
+    """
+    kinds = tf.distribute.ParameterServerStrategy, tf.distribute.TPUStrategy
+    if isinstance(strategy, kinds):
+        raise ConfigError(
+            "model.position_bias: expected no strategy, MirroredStrategy or "
+            f"MultiWorkerMirroredStrategy, found {type(strategy).__name__}."
+        )
+
+
 def check_elements(split: str, specs: Any) -> None:
     """Checks that all batches have one shape and what a TPU can hold.
 
