@@ -88,7 +88,9 @@ def test_commands_take_an_ensemble_as_any_run(project, ensemble, tmp_path):
     np.testing.assert_allclose(sorted(written), np.sort(scores), atol=1e-5)
 
 
-def test_runs_that_are_there_are_averaged_and_measured(ensemble, tmp_path, capsys):
+def test_runs_that_are_there_are_averaged_and_measured(
+    project, ensemble, tmp_path, capsys
+):
     runs = [str(ensemble / f"member-{i}") for i in range(2)]
     out = tmp_path / "out"
     for _ in range(2):  # again, in the same place
@@ -96,8 +98,15 @@ def test_runs_that_are_there_are_averaged_and_measured(ensemble, tmp_path, capsy
         found, before = read(out / "metrics.json"), read(ensemble / "metrics.json")
         assert found["test"] == before["test"] and found["valid"] == before["valid"]
     assert "test ensemble" in capsys.readouterr().out
-    (version,) = [p.name for p in (out / "export").glob("*/*") if p.name.isdigit()]
-    assert version.isdigit()
+    assert len([p for p in (out / "export").glob("*/*") if p.name.isdigit()]) == 1
+    assert (out / "per_query.parquet").exists()
+    (out / "report.html").write_text("of `report --run=OUT`")
+    # Others in their place, which no config says the data of.
+    other = f"{runs[0]}/export/latest_model"
+    assert main(["ensemble", other, f"--output={out}"]) == 0
+    _, (found, wanted) = lists_and_scores(project, out, other)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
+    assert not (out / "per_query.parquet").exists()
 
 
 def test_runs_with_other_folds_are_averaged_and_not_measured(
@@ -113,6 +122,58 @@ def test_runs_with_other_folds_are_averaged_and_not_measured(
     assert "not measured: data.folds is None in" in capsys.readouterr().out
     assert "test" not in read(tmp_path / "out" / "metrics.json")
     assert not (tmp_path / "out" / "per_query.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value", "message"),
+    [
+        ("config.json", ["data", "test_fold"], 1, "data.test_fold is None in"),
+        *(
+            ("environment.json", ["data", split, "x"], "1 byte", f": {split}: new x")
+            for split in ("train", "test")
+        ),
+        ("environment.json", ["data", "train", "teacher x"], "1 byte", None),
+    ],
+)
+def test_runs_with_other_lists_are_not_measured(
+    ensemble, tmp_path, name, keys, value, message
+):
+    from tfr_pipeline.experiment.ensemble import _builder_of, _read
+
+    runs, said = [str(tmp_path / f"member-{i}") for i in range(2)], []
+    for run in runs:
+        for file in ("config.json", "environment.json"):
+            source = ensemble / os.path.basename(run) / file
+            (tmp_path / os.path.basename(run)).mkdir(exist_ok=True)
+            shutil.copy(source, run)
+    content = read(tmp_path / "member-1" / name)
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (tmp_path / "member-1" / name).write_text(json.dumps(content))
+    told = [_read(run, "config.json") for run in runs]
+    builder = _builder_of(runs, told, said.append)
+    assert (builder is None) == bool(message)
+    assert bool(said) == bool(message)
+    assert not message or message in said[0]
+
+
+def test_data_that_was_converted_again_is_not_measured(ensemble, tmp_path):
+    from tfr_pipeline.experiment.ensemble import _builder_of, _read
+
+    run, said = str(ensemble / "member-0"), []
+    config = _read(run, "config.json")
+    data = tmp_path / "data"
+    shutil.copytree(config["data"]["dir"], data)
+    config["data"]["dir"] = str(data)
+    assert _builder_of([run], [config], said.append) is not None
+    for path in data.glob("test-*"):
+        path.write_bytes(b"other" * 10)
+    assert _builder_of([run], [config], said.append) is None
+    assert "is not that of now: test: " in said[0]
+    assert _builder_of(["s3://bucket/run"], [{}], said.append) is None
+    assert "s3://bucket/run is remote. Copy it" in said[1]
 
 
 def test_what_cannot_be_is_said_before_anything_is_trained(

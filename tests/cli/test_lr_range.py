@@ -65,6 +65,13 @@ def test_the_plot_is_a_page_that_loads_nothing(project, tmp_path, capsys):
         (["--lr_range=1"], "--lr_range: expected LOW,HIGH, such as 1e-5,1, found '1'"),
         (["--lr_range=1,0.1"], "lr_range: expected two rates, the lower one first"),
         (["--lr_range=-1,1"], "lr_range: expected two rates"),
+        (
+            [
+                "--lr_range",
+                "--config.pipeline.optimizers={'*': {'learning_rate': 1.0}}",
+            ],
+            "one rate for all layers, found pipeline.optimizers['*'] with a",
+        ),
         (["--lr_range", "--dry_run"], "--dry_run: expected without --lr_range"),
     ],
 )

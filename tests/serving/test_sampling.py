@@ -21,6 +21,7 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import FILE_NAME
 from tfr_pipeline.model.attention_scorers import AttentionScorer
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, concat
+from tfr_pipeline.serving.ensemble import export_ensemble
 from tfr_pipeline.serving.export import export_saved_model
 from tfr_pipeline.serving.predictor import Predictor
 
@@ -114,6 +115,13 @@ def test_what_has_no_dropout_cannot_be_sampled(tmp_path):
     assert not hasattr(predictor._module, "sampled")
     with pytest.raises(ConfigError, match="differ by dropout; expected a model that"):
         predictor.sample(as_lists(LISTS), 5)
+
+
+def test_an_ensemble_sends_to_its_members(tmp_path):
+    _, member = exported(DNNScorer(**DIMS, dropout=0.3), tmp_path / "model")
+    path = export_ensemble([member, member], str(tmp_path / "ensemble"))
+    with pytest.raises(ConfigError, match="an ensemble has no samples of its own"):
+        Predictor(path).sample(as_lists(LISTS), 5)
 
 
 def test_one_sample_has_no_deviation(tmp_path):

@@ -9,6 +9,7 @@ OUT/ensemble.json                   which runs it is made of
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -23,9 +24,10 @@ from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.experiment.members import FILE_NAME
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.metrics.query_table import QueryTable
-from tfr_pipeline.pipeline.datasets.adapter import some_lists
+from tfr_pipeline.pipeline.datasets.adapter import SPLITS, some_lists
 from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
-from tfr_pipeline.pipeline.run.finish import BEST, LATEST
+from tfr_pipeline.pipeline.run import data_fingerprint
+from tfr_pipeline.pipeline.run.finish import LATEST
 from tfr_pipeline.pipeline.run.shared_evaluation import EVALUATED, SharedEvaluation
 from tfr_pipeline.serving import versions
 from tfr_pipeline.serving.ensemble import check_members, export_ensemble
@@ -37,7 +39,7 @@ _TOLERANCE = 1e-4
 _LISTS_TO_COMPARE = 32
 # Of `config.data`: what says which lists there are, and which of them validate.
 _WHICH_LISTS = (
-    *("dir", "train", "valid", "test", "features", "folds", "fold"),
+    *("dir", "train", "valid", "test", "features", "folds", "fold", "test_fold"),
     *("builder", "builder_args", "convert_labels_to_binary"),
 )
 Say = Callable[[str], None]
@@ -100,8 +102,7 @@ def combine(
     told = [_read(run, "config.json") for run in runs]
     if builder is None:
         builder = _builder_of(runs, told, say)
-    best = all(f"{os.sep}{BEST}{os.sep}" in one.path for one in members)
-    place = os.path.join(folder, "export", BEST if best else LATEST)
+    place = os.path.join(folder, "export", LATEST)
     versions.check(place)
     # Other members, or some that were trained further, have another number.
     version = sum(_number(one.path) for one in members)
@@ -129,8 +130,12 @@ def combine(
     seconds = [(one.get("seconds") or {}).get("training") for one in found]
     known = [float(value) for value in seconds if value is not None]
     content["seconds"] = {"training": round(sum(known), 3)}
+    table = os.path.join(folder, query_table.FILE_NAME)
     if queries:
-        queries.write(os.path.join(folder, query_table.FILE_NAME))
+        queries.write(table)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(table)  # of an ensemble that was here before
     _write(folder, "metrics.json", content)
     return content
 
@@ -177,7 +182,10 @@ def _builder_of(runs: Sequence[str], told: Sequence[Any], say: Say) -> Any:
     which = [_which_lists(config) for config in told]
     missing = [run for run, found in zip(runs, which, strict=True) if not found]
     if missing:
-        say(f"not measured: {missing[0]} was not trained by a config. See evaluate.")
+        why = "was not trained by a config. See evaluate"
+        if urls.is_remote(missing[0]):
+            why = "is remote. Copy it to this machine, or see evaluate"
+        say(f"not measured: {urls.redact(missing[0])} {why}.")
         return None
     for run, found in zip(runs, which, strict=True):
         for key in _WHICH_LISTS:
@@ -198,7 +206,23 @@ def _builder_of(runs: Sequence[str], told: Sequence[Any], say: Say) -> Any:
     except DataError as error:
         say(f"not measured: {error}")
         return None
+    changed = _changed(runs, found)
+    if changed:
+        say(f"not measured: {changed}. See evaluate.")
+        return None
     return found
+
+
+def _changed(runs: Sequence[str], builder: Any) -> str:
+    """Says how the data of runs differs, or from what is there now, where it does."""
+    noted = [(run, _read(run, "environment.json").get("data") or {}) for run in runs]
+    noted.append(("now", data_fingerprint.of_builder(builder)))
+    known = [(at, data_fingerprint.lists_of(data)) for at, data in noted if data]
+    for at, lists in known[1:]:
+        difference = data_fingerprint.difference(known[0][1], lists, SPLITS)
+        if difference:
+            return f"the data of {known[0][0]} is not that of {at}: {difference}"
+    return ""
 
 
 def _which_lists(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,7 +244,8 @@ class Predictor:
           scores of each document, float32 `[documents]`.
 
         Raises:
-          ConfigError: `samples` is less than 2, there is no dropout; or see `score`.
+          ConfigError: `samples` is less than 2, there is no dropout, the model is an
+            ensemble; or see `score`.
           DataError: See `score`.
           RunError: See `score`.
         """
@@ -262,6 +263,11 @@ class Predictor:
         """Returns a name of a task, see `task`, once `sample` is known to work."""
         if samples < 2:
             raise ConfigError(f"samples: expected at least 2, found {samples}.")
+        if hasattr(self._module, "members"):
+            raise ConfigError(
+                f"{self.path}: an ensemble has no samples of its own. Take one of its "
+                "members, which ensemble.json names."
+            )
         if getattr(self._module, "sampled", None) is None or self.signature != RANK:
             raise ConfigError(
                 f"{self.path}: samples differ by dropout; expected a model that has "

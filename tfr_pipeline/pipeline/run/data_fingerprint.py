@@ -11,7 +11,7 @@ from tfr_pipeline import files, remote, urls
 from tfr_pipeline.data.folds import Fold
 from tfr_pipeline.data.reading import remote_shards
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.pipeline.datasets.adapter import is_ours, reads_files
+from tfr_pipeline.pipeline.datasets.adapter import SPLITS, is_ours, reads_files
 from tfr_pipeline.pipeline.run.comparison import differences
 
 # Of the test data no weight depends.
@@ -81,10 +81,36 @@ def of_files(paths: Sequence[str]) -> dict[str, str]:
     }
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Says how data differs that training depends on; empty where it does not."""
+def lists_of(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns what `of_builder` says of the lists alone, by split.
+
+    Example:
+      >>> lists_of({"train": {"a": "9 bytes", "teacher b": "5 bytes"}, "features": {}})
+      {'train': {'a': '9 bytes'}}
+    """
+    return {
+        split: {
+            name: text
+            for name, text in data[split].items()
+            if not name.startswith(("graph ", "teacher "))
+        }
+        for split in SPLITS
+        if split in data
+    }
+
+
+def difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], splits: Sequence[str] = COMPARED
+) -> str:
+    """Says how data differs that training depends on; empty where it does not.
+
+    Args:
+      old: See `of_builder`.
+      new: The same, of what is in its place.
+      splits: Which splits are compared; by default those of training.
+    """
     parts = []
-    for split in COMPARED:
+    for split in splits:
         before, after = old.get(split) or {}, new.get(split) or {}
         for names, what in (
             ([name for name in after if name not in before], "new"),

@@ -103,7 +103,8 @@ def sweep(pipeline: Any, low: float, high: float) -> list[Row]:
       A row for each step with a finite loss.
 
     Raises:
-      ConfigError: The rates cannot be, or the strategy is one of several processes.
+      ConfigError: The rates cannot be, layers have rates of their own, or the strategy
+        is one of several processes.
       PipelineError: What training would raise up to its first step.
     """
     check(low, high)
@@ -113,6 +114,14 @@ def sweep(pipeline: Any, low: float, high: float) -> list[Row]:
             "lr_range: expected a strategy of one process, such as MirroredStrategy, "
             f"found {pipeline._hparams.strategy}."
         )
+    for glob, told in (pipeline._hparams.optimizers or {}).items():
+        for key in ("learning_rate", "schedule"):
+            if told.get(key) is not None:
+                raise ConfigError(
+                    "lr_range: expected one rate for all layers, found "
+                    f"pipeline.optimizers[{glob!r}] with a {key} of its own. Leave "
+                    "that out for the test."
+                )
     seed, _ = seeds.choose(pipeline._hparams.seed, pipeline._run, role.agree)
     seeds.plant(seed, builder)
     beginning.learn(pipeline)
