@@ -83,7 +83,9 @@ def test_models_measured_on_other_queries_are_not_compared() -> None:
         other = dataclasses.replace(one, **{name: getattr(one, name) + 1})
         with pytest.raises(DataError, match="or their labels differ"):
             compare_queries(one, other, lists.query_ids)
-        of_one, of_other = (Measured(lists.query_ids, {"": m}) for m in (one, other))
+        of_one, of_other = (
+            Measured(lists.query_ids, {"": m}, False) for m in (one, other)
+        )
         assert _same(of_one, of_one) and not _same(of_one, of_other)
 
 

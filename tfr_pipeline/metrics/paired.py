@@ -13,7 +13,9 @@ from tfr_pipeline.metrics.evaluation import QueryMetrics
 Metrics = TypeVar("Metrics", QueryMetrics, ClassMetrics)
 
 
-def same_labels(one: Metrics, other: Metrics) -> bool:
+def same_labels(
+    one: QueryMetrics | ClassMetrics, other: QueryMetrics | ClassMetrics
+) -> bool:
     """Whether two measured queries that have the same labels, as far as it is kept.
 
     Example:
@@ -25,8 +27,8 @@ def same_labels(one: Metrics, other: Metrics) -> bool:
     """
     if isinstance(one, ClassMetrics) and isinstance(other, ClassMetrics):
         # Two models may number the same classes in another order; -1 is none.
-        mine, theirs = (np.array([*of.classes, ""], object) for of in (one, other))
-        return np.array_equal(mine[one.label], theirs[other.label])
+        mine, theirs = [*one.classes, ""], [*other.classes, ""]
+        return [mine[i] for i in one.label] == [theirs[i] for i in other.label]
     if isinstance(one, ClassMetrics) or isinstance(other, ClassMetrics):
         return False
     return (
