@@ -21,6 +21,7 @@ PACKAGE = ROOT / "tfr_pipeline"
 # modules at the top of the package are the ground.
 LEVELS = {
     "data": 1,
+    "clicks": 2,
     "model": 2,
     "losses": 2,
     "metrics": 2,

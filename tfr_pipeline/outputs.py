@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from tfr_pipeline import files, remote, urls
 from tfr_pipeline.errors import ConfigError
 
-# What a run directory holds that `evaluate`, `predict` and `export` may read.
+# What a run directory holds that `evaluate`, `predict` and `export` may read; or a
+# folder of several runs beside them.
 _RUN_FILES = (
     "config.json",
     "environment.json",
@@ -19,6 +20,10 @@ _RUN_FILES = (
     "history.csv",
     "metrics.json",
     "per_query.parquet",
+    "ensemble.json",
+    "plan.json",
+    "cv.json",
+    "seeds.json",
 )
 _RUN_FOLDERS = ("checkpoints", "logs")
 # Of a run directory: the SavedModel that takes the weights of its checkpoints.

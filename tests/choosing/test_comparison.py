@@ -337,6 +337,9 @@ def test_the_command_shows_means_and_differences_and_writes_them(tmp_path, capsy
         (["a", "other.parquet"], 1, "none with the column 'split'"),
         (["a", "b", "--metric=x"], 2, "--metric"),
         (["a", "b", "--output=a/per_query.parquet"], 2, "--output"),
+        (["a", "b", "--output=a/metrics.json"], 2, "which this command reads"),
+        (["a", "b", "--output=a/plan.json"], 2, "which this command reads"),
+        (["a", "b", "--output=a/seed-1/metrics.json"], 2, "which this command reads"),
     ],
 )
 def test_wrong_words_are_one_line(tmp_path, monkeypatch, capsys, words, code, text):
@@ -347,6 +350,9 @@ def test_wrong_words_are_one_line(tmp_path, monkeypatch, capsys, words, code, te
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{}")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a" / "seed-1").mkdir()
+    for file in ("metrics.json", "plan.json", "seed-1/metrics.json"):
+        (tmp_path / "a" / file).write_text("{}")
     (tmp_path / "damaged.parquet").write_text("no")
     pa.parquet.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     assert main(["compare", *words]) == code

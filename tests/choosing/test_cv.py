@@ -19,6 +19,7 @@ from tfr_pipeline.choosing import training
 from tfr_pipeline.choosing.systems import find
 from tfr_pipeline.cli.main import main
 from tfr_pipeline.metrics.query_values import read
+from tfr_pipeline.report.subject import open_subject
 
 FOLDS, QUERIES = 3, 40
 
@@ -216,6 +217,16 @@ def test_cross_validations_are_compared_by_the_command(done, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "test data, 40 queries" in out and "+0.0000 to +0.0000" in out
     assert find([str(done)])[0].seeds == 1
+
+
+def test_a_report_of_a_fold_asks_about_the_queries_that_it_measured(done):
+    subject = open_subject(str(done / "fold-1-seed-42"))
+    assert (subject.split, subject.lacking) == ("test", "")
+    table = read(str(done / "per_query.parquet")).to_pydict()
+    folds = zip(table["query"], table["fold"], strict=True)
+    measured = {query for query, fold in folds if fold == 1}
+    assert {*subject.lists.query_ids} == measured
+    assert (subject.places() >= 0).all()
 
 
 def test_a_claim_is_of_one_process(tmp_path):

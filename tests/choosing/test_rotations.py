@@ -15,7 +15,10 @@ from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.experiment.build import build_pipeline
+from tfr_pipeline.features import Features
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
+from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
 
 SPLITS = ("train", "valid", "test")
 
@@ -114,7 +117,7 @@ def test_the_check_reads_what_the_first_run_reads(data, tmp_path, parses):
 
 
 @pytest.mark.parametrize("kind", ["glob", "names", "files"])
-def test_parts_rotate_and_never_leak(parts, tmp_path, kind):
+def test_parts_rotate_and_never_leak(parts, tmp_path, parses, kind):
     config = make_config(None, tmp_path / "cv")
     config["data"].pop("dir")
     told = {
@@ -128,6 +131,7 @@ def test_parts_rotate_and_never_leak(parts, tmp_path, kind):
         config["data"]["features"] = str(parts / "S1")
     rotations = rotations_of(config, None, told)
     assert queries.check(rotations, KeptLists()) == [10] * 4
+    assert not parses  # ids alone are read
     # Fold 1 trains on the first two parts, as in LETOR; the last is measured.
     data = rotations.data[0]
     assert [
@@ -194,6 +198,19 @@ def test_folders_of_letor_are_the_folds(letor, tmp_path):
         rotations_of(config, 5)
 
 
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [(1, "found Fold2, Fold3"), (2, "Fold2 for 2 folds, found Fold1")],
+)
+def test_a_folder_that_is_missing_is_an_error(letor, tmp_path, gone, words):
+    shutil.rmtree(letor / f"Fold{gone}")
+    with pytest.raises(DataError, match=words):
+        rotations_of(make_config(letor, tmp_path / "cv"))
+    (letor / "Fold3").rename(letor / f"Fold{gone}")
+    with pytest.raises(ConfigError, match="expected 3 or more, found 2"):
+        rotations_of(make_config(letor, tmp_path / "cv"))
+
+
 def test_folders_that_measure_what_they_train_on_are_refused(letor, tmp_path, text):
     config = make_config(letor, tmp_path / "cv")
     shutil.rmtree(letor / "Fold2")
@@ -238,3 +255,68 @@ def test_folds_of_the_config_are_refused(data, tmp_path):
     config["data"].update(folds=5, fold=0)
     with pytest.raises(ConfigError, match=r"data\.folds: expected none, found 5"):
         rotations_of(config)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("output_format", ["elwc", "packed"])
+def test_ids_that_are_read_alone_are_those_of_the_lists(
+    data, tmp_path, output_format, damaged
+):
+    source = str(data.parent / "text" / "train.txt")
+    convert(source, str(tmp_path), split="train", output_format=output_format)
+    if damaged:
+        (shard,) = tmp_path.glob("train-*")
+        shard.write_bytes(shard.read_bytes()[:-9])
+
+    def builder():
+        hparams = DatasetHparams(f"{tmp_path}/train-*", "", 1, 1)
+        return builder_from_features(Features.load(str(tmp_path)), hparams)
+
+    if damaged:
+        with pytest.raises(DataError, match="train-00000"):
+            builder().query_ids("train")
+    else:
+        found = builder().query_ids("train")
+        assert found.tolist() == builder().lists("train").query_ids.tolist()
+
+
+def test_secrets_of_urls_are_not_written_and_may_change(data, tmp_path):
+    config = make_config(data, tmp_path / "cv")
+    for secret, begun in (("hunter2", False), ("other", True)):
+        url = f"https://ann:{secret}@host/model?token={secret}"
+        config["pipeline"]["warm_start"] = {"from": url}
+        assert Plan(config, rotations_of(config, 3), 1).keep() is begun
+        assert secret not in (tmp_path / "cv" / "plan.json").read_text()
+    config["pipeline"]["warm_start"] = {"from": "https://host/another"}
+    with pytest.raises(ConfigError, match=r"warm_start.*was .*, is .*another"):
+        Plan(config, rotations_of(config, 3), 1).keep()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "named"),
+    [
+        ({"warm_start": {"from": "old"}}, r"warm_start\.from \(old\): one model"),
+        ({"distill": {"teacher": "m.txt"}}, r"distill\.teacher \(m\.txt\): one model"),
+        (
+            {"distill": {"teacher": "m.txt"}, "warm_start": {"from": "old"}},
+            "teacher .* and pipeline.warm_start",
+        ),
+    ],
+)
+def test_a_model_that_may_have_seen_all_queries_is_named_once(pipeline, named):
+    with pytest.warns(UserWarning, match=named) as caught:
+        queries.warn_of_sources({"pipeline": pipeline})
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        {},
+        {"distill": {"teacher": "column:scores"}, "warm_start": {"frozen": ("a",)}},
+        {"distill": {"teacher": "m.txt", "weight": 0.0}},
+    ],
+)
+def test_nothing_else_is_warned_of(pipeline, recwarn):
+    queries.warn_of_sources({"pipeline": pipeline})
+    assert not recwarn.list

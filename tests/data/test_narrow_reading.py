@@ -163,6 +163,27 @@ def test_nothing_prepared_in_float32_stands_beside_narrow_features(folder, dtype
         assert (len(calls), prepared) == (count, bool(count))
 
 
+def test_what_compares_documents_is_prepared_of_lists_that_stay_whole(folder):
+    class Prepare:
+        needs_lists = True
+
+        def __call__(self, values, row_splits):
+            assert row_splits[-1] == len(values["float32"])
+            return {"prepared_0": values["float32"]}
+
+    def prepared(split, **hparams):
+        builder = make_builder(folder / "float32", **hparams)
+        dataset = builder.make_dataset(split, "packed", prepare=Prepare())
+        return "documents_prepared_0" in dataset.element_spec[0]
+
+    lengths = make_builder(folder / "float32").lists("train", "packed").lengths
+    assert prepared("train") and prepared("valid", list_size=2)
+    assert prepared("train", list_size=int(lengths.max()))
+    for truncation in ("first", "sample"):
+        assert not prepared("train", list_size=2, truncation=truncation)
+    assert not prepared("valid", valid_list_size=2)
+
+
 @pytest.mark.parametrize("dtype", NARROW)
 def test_a_narrow_tensor_shares_the_memory_of_a_block(dtype):
     block = store.Block(dtype, (4,))

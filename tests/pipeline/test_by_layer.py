@@ -15,6 +15,8 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.model.gradient_norms import GradientNorms
 from tfr_pipeline.optimizers.by_layer import all_of, share
+from tfr_pipeline.optimizers.factory import build_optimizer
+from tfr_pipeline.optimizers.late import Terms, set_terms
 from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run.loop import early_end
 
@@ -37,6 +39,23 @@ def run_config(data, folder, **pipeline):
         optimizer_args={"beta_1": 0.8},
         **pipeline,
     )
+
+
+def test_an_optimizer_whose_layers_thaw_counts_the_steps_before():
+    # Adam's bias correction of a late start takes the count less the start.
+    both, alone = ([tf.Variable(np.ones(3, "f4")) for _ in range(2)] for _ in range(2))
+    shared, late = tf.keras.optimizers.SGD(0.1), build_optimizer("adam", 0.1, 9)
+    share(shared, [(late, both[1:])])
+    set_terms(late, [(Terms(start=3), both[1:])])
+    shared.build(both)
+    gradient = tf.constant([1.0, -2.0, 0.5])
+    for step in range(6):
+        shared.apply_gradients([(gradient, v) for v in both[: 1 + (step >= 3)]])
+    assert int(late.iterations) == 6
+    fresh = build_optimizer("adam", 0.1, 9)
+    for _ in range(3):
+        fresh.apply_gradients([(gradient, alone[1])])
+    np.testing.assert_allclose(both[1], alone[1], rtol=1e-6)
 
 
 def test_each_optimizer_steps_as_it_does_alone():

@@ -22,7 +22,9 @@ from tfr_pipeline.losses.keys import RankingLossKey
 from tfr_pipeline.model.attention_scorers import AttentionScorer, DASALCScorer
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
+from tfr_pipeline.model.preprocess import PreprocessorWithSpec
 from tfr_pipeline.model.scorers import DNNScorer, GAMScorer, UnivariateScorer
+from tfr_pipeline.model.steps.lists import ListQuantileNormal
 from tfr_pipeline.model.tabular_scorers import TabMScorer
 from tfr_pipeline.pipeline.distribute.limits import check_tpu_ready
 
@@ -189,6 +191,10 @@ def test_what_is_not_declared_is_refused_by_name():
         check_tpu_ready(builder(Mine()), [theirs])
     Mine.tpu_ready = True
     check_tpu_ready(builder(Mine()), [ours])
+    ranks = builder(Mine())
+    ranks._preprocessor = PreprocessorWithSpec({"bm25": ListQuantileNormal()})
+    with pytest.raises(ConfigError, match="ListQuantileNormal of feature 'bm25'"):
+        check_tpu_ready(ranks, [ours])
 
 
 # Trains on batches as TPUStrategy gets them, or as others do; prints what comes out.

@@ -20,6 +20,7 @@ from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import DEFAULT_MASK
 from tfr_pipeline.metrics.evaluation import evaluate_lists
 from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
+from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.regularization.distillation import DistillSettings, distance
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.teachers import OfColumn, OfTrees
@@ -375,3 +376,9 @@ def test_a_run_states_its_own_figures_and_those_of_its_teacher(data, trees, tmp_
             build_pipeline(changed(config, pipeline__num_epochs=3)).train_and_validate()
     finally:
         path.write_text(before)
+
+
+def test_a_temperature_that_changes_nothing_is_warned_of():
+    told = {"teacher": "a", "temperature": 2.0, "loss": "mean_squared_loss"}
+    with pytest.warns(UserWarning, match="temperature=2 has no effect"):
+        PipelineHparams("run", 1, None, learning_rate=0.1, distill=told)

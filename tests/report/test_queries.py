@@ -9,12 +9,17 @@ import pytest
 
 from tests.report.report_helpers import make_lists
 from tfr_pipeline.errors import DataError
+from tfr_pipeline.metrics.classification import ClassMetrics
 from tfr_pipeline.metrics.evaluation import QueryMetrics
+from tfr_pipeline.metrics.paired import same_labels
 from tfr_pipeline.metrics.query_table import QueryTable
+from tfr_pipeline.pipeline.run.measuring import Measured
 from tfr_pipeline.report import statistics
 from tfr_pipeline.report.comparison import compare_queries
+from tfr_pipeline.report.importance import Importance
 from tfr_pipeline.report.run_files import read_queries
-from tfr_pipeline.report.slices import slices
+from tfr_pipeline.report.slices import Slice, slices
+from tfr_pipeline.report.subject import _same
 
 
 def measured(seed: int):
@@ -74,6 +79,35 @@ def test_models_measured_on_other_queries_are_not_compared() -> None:
     fewer = dataclasses.replace(one, documents=one.documents - 1)
     with pytest.raises(DataError, match="with 240 labelled documents, found 40 with"):
         compare_queries(one, fewer, lists.query_ids)
+    for name in ("relevant", "label_sum"):
+        other = dataclasses.replace(one, **{name: getattr(one, name) + 1})
+        with pytest.raises(DataError, match="or their labels differ"):
+            compare_queries(one, other, lists.query_ids)
+        of_one, of_other = (
+            Measured(lists.query_ids, {"": m}, False) for m in (one, other)
+        )
+        assert _same(of_one, of_one) and not _same(of_one, of_other)
+
+
+def test_labels_of_classes_are_the_same_in_any_order_of_the_classes() -> None:
+    one = ClassMetrics(("a", "b"), np.array([0, 1, -1]), np.zeros(3, int), np.ones(3))
+    turned = dataclasses.replace(one, classes=("b", "a"), label=np.array([1, 0, -1]))
+    assert same_labels(one, turned)
+    assert not same_labels(one, dataclasses.replace(turned, label=one.label))
+
+
+def test_names_with_dollars_are_drawn_as_they_are() -> None:
+    pytest.importorskip("matplotlib", reason="needs pip install matplotlib")
+    from tfr_pipeline.report import plots
+
+    name = r"$\no{$"
+    one = [Slice(name, 3, 0.5, (0.4, 0.6))]
+    assert "<svg" in plots.slices({name: one}, 0.5, "ndcg@10")
+    assert "<svg" in plots.lengths_and_grades([1, 2], {name: 3})
+    row = {"ndcg@10": {"skip": 0.5}}
+    assert "<svg" in plots.quality({name: row, "b": row}, ["ndcg@10"])
+    assert "<svg" in plots.curves([{"loss": 1.0, f"metric/{name}": 0.5}], None)
+    assert "<svg" in plots.importance([Importance(name, 0.1, 0.01)], "ndcg@10")
 
 
 def test_what_was_measured_of_queries_comes_back_from_its_table(tmp_path) -> None:

@@ -23,6 +23,9 @@ from tfr_pipeline.layout import BlockLayout
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.scorers import DNNScorer, UnivariateScorer
+from tfr_pipeline.model.steps.lists import ListStandardize
+from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
+from tfr_pipeline.pipeline.datasets.simple import SimpleDatasetBuilder
 from tfr_pipeline.serving.rank_inputs import input_names
 from tfr_pipeline.serving.signatures import (
     PREDICT,
@@ -299,3 +302,19 @@ def test_int64_columns_are_inputs_of_their_own_type(signatures):
     assert specs["grid"].shape.as_list() == [None, 2, 2]
     slots = BlockLayout.from_spec(EXAMPLE_SPEC).slots
     assert {s.name for row in slots.values() for s in row} <= set(specs)
+
+
+@pytest.mark.parametrize("step", [None, ListStandardize()])
+def test_what_compares_documents_is_served_by_lists(step):
+    spec = {"clicks": tf.io.FixedLenFeature((1,), tf.float32, 0.0)}
+    data = SimpleDatasetBuilder(
+        {}, spec, MASK, ("label", spec["clicks"]), DatasetHparams("a", "b", 1, 1)
+    )
+    model = ModelBuilder(
+        FeatureSpecInputCreator({}, spec),
+        {"clicks": step} if step else {},
+        DNNScorer(hidden_layer_dims=[2]),
+        MASK,
+    ).build_packed()
+    signatures = data.build_signatures(model)
+    assert signatures[SERVING_DEFAULT] is signatures[PREDICT if step else REGRESS]

@@ -55,8 +55,8 @@ class Run:
         for name in ("metrics.json", query_table.FILE_NAME):
             if not os.path.exists(os.path.join(self.folder, name)):
                 return False
-        found = files.read_json(os.path.join(self.folder, "config.json"))
-        wanted = plain(self.config, "config")
+        found = _redacted(files.read_json(os.path.join(self.folder, "config.json")))
+        wanted = _redacted(plain(self.config, "config"))
         for key, before, after in comparison.differences(found, wanted, _FREE):
             raise ConfigError(
                 f"{self.folder}: {key} was {before}, is {after}: expected the run of "
@@ -142,10 +142,10 @@ class Plan:
           ConfigError: The folder is of something else, or of other settings.
           DataError: It is of other data.
         """
-        path, wanted = os.path.join(self.folder, PLAN), self.describe()
+        path, wanted = os.path.join(self.folder, PLAN), _redacted(self.describe())
         begun = os.path.exists(path)
         if begun:
-            self._check(files.read_json(path), wanted)
+            self._check(_redacted(files.read_json(path)), wanted)
         elif os.path.isdir(self.folder) and _others(self.folder):
             raise ConfigError(
                 f"{self.folder}: expected a new folder, or that of a cross-validation, "
@@ -185,6 +185,11 @@ class Plan:
                 f"{self.folder}: it is a cross-validation of other data: {changed}. "
                 f"{again}"
             )
+
+
+def _redacted(value: Any) -> Any:
+    """Returns JSON without the secrets of URLs, as files of run directories are."""
+    return json.loads(urls.redact(json.dumps(value, indent=1)))
 
 
 def _others(folder: str) -> list[str]:

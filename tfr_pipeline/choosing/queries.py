@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tfr_pipeline import urls
 from tfr_pipeline.choosing.rotations import FOLDERS, FOLDS, PARTS, Rotations
 from tfr_pipeline.data.folds import fold_of_lists
 from tfr_pipeline.errors import DataError
@@ -17,6 +19,8 @@ from tfr_pipeline.features import Features
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
 from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
+from tfr_pipeline.pipeline.warm_start import WarmStart
+from tfr_pipeline.regularization.distillation import DistillSettings
 
 # Settings by which files are read, and which a fold does not change.
 _OF_READING = ("cache", "input_format", "compression", "reader_args")
@@ -43,7 +47,9 @@ def check(rotations: Rotations, kept: KeptLists) -> list[int] | None:
         return None
     features = Features.load(data.get("features") or data["dir"])
     if rotations.kind == FOLDS:
-        ids = _ids(rotations.parts[0], data, features, kept)
+        builder = _builder(rotations.parts[0], data, features)
+        builder.kept = kept
+        ids = builder.lists("train", "packed").query_ids
         fold_of = fold_of_lists(ids, len(rotations))
         queries = np.array([query or f"\t{i}" for i, query in enumerate(ids)], object)
         return [
@@ -51,7 +57,9 @@ def check(rotations: Rotations, kept: KeptLists) -> list[int] | None:
         ]
     if features.query_id is None:
         return None
-    found = [set(_ids(p, data, features, KeptLists())) for p in rotations.parts]
+    found = [
+        set(_builder(p, data, features).query_ids("train")) for p in rotations.parts
+    ]
     if rotations.kind == PARTS:
         _check_disjoint(dict(zip(rotations.parts, found, strict=True)))
         sizes = [len(part) for part in found]
@@ -80,15 +88,39 @@ def _check_disjoint(found: Mapping[str, set[str]]) -> None:
     )
 
 
-def _ids(
-    pattern: str, data: Mapping[str, Any], features: Features, kept: KeptLists
-) -> np.ndarray:
+def _builder(pattern: str, data: Mapping[str, Any], features: Features) -> Any:
     known = {field.name for field in dataclasses.fields(DatasetHparams)}
     told = {
         key: data[key]
         for key in _OF_READING
         if data.get(key) is not None and key in known & set(settings.OF_DATASETS)
     }
-    builder = builder_from_features(features, DatasetHparams(pattern, "", 1, 1, **told))
-    builder.kept = kept
-    return builder.lists("train", "packed").query_ids
+    return builder_from_features(features, DatasetHparams(pattern, "", 1, 1, **told))
+
+
+def warn_of_sources(config: Mapping[str, Any]) -> None:
+    """Warns of a model in a config that may have seen the queries that are measured.
+
+    Args:
+      config: A config, see `build_pipeline`.
+    """
+    pipeline = config.get("pipeline") or {}
+    teacher = DistillSettings.of(pipeline.get("distill"))
+    sources = {
+        "pipeline.distill.teacher": (
+            teacher.teacher
+            if teacher is not None and teacher.weight and not teacher.column
+            else ""
+        ),
+        "pipeline.warm_start.from": WarmStart.of(pipeline.get("warm_start")).source,
+    }
+    found = [f"{key} ({urls.redact(path)})" for key, path in sources.items() if path]
+    if found:
+        warnings.warn(
+            f"{' and '.join(found)}: one model for all folds. If it was trained on "
+            "queries of this cross-validation, it has seen those that are measured, "
+            "and the figures are too good. Give each fold a model that was trained on "
+            "the training part of that fold alone: train the folds one by one, with "
+            "data.folds, data.fold and data.test_fold; see docs/choosing.md.",
+            stacklevel=3,
+        )

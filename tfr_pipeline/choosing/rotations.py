@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import glob
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -209,12 +210,20 @@ def _folders(data: Mapping[str, Any]) -> list[str]:
     folder = data.get("dir")
     if not folder or data.get("train") or _has(folder, "train-*"):
         return []
-    found: list[str] = []
-    while True:
-        path = os.path.join(files.local(folder), f"Fold{len(found) + 1}")
-        if not os.path.isdir(path) and not _has(path, "train-*"):
-            return found
-        found.append(path)
+    folder = files.local(folder)
+    above = os.path.join(glob.escape(folder), "Fold*")
+    found = {os.path.basename(path) for path in glob.glob(above) if os.path.isdir(path)}
+    with contextlib.suppress(DataError):
+        shards = files.expand(os.path.join(above, "train-*"), fetch=False)
+        found |= {os.path.basename(os.path.dirname(path)) for path in shards}
+    names = [name for name in found if re.fullmatch(r"Fold\d+", name)]
+    wanted = [f"Fold{number}" for number in range(1, len(names) + 1)]
+    if {*names} != {*wanted}:
+        raise DataError(
+            f"{folder}: expected {wanted[0]} to {wanted[-1]} for {len(names)} folds, "
+            f"found {', '.join(sorted(names))}."
+        )
+    return [os.path.join(folder, name) for name in wanted]
 
 
 def _has(folder: str, pattern: str) -> bool:
@@ -237,6 +246,7 @@ def _of_folders(data: dict[str, Any], folders: Sequence[str]) -> Rotations:
                     "three files of each fold into a folder of that name; "
                     "docs/choosing.md has the commands."
                 )
+    _check_count(len(folders), f"folders in {os.path.dirname(folders[0])}")
     for key in ("valid", "test"):
         if data.get(key):
             warnings.warn(

@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
     from tfr_pipeline import files, outputs, urls
     from tfr_pipeline.choosing import comparison, systems
     from tfr_pipeline.errors import ConfigError
-    from tfr_pipeline.metrics import query_table
 
     paths = list(args.systems)
     baseline = 0
@@ -69,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"expected two or more to compare, found {paths[0]!r} alone.")
     report: TextIO = sys.stdout
     if args.output:
-        read = [os.path.join(path, query_table.FILE_NAME) for path in paths]
+        # Folders of cv and of seeds have their runs in them.
+        runs = [*paths, *(run for p in paths for run in _folders(p))]
+        read = [file for run in runs for file in outputs.files_of_model(run)]
         outputs.check_output(args.output, [*paths, *read], what="--output")
         if files.descriptor(args.output) == 1:
             report = sys.stderr
@@ -80,6 +81,12 @@ def run(args: argparse.Namespace) -> int:
         files.write_text(args.output, json.dumps(found, indent=1) + "\n")
         print(f"all numbers: {urls.redact(args.output)}", file=report)
     return 0
+
+
+def _folders(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return []
+    return [entry.path for entry in os.scandir(path) if entry.is_dir()]
 
 
 def _report(found: dict[str, Any], report: TextIO) -> None:

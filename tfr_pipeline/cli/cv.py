@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         _train(plan, KeptLists(), console)
         return 0
     build_pipeline(plan.runs[0].config)  # what it refuses is refused at once
+    queries.warn_of_sources(plan.runs[0].config)
     kept = KeptLists()
     sizes = queries.check(plan.rotations, kept)
     if args.dry_run:

@@ -34,6 +34,7 @@ COMMANDS = {
     "cv": "cross-validate a config, by query",
     "compare": "models side by side, with tests over queries",
     "graph": "neighbours of documents: ids, similarity graph, packed data",
+    "clicks": "simulate clicks, estimate what users see",
     "doctor": "look at the installation, and say how to mend it",
     "new": "start a project",
 }

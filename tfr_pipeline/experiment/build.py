@@ -22,6 +22,7 @@ from tfr_pipeline.metrics.keys import ClassMetricKey
 from tfr_pipeline.model.builders import ModelBuilder
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.interactions import InteractionScorer
+from tfr_pipeline.model.position_bias import PositionSettings
 from tfr_pipeline.model.pretraining import Pretrain
 from tfr_pipeline.outputs import check_output
 from tfr_pipeline.pipeline.datasets.adapter import check_folds
@@ -40,6 +41,7 @@ _OF_DEFAULT_BUILDER = (
     "preprocess",
     "preprocess_args",
     "interactions",
+    "position_bias",
     "name",
 )
 # How arguments end that name parts of layers.
@@ -117,6 +119,10 @@ def build_pipeline(
         _required(pipeline, "pipeline", key)
     pretrains = Pretrain.of(pipeline.get("pretrain")) is not None
     features, patterns = _data(data)
+    positions = PositionSettings.of(model.get("position_bias"))
+    if positions is not None:
+        features = positions.taken_from(features)
+        _check_for_positions(pipeline, pretrains)
     features, teacher = _without_teacher(features, pipeline.get("distill"))
     _check_model_dir(model_dir, data, patterns)
     batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}
@@ -155,6 +161,16 @@ def build_pipeline(
         dataset_builder,
         PipelineHparams(model_dir=model_dir, seed=seed, **parts),
     )
+
+
+def _check_for_positions(pipeline: Mapping[str, Any], pretrains: bool) -> None:
+    others = [key for key in ("graph", "adversarial", "distill") if pipeline.get(key)]
+    others += ["pretrain"] if pretrains else []
+    if others:
+        raise ConfigError(
+            f"config.model.position_bias: expected training without pipeline."
+            f"{others[0]}, whose steps know no positions. Leave one of the two out."
+        )
 
 
 def without_test(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -408,7 +424,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         )
     scorer_name = model.get("scorer") or "dnn"
     scorer_args = model.get("scorer_args")
-    if features.classes and scorer_name == "dnn":
+    if features.classes and scorer_name in ("dnn", "tabm", "dcn"):
         scorer_args = {"output_units": len(features.classes), **(scorer_args or {})}
     scorer_args = _imported_parts(scorer_args or {})
     scorer = registry.make("scorer", scorer_name, scorer_args, "config.model.scorer")
@@ -420,6 +436,7 @@ def _model_builder(model: Mapping[str, Any], features: Features) -> Any:
         scorer,
         DEFAULT_MASK,
         model.get("name"),
+        position_bias=PositionSettings.of(model.get("position_bias")),
     )
 
 

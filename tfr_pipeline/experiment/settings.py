@@ -79,6 +79,7 @@ KEYS: dict[str, dict[str, str]] = {
         "preprocess": "str | tuple | dict",
         "preprocess_args": "dict",
         "interactions": "dict",
+        "position_bias": "dict",
         "name": "str",
     },
     "pipeline": {

@@ -13,6 +13,31 @@ from tfr_pipeline.metrics.evaluation import QueryMetrics
 Metrics = TypeVar("Metrics", QueryMetrics, ClassMetrics)
 
 
+def same_labels(
+    one: QueryMetrics | ClassMetrics, other: QueryMetrics | ClassMetrics
+) -> bool:
+    """Whether two measured queries that have the same labels, as far as it is kept.
+
+    Example:
+      >>> one, two = (
+      ...     QueryMetrics.of([2.0, 1.0], [0.0, 1.0], splits)
+      ...     for splits in ([0, 2], [0, 1, 2]))
+      >>> same_labels(one, one), same_labels(one, two)
+      (True, False)
+    """
+    if isinstance(one, ClassMetrics) and isinstance(other, ClassMetrics):
+        # Two models may number the same classes in another order; -1 is none.
+        mine, theirs = [*one.classes, ""], [*other.classes, ""]
+        return [mine[i] for i in one.label] == [theirs[i] for i in other.label]
+    if isinstance(one, ClassMetrics) or isinstance(other, ClassMetrics):
+        return False
+    return (
+        np.array_equal(one.documents, other.documents)
+        and np.array_equal(one.relevant, other.relevant)
+        and np.allclose(one.label_sum, other.label_sum, rtol=1e-6)
+    )
+
+
 def paired_differences(
     one: Metrics, other: Metrics, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:

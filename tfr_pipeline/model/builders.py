@@ -19,6 +19,7 @@ from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.model.inputs import FeatureSpecInputCreator
 from tfr_pipeline.model.layers.packing import Unpack
+from tfr_pipeline.model.position_bias import PositionBias, PositionSettings
 from tfr_pipeline.model.prepared import Preparation
 from tfr_pipeline.model.preprocess import (
     BesideMatrices,
@@ -134,6 +135,8 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
       scorer: A `Scorer` or a function.
       mask_feature_name: Name of the mask of padded batches.
       name: Name of the model.
+      position_bias: How training on clicks takes positions into account, keyword
+        only: `PositionSettings`; None for data without positions.
 
     Example:
       >>> from tfr_pipeline.model.inputs import FeatureSpecInputCreator
@@ -153,6 +156,8 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         scorer: Callable[..., Any],
         mask_feature_name: str,
         name: str | None = None,
+        *,
+        position_bias: PositionSettings | None = None,
     ):
         super().__init__(mask_feature_name, name)
         if isinstance(preprocessor, dict):
@@ -167,6 +172,7 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         self._input_creator = input_creator
         self._preprocessor = preprocessor
         self._scorer = scorer
+        self._position_bias = position_bias
 
     @property
     def layouts(self) -> tuple[str, ...]:
@@ -222,6 +228,15 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
     ) -> Any:
         """See `ModelBuilderWithMask`."""
         return self._scorer(context_features, example_features, mask)
+
+    def build(self) -> tf.keras.Model:
+        """See `ModelBuilderWithMask`."""
+        return self._with_positions(super().build())
+
+    def _with_positions(self, model: RankingModel) -> RankingModel:
+        if self._position_bias is not None:
+            model.position_bias = PositionBias.of(self._position_bias)
+        return model
 
     def build_packed(self) -> tf.keras.Model:
         """Returns a model for packed batches.
@@ -284,7 +299,7 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
             model.prepared_call = preparation.view(
                 others, matrices, block, row_ids, row_splits, scores
             )
-        return model
+        return self._with_positions(model)
 
 
 def _inputs_beside(name: str, spec: Any) -> dict[str, Any]:

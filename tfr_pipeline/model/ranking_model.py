@@ -31,6 +31,9 @@ class RankingModel(tf.keras.Model):
       preparation: What of the preprocessing can be done before training, or None.
       prepared_call: Scores a batch whose features have been prepared; training and
         test steps take such batches as well as raw ones.
+      position_bias: What a loss on clicks takes of positions, which then stand where
+        weights do in batches, a `PositionBias`; or None. Metrics judge the scores
+        without it.
       regularization: What adds to the loss of training steps beside the losses that
         the model is compiled with, a `regularization.step.Regularization`; or None.
       weight_averages: Averages of the weights that training steps keep, an
@@ -43,6 +46,7 @@ class RankingModel(tf.keras.Model):
     prepared_call: Callable[..., Any] | None = None
     _encoding: Encoding | None = None
     _encodes = True
+    position_bias: Any = None
     regularization: Any = None
     weight_averages: Any = None
     gradient_norms: Any = None
@@ -209,6 +213,7 @@ class RankingModel(tf.keras.Model):
             return None
         with global_batch.known(batch):
             y_pred = averaged(y_pred, self.members)
+            _, sample_weight = self._judged(y, y_pred, sample_weight, False)
             return self._update_metrics(x, y, y_pred, sample_weight)
 
     @property
@@ -226,6 +231,7 @@ class RankingModel(tf.keras.Model):
           sample_weight: Weights, or None.
         """
         y, sample_weight = self.for_members((y, sample_weight))
+        y_pred, sample_weight = self._judged(y, y_pred, sample_weight, True)
         return self.compute_loss(x, y, y_pred, sample_weight)
 
     def for_members(self, structure: Any) -> Any:
@@ -240,7 +246,10 @@ class RankingModel(tf.keras.Model):
         """
         optimizer, variables = self.optimizer, self.trainable_variables
         # These may make a gradient finite that is not.
-        mends = any(getattr(optimizer, key, None) for key in ("clipnorm", "clipvalue"))
+        mends = all(
+            any(getattr(one, key, None) for key in ("clipnorm", "clipvalue"))
+            for one in (optimizer, *getattr(optimizer, "others", ()))
+        )
         scales = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
         base = tf.keras.optimizers.Optimizer
         own = scales or getattr(type(optimizer), "minimize", None) is not base.minimize
@@ -272,8 +281,9 @@ class RankingModel(tf.keras.Model):
         x, y, sample_weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         x, sizes = global_batch.take_sizes(x)
         y_pred = self.scores(x, training=False)
+        judged, sample_weight = self._judged(y, y_pred, sample_weight, False)
         with global_batch.known(global_batch.of(y, sizes)):
-            self.compute_loss(x, y, y_pred, sample_weight)
+            self.compute_loss(x, y, judged, sample_weight)
             return self._update_metrics(x, y, y_pred, sample_weight)
 
     @property
@@ -298,8 +308,31 @@ class RankingModel(tf.keras.Model):
           y_pred: Scores.
           sample_weight: Weights, or None.
         """
-        self.compute_loss(None, y, y_pred, sample_weight)
+        judged, sample_weight = self._judged(y, y_pred, sample_weight, False)
+        self.compute_loss(None, y, judged, sample_weight)
         self._update_metrics(None, y, y_pred, sample_weight)
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """See `tf.keras.Model`; what is learnt of positions is trained too.
+
+        It is not among `weights`, which are what is exported.
+        """
+        found = super().trainable_weights
+        if self.position_bias is None or not self.trainable:
+            return found
+        return [*found, *self.position_bias.trainable_weights]
+
+    def _judged(
+        self, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    ) -> tuple[Any, Any]:
+        """Returns the scores and the weights that the loss is computed of."""
+        if self.position_bias is None:
+            return y_pred, sample_weight
+        found: tuple[Any, Any] = self.position_bias.for_loss(
+            y, y_pred, sample_weight, training
+        )
+        return found
 
     def _update_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any

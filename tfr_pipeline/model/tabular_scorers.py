@@ -9,10 +9,21 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.model.layers import named
 from tfr_pipeline.model.layers.member_tower import MemberTower
 from tfr_pipeline.model.layers.seeded import GaussianNoise
 from tfr_pipeline.model.layers.towers import create_tower
 from tfr_pipeline.model.scorers import UnivariateScorer, concat
+
+_OF_KERNELS = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+
+
+def _check_kernel(kernel: Mapping[str, Any], scorer: type) -> None:
+    """Checks the names of further arguments of a scorer."""
+    for key in kernel:
+        if key not in _OF_KERNELS:
+            known = [*inspect.signature(scorer).parameters, *_OF_KERNELS]
+            raise ConfigError(unknown_name("argument", key, known, scorer.__name__))
 
 
 class TabMScorer(UnivariateScorer):
@@ -58,13 +69,7 @@ class TabMScorer(UnivariateScorer):
         input_noise_stddev: float | None = None,
         **kernel: Any,
     ):
-        known = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
-        for key in kernel:
-            if key not in known:
-                parameters = [*inspect.signature(TabMScorer).parameters, *known]
-                raise ConfigError(
-                    unknown_name("argument", key, parameters, "TabMScorer")
-                )
+        _check_kernel(kernel, TabMScorer)
         self._input_noise_stddev = input_noise_stddev
         self._arguments = {
             "members": k,
@@ -108,6 +113,9 @@ class DCNScorer(UnivariateScorer):
       batch_norm_moment: Momentum of the moving statistics.
       dropout: Rate of dropout after each hidden layer.
       output_units: Numbers a document.
+      input_noise_stddev: See `TabMScorer`.
+      **kernel: `kernel_initializer`, `kernel_regularizer` and `kernel_constraint` of
+        network and crosses, see `create_tower`.
 
     Raises:
       ConfigError: `structure` or a number cannot be.
@@ -132,7 +140,13 @@ class DCNScorer(UnivariateScorer):
         batch_norm_moment: float = 0.9,
         dropout: float = 0.2,
         output_units: int = 1,
+        *,
+        input_noise_stddev: float | None = None,
+        **kernel: Any,
     ):
+        _check_kernel(kernel, DCNScorer)
+        self._input_noise_stddev = input_noise_stddev
+        self._kernel = kernel
         if structure not in ("parallel", "stacked"):
             raise ConfigError(
                 f"structure: expected 'parallel' or 'stacked', found {structure!r}."
@@ -150,7 +164,9 @@ class DCNScorer(UnivariateScorer):
             "use_batch_norm": use_batch_norm,
             "batch_norm_moment": batch_norm_moment,
             "dropout": dropout,
+            **kernel,
         }
+        named.kernel_arguments(kernel, activation)  # says now what is wrong with it
 
     def _score_flattened(
         self,
@@ -159,12 +175,15 @@ class DCNScorer(UnivariateScorer):
     ) -> Any:
         """See `UnivariateScorer`."""
         features = concat(context_features, example_features)
+        if self._input_noise_stddev:
+            features = GaussianNoise(self._input_noise_stddev)(features)
+        kernel = named.kernel_arguments(self._kernel, None)
         crossed = features
         for _ in range(self._cross_layers):
             x = crossed
             if self._rank is not None:
-                x = tf.keras.layers.Dense(self._rank, use_bias=False)(x)
-            x = tf.keras.layers.Dense(features.shape[1])(x)
+                x = tf.keras.layers.Dense(self._rank, use_bias=False, **kernel)(x)
+            x = tf.keras.layers.Dense(features.shape[1], **kernel)(x)
             crossed = features * x + crossed
         tower = create_tower(**self._tower)
         if self._stacked:

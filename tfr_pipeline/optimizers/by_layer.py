@@ -83,8 +83,10 @@ class _Sharing:
         """See `tf.keras.optimizers.Optimizer`."""
         own, *others = self._split(grads_and_vars, lambda pair: pair[1])
         for other, pairs in zip(self.others, others, strict=True):
-            if pairs:  # none of these may be trained in this epoch
+            if pairs:
                 other.apply_gradients(pairs, *args, **kwargs)
+            else:  # frozen as yet; schedules and late starts count all steps
+                other.iterations.assign_add(1)
         if own:
             return super().apply_gradients(own, *args, **kwargs)  # type: ignore[misc]
         # The steps of training are counted here, whoever takes them.

@@ -15,6 +15,7 @@ from tfr_pipeline.model import parts
 from tfr_pipeline.pipeline import checks, classes, tasks, without_effect
 from tfr_pipeline.pipeline.abstract import AbstractPipeline
 from tfr_pipeline.pipeline.compilation import build_model, compile_model
+from tfr_pipeline.pipeline.distribute import limits
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.distribute.role import Role
 from tfr_pipeline.pipeline.feed import Feed
@@ -171,13 +172,19 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
         hparams, model = self._hparams, self._build(layout)
         self._outputs = tasks.name_outputs(model)
         self._check_model(model)
+        weighted: Any = None
+        if getattr(model, "position_bias", None) is not None:
+            limits.check_positions(self._role.strategy)
+            weighted = []  # none are missed: where weights stand there are positions
+        if hparams.use_weighted_metrics:
+            weighted = self.build_weighted_metrics()
         compile_model(
             model,
             hparams,
             total_steps,
             self.build_loss(),
             self.build_metrics(),
-            self.build_weighted_metrics() if hparams.use_weighted_metrics else None,
+            weighted,
             check_loss=not isinstance(self._role.strategy, tf.distribute.TPUStrategy),
             packed=parts.packed_layout(self._model_builder, layout),
         )

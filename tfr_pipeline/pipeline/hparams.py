@@ -225,6 +225,12 @@ class PipelineHparams(tfr.keras.pipeline.PipelineHparams):
             warnings.warn(
                 "distill: it has no effect, for its weight is 0.", stacklevel=3
             )
+        elif distill is not None and distill.ignores_temperature:
+            warnings.warn(
+                f"distill: temperature={distill.temperature:g} has no effect with "
+                "mean_squared_loss, to which the scale of scores is nothing.",
+                stacklevel=3,
+            )
 
 
 # The spelling of TF-Ranking's published guide.

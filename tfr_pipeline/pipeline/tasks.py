@@ -96,7 +96,16 @@ def check_numbers(
         found = output.shape[2] if output.shape.rank == 3 else 1
         name, of_task = type(scorer).__name__, f" of {task!r}" if task else ""
         wanted = getattr(loss, "outputs", None)
-        if wanted is not None and found is not None and found != wanted:
+        # Beside its score, a position may give a loss a number.
+        bias = getattr(model, "position_bias", None)
+        of_loss = found if bias is None or found is None else found + bias.outputs - 1
+        if bias is not None and wanted is not None and of_loss != wanted:
+            raise ConfigError(
+                f"model.position_bias: method={bias.method!r} gives a loss {of_loss} "
+                f"number(s) a document, and {type(loss).__name__} takes {wanted}. "
+                "method='em' goes with click_em_loss, the others with other losses."
+            )
+        if wanted is not None and found is not None and of_loss != wanted:
             raise ConfigError(
                 f"{name}: expected {wanted} number(s) a document{of_task}, as "
                 f"{type(loss).__name__} takes them, found {found}, shape "

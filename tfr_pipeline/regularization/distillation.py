@@ -73,6 +73,11 @@ class DistillSettings:
             )
 
     @property
+    def ignores_temperature(self) -> bool:
+        """Whether there is a temperature that changes nothing."""
+        return self.loss == SQUARED and self.temperature != 1.0
+
+    @property
     def column(self) -> str:
         """Name of the feature that holds the scores; empty for other teachers."""
         if not self.teacher.startswith(COLUMN):

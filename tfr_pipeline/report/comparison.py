@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.metrics.paired import Metrics, paired_differences
+from tfr_pipeline.metrics.paired import Metrics, paired_differences, same_labels
 
 # Differences below this are rounding.
 _EQUAL = 1e-9
@@ -79,15 +79,14 @@ def compare_queries(
     """
     ids = np.asarray(query_ids, object)
     others = ids if baseline_ids is None else np.asarray(baseline_ids, object)
-    if ids.tolist() != others.tolist() or not np.array_equal(
-        model.documents, baseline.documents
-    ):
+    if ids.tolist() != others.tolist() or not same_labels(model, baseline):
         gone = len(set(ids) - set(others))
         raise DataError(
             "the two models were not measured on the same lists: expected the baseline "
             f"on {len(ids)} with {int(model.documents.sum())} labelled documents, "
             f"found {len(others)} with {int(baseline.documents.sum())}; {gone} queries "
-            "are not among its. Measure both on one file, by --data."
+            "are not among its, or their labels differ. Measure both on one file, by "
+            "--data."
         )
     one, other = model.skip(metric), baseline.skip(metric)
     (counts,) = np.nonzero(~np.isnan(one - other))

@@ -158,7 +158,9 @@ def _of_classes(means: dict[str, Any]) -> Table:
 def data(subject: Subject) -> Section:
     """What the data of the run is like."""
     config = subject.run.config.get("data")
-    folder = config.get("dir") if isinstance(config, dict) else None
+    folder = None
+    if isinstance(config, dict) and not config.get("folds"):
+        folder = config.get("dir")  # with folds, its splits are not those of the run
     found: dict[str, Statistics] = statistics.of_folder(folder)
     blocks: list[Block] = []
     lists, lengths, grades = subject.lists, None, {}

@@ -24,9 +24,14 @@ _LONGEST = 26  # letters of a name
 def short(name: str) -> str:
     """Returns a name that has room beside a figure."""
     if len(name) <= _LONGEST:
-        return name
+        return plain(name)
     half = _LONGEST // 2
-    return f"{name[:half]}\u2026{name[-half + 1 :]}"
+    return plain(f"{name[:half]}\u2026{name[-half + 1 :]}")
+
+
+def plain(text: str) -> str:
+    """Returns a text that Matplotlib shows as it is, and not as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def quality(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> str:
@@ -42,7 +47,8 @@ def quality(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) -> st
                 [means[m].get("skip_ci") or (np.nan, np.nan) for m in metrics], float
             )
             axes.vlines(place, ends[:, 0], ends[:, 1], colors[number % 4], lw=2.2)
-            axes.plot(place, mean, "o", color=colors[number % 4], ms=6, label=name)
+            color = colors[number % 4]
+            axes.plot(place, mean, "o", color=color, ms=6, label=plain(name))
         axes.set_xticks(range(len(metrics)), [m.upper() for m in metrics])
         axes.grid(axis="x", visible=False)
         axes.margins(x=0.08)
@@ -68,7 +74,7 @@ def curves(history: Sequence[Mapping[str, float]], best_step: int | None) -> str
         for axes, names in zip(grid[0], groups, strict=True):
             for number, name in enumerate(names):
                 values = [row.get(name, np.nan) for row in history]
-                label = _label(name)
+                label = plain(_label(name))
                 marker = "o" if len(steps) < 30 else None
                 axes.plot(
                     steps, values, color=colors[number % 5], label=label,
@@ -113,7 +119,8 @@ def lengths_and_grades(lengths: Any, grades: Mapping[str, int]) -> str:
         else:
             total = sum(grades.values())
             shares = [100 * n / total for n in grades.values()]
-            bars = right.bar(list(grades), shares, color=MAIN, width=0.7)
+            names = [plain(name) for name in grades]
+            bars = right.bar(names, shares, color=MAIN, width=0.7)
             labels = [f"{share:.1f}%" for share in shares]
             right.bar_label(bars, labels, color=FAINT, fontsize=8, padding=2)
             right.set_title("Grades")

@@ -13,6 +13,7 @@ import numpy as np
 from tfr_pipeline import files, urls
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError, DataError
+from tfr_pipeline.metrics.paired import same_labels
 from tfr_pipeline.pipeline.datasets.adapter import known_lengths, some_lists
 from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
 from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features
@@ -39,6 +40,8 @@ class Subject:
       split: The split that it is told about: `test`, `valid` or `data`; empty if
         nothing was measured.
       data: Patterns of the files of that split; empty if they are not known.
+      fold: Number of folds, and the one of these files that is that split; None if
+        all of their lists are.
       predictor: The exported model, or None.
       lists: Lists of the split with documents, some of many; None without the data.
       total: Number of lists and of documents of the split.
@@ -50,6 +53,7 @@ class Subject:
     run: RunFiles
     split: str = ""
     data: str = ""
+    fold: tuple[int, int] | None = None
     predictor: Predictor | None = None
     lists: Lists | None = None
     total: tuple[int, int] = (0, 0)
@@ -126,7 +130,9 @@ def open_subject(
       ConfigError: The model has no such task.
     """
     run = run_files.read(path)
-    subject = Subject(run, GIVEN if data else run.split, data or _pattern(run))
+    subject = Subject(run, GIVEN, data)
+    if not data:
+        subject = Subject(run, run.split, *_source(run))
     subject.measured = run.queries.get(subject.split)
     try:
         subject.predictor = Predictor(path)
@@ -149,12 +155,19 @@ def open_subject(
     return subject
 
 
-def _pattern(run: RunFiles) -> str:
-    """Returns the patterns of the files of the split that a run is told by."""
+def _source(run: RunFiles) -> tuple[str, tuple[int, int] | None]:
+    """Returns `data` and `fold` of the split that a run is told by."""
     data = run.config.get("data")
-    split = run.split
-    if not isinstance(data, dict) or (split == "valid" and data.get("folds")):
-        return ""
+    if not isinstance(data, dict):
+        return "", None
+    held = data.get({"valid": "fold", "test": "test_fold"}.get(run.split, ""))
+    if data.get("folds") and held is not None:
+        return _pattern(data, "train"), (int(data["folds"]), int(held))
+    return _pattern(data, run.split), None
+
+
+def _pattern(data: dict[str, Any], split: str) -> str:
+    """Returns the patterns of the files of a split."""
     if data.get(split):
         return str(data[split])
     folder = data.get("dir")
@@ -178,7 +191,7 @@ def _read(subject: Subject, documents: int) -> None:
         files.expand(subject.data, "data", fetch=False)
     except DataError as error:
         raise DataError(f"{error} If it was moved, say where, by --data.") from error
-    builder = reading(predictor, subject.data)
+    builder = reading(predictor, subject.data, subject.fold)
     lengths = known_lengths(builder, _READ)
     if lengths is None or lengths.sum() <= documents:
         lists = builder.lists(_READ, "packed")
@@ -195,9 +208,21 @@ def _read(subject: Subject, documents: int) -> None:
         subject.measured = measured_of(predictor, builder)
 
 
-def reading(predictor: Predictor, data: str) -> Any:
-    """Returns a dataset builder that reads files as a model knows them."""
-    hparams = DatasetHparams("", data, 1, 1, keep_document_ids=True)
+def reading(
+    predictor: Predictor, data: str, fold: tuple[int, int] | None = None
+) -> Any:
+    """Returns a dataset builder that reads files as a model knows them.
+
+    Args:
+      predictor: The model.
+      data: Patterns of the files.
+      fold: See `Subject`.
+    """
+    told: dict[str, Any] = {}
+    if fold is not None:
+        told = {"folds": fold[0], "fold": fold[1]}
+    of_train, of_valid = (data, "") if told else ("", data)
+    hparams = DatasetHparams(of_train, of_valid, 1, 1, keep_document_ids=True, **told)
     return builder_from_features(predictor.features, hparams)
 
 
@@ -246,12 +271,12 @@ def measured_alike(subject: Subject, baseline: RunFiles) -> Measured:
             f"{subject.run.path}; to measure it on them, give their files, by --data."
         )
     predictor = Predictor(baseline.path)
-    return measured_of(predictor, reading(predictor, subject.data))
+    return measured_of(predictor, reading(predictor, subject.data, subject.fold))
 
 
 def _same(one: Measured, other: Measured) -> bool:
     return one.query_ids.tolist() == other.query_ids.tolist() and all(
-        np.array_equal(metrics.documents, other.tasks[task].documents)
+        same_labels(metrics, other.tasks[task])
         for task, metrics in one.tasks.items()
         if task in other.tasks
     )

@@ -132,11 +132,14 @@ def _of_lightgbm(library: Any, path: str) -> Any:
 def _of_xgboost(library: Any, path: str) -> Any:
     booster = library.Booster(model_file=path)
     names = booster.feature_names
+    # Those behind the best one are in the file, too.
+    best = booster.attr("best_iteration")
+    trees = (0, 0 if best is None else int(best) + 1)
 
     def score(values: np.ndarray) -> Any:
         # NaN is what is missing, here as in the data.
         matrix = library.DMatrix(values, feature_names=names)
-        return booster.predict(matrix, output_margin=True)
+        return booster.predict(matrix, output_margin=True, iteration_range=trees)
 
     return score, booster.num_features(), names or ()
 

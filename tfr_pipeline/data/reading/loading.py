@@ -290,6 +290,15 @@ def load(
     return cache.load(cache_folder, made_of, building)
 
 
+def texts(ids: np.ndarray) -> np.ndarray:
+    """Returns parsed ids, `[n]`, as object `[n]` of `str`."""
+    # A query id may be numeric in other people's data.
+    return np.array(
+        [one.decode() if isinstance(one, bytes) else str(one) for one in ids],
+        dtype=object,
+    )
+
+
 def to_lists(
     batch: dict[str, Any],
     first: int,
@@ -306,23 +315,19 @@ def to_lists(
             return np.stack([flat(task) for task in name], axis=1)
         return batch["extra"][name].reshape(-1).astype(np.float32)
 
-    def texts(key: str, count: int, start: int) -> np.ndarray:
+    def named(key: str, count: int, start: int) -> np.ndarray:
         if key not in batch:
             return np.array([str(start + i) for i in range(count)], dtype=object)
-        # A query id may be numeric in other people's data.
-        return np.array(
-            [r.decode() if isinstance(r, bytes) else str(r) for r in batch[key]],
-            dtype=object,
-        )
+        return texts(batch[key])
 
     return Lists(
         values=batch["values"],
         row_splits=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         labels=flat(label),
         weights=flat(weight),
-        query_ids=texts("query_ids", len(lengths), first),
+        query_ids=named("query_ids", len(lengths), first),
         document_ids=(
-            texts("document_ids", int(lengths.sum()), 0)
+            named("document_ids", int(lengths.sum()), 0)
             if "document_ids" in batch
             else store.no_ids(int(lengths.sum()))
         ),

@@ -66,9 +66,9 @@ class MemberTower(tf.keras.layers.Layer):
       output_units: Numbers that a head gives.
       activation: Activation after each hidden layer, see `create_tower`.
       dropout: Rate of dropout after each hidden layer, drawn for each member.
-      **kwargs: `kernel_initializer`, `kernel_regularizer` and `kernel_constraint` of
-        the shared kernels and of the heads, see `create_tower`; and as of a Keras
-        layer.
+      **kwargs: `kernel_initializer` of the shared kernels and of the heads,
+        `kernel_regularizer` and `kernel_constraint` of the shared kernels alone, see
+        `create_tower`; and as of a Keras layer.
 
     Raises:
       ConfigError: `members` or a number of units is not positive, or a name unknown.
@@ -151,7 +151,6 @@ class MemberTower(tf.keras.layers.Layer):
             name="head",
             shape=(self.members, dims[-1], self.output_units),
             initializer=_OfEach(initializer),
-            regularizer=regularizer,
         )
         self._head_bias = weight("head_bias", self.output_units, "zeros")
         super().build(input_shape)

@@ -47,6 +47,7 @@ class Step(tf.keras.layers.Layer):
       takes_missing: Whether NaN is gone behind it.
       is_constant: Whether a document has the same result in every epoch, in about as
         many columns: it may then be computed once, ahead of training.
+      tpu_ready: Whether XLA can compile it.
       statistics: See `new_sketch`; None before.
 
     Example:
@@ -70,6 +71,7 @@ class Step(tf.keras.layers.Layer):
     needs_lists: ClassVar[bool] = False
     takes_missing: ClassVar[bool] = False
     is_constant: ClassVar[bool] = True
+    tpu_ready: ClassVar[bool] = True
 
     def __init__(self, *, statistics: Statistics | None = None, **kwargs: Any):
         # Features keep their dtype, whatever the layers behind compute in.
@@ -210,3 +212,8 @@ def lookup(table: Any, index: Any) -> Any:
 @tf.custom_gradient
 def _with_dense_gradient(table: Any) -> tuple[Any, Callable[[Any], Any]]:
     return tf.identity(table), tf.convert_to_tensor
+
+
+def compares_documents(model: tf.keras.Model) -> bool:
+    """Whether a model has a step for which documents are what their list makes them."""
+    return any(isinstance(x, Step) and x.needs_lists for x in model.submodules)

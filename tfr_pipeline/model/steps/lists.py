@@ -76,6 +76,7 @@ class ListQuantileNormal(Step):
     """
 
     needs_lists: ClassVar[bool] = True
+    tpu_ready: ClassVar[bool] = False
 
     def __init__(self, beside: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
@@ -129,9 +130,12 @@ def _ranks(values: Any, there: Any, row_ids: Any, row_splits: Any) -> tuple[Any,
     numbers = tf.minimum(values, values.dtype.max)
     rows = tf.transpose(tf.where(there, numbers, tf.constant(np.inf)))
     columns, documents = tf.shape(rows)[0], tf.shape(rows)[1]
-    order = tf.argsort(rows, axis=1)
-    by_list = tf.argsort(tf.gather(row_ids, order), axis=1, stable=True)
-    order = tf.gather(order, by_list, batch_dims=1)
+    # Bits of floats rise as integers do, but for the sign, and 0 has one form. With the
+    # list in front of them, one sort puts lists in their order and values within.
+    bits = tf.bitcast(rows + 0.0, tf.int32)
+    below = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 31), 0x7FFFFFFF)
+    bits = tf.cast(tf.bitwise.bitwise_xor(bits, below), tf.int64)
+    order = tf.argsort(bits + tf.cast(row_ids, tf.int64) * (1 << 32), axis=1)
     ordered = tf.gather(rows, order, batch_dims=1)
     # Of equal values of a list, the places of the first and of the last.
     begins = ordered[:, 1:] != ordered[:, :-1]

@@ -28,6 +28,7 @@ from tfr_pipeline.data.reading.place import PREPARED_BYTES
 from tfr_pipeline.data.store import map_values
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.features import Features
+from tfr_pipeline.model.steps.base import compares_documents
 from tfr_pipeline.pipeline.datasets import graphs
 from tfr_pipeline.pipeline.datasets.abstract import (
     AbstractDatasetBuilder,
@@ -203,7 +204,9 @@ class BaseDatasetBuilder(
         choose = None if select is None else functools.partial(select, raw)
         tensors = raw
         compares = getattr(request.prepare, "needs_lists", False)
-        if request.prepare and layout == "packed" and not (compares and select):
+        size = self._list_size(split)
+        cut = select or (size and size < lists.lengths.max(initial=0))
+        if request.prepare and layout == "packed" and not (compares and cut):
             name = "" if isinstance(places, np.ndarray) else split  # as `_needed` does
             name += "" if request.teacher is None else " taught"
             tensors = tensors_of(self._prepare(name, lists, request.prepare))
@@ -419,9 +422,11 @@ class BaseDatasetBuilder(
         """Returns the serving functions of a model; see `Signatures`."""
         from tfr_pipeline.serving.signatures import Signatures
 
-        return Signatures(
+        signatures = Signatures(
             model,
             context_feature_spec=self._context_feature_spec,
             example_feature_spec=self._example_feature_spec,
             mask_feature_name=self._mask_feature_name,
-        )()
+        )
+        # What compares documents has to see them together.
+        return signatures("predict" if compares_documents(model) else "regress")

@@ -27,7 +27,7 @@ from tfr_pipeline.data.reading.record_lists import RecordLists
 from tfr_pipeline.data.reading.record_reader import RecordReader
 from tfr_pipeline.data.reading.scanning import names_of
 from tfr_pipeline.data.records import formats, index
-from tfr_pipeline.data.records.formats import AUTO, PACKED
+from tfr_pipeline.data.records.formats import AUTO, ELWC, PACKED
 from tfr_pipeline.data.records.index import ShardIndex
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.features import Features
@@ -227,6 +227,33 @@ class Reading:
         if isinstance(reader, RecordRange):
             reader.check(lists.lengths)
         return lists
+
+    def query_ids(self, pattern: str) -> np.ndarray | None:
+        """Returns the query ids of files without reading the rest of their records.
+
+        Args:
+          pattern: See `read`.
+
+        Returns:
+          `str`, `[lists]`; None where that cannot be: in other formats than ELWC and
+          packed lists, in data without ids, or in damaged files, of which `read` tells.
+
+        Raises:
+          DataError: Files are missing, or have other columns.
+        """
+        paths = files.expand(pattern, "data")
+        data_format = self.format(paths)
+        parser = self.parser(data_format)
+        parses = {ELWC: parser.without_documents, PACKED: parser.queries}
+        if self.specs.query_id is None or data_format not in parses:
+            return None
+        parse = parses[data_format]
+        found: list[np.ndarray] = []
+        with contextlib.suppress(tf.errors.OpError):
+            batches = self.reader(paths).batch(loading.RECORDS_PER_PARSE)
+            ids = batches.map(lambda x: parse(x)["query_ids"], tf.data.AUTOTUNE)
+            found = list(ids.as_numpy_iterator())
+        return loading.texts(np.concatenate(found)) if found else None
 
     def straight(
         self, pattern: str, shards: tuple[ShardIndex, ...]

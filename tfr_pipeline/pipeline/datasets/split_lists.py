@@ -183,6 +183,19 @@ class SplitLists(abc.ABC):
             ("lists", split), (lists, numbers), lambda: lists.take(numbers)
         )
 
+    def query_ids(self, split: str) -> np.ndarray:
+        """Returns the query ids of `lists`, if it can without their features.
+
+        Raises:
+          DataError: See `lists`.
+        """
+        wanted, reading = self._split(split), self._reading()
+        if not self.has_own_lists and wanted.keep is None and not self._has_read(split):
+            found = reading.query_ids(wanted.pattern)
+            if found is not None:
+                return found
+        return self.lists(split, "packed").query_ids
+
     def _all_lists(self, split: str) -> Lists:
         """Returns all lists of the files of a split."""
         return self.kept.get(self._split(split).pattern, self._reading())

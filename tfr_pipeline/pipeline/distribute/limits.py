@@ -147,6 +147,23 @@ def check_regularization(
         )
 
 
+def check_positions(strategy: Any) -> None:
+    """Checks that training steps can take positions into account.
+
+    Args:
+      strategy: The strategy, or None.
+
+    Raises:
+      ConfigError: They cannot: what is learnt of positions is no weight of the model.
+    """
+    kinds = tf.distribute.ParameterServerStrategy, tf.distribute.TPUStrategy
+    if isinstance(strategy, kinds):
+        raise ConfigError(
+            "model.position_bias: expected no strategy, MirroredStrategy or "
+            f"MultiWorkerMirroredStrategy, found {type(strategy).__name__}."
+        )
+
+
 def check_elements(split: str, specs: Any) -> None:
     """Checks that all batches have one shape and what a TPU can hold.
 
@@ -188,11 +205,19 @@ def check_tpu_host(tpu: str | None) -> None:
 
 
 def check_tpu_ready(model_builder: Any, losses: Sequence[Any]) -> None:
-    """Checks that scorer and losses are declared to work on TPUs (`tpu_ready`).
+    """Checks that scorer, steps and losses are declared to work on TPUs (`tpu_ready`).
 
     Raises:
       ConfigError: One of them is not.
     """
+    chains = getattr(parts.preprocessor(model_builder), "chains", {})
+    for feature, chain in chains.items():
+        for step in chain.steps:
+            if not getattr(step, "tpu_ready", True):
+                raise ConfigError(
+                    f"TPUStrategy: expected steps of preprocessing that XLA can "
+                    f"compile, found {type(step).__name__} of feature {feature!r}."
+                )
     items = [parts.scorer(model_builder), *losses]
     names = [type(item).__name__ for item in items if not declared.tpu_ready(item)]
     if names:

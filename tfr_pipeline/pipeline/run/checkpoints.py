@@ -68,9 +68,12 @@ class Checkpoints:
         self._options = tf.train.CheckpointOptions(experimental_io_device=device)
         averages = averaging.of_model(model)
         # The weights that train; those of the model are the averages then.
-        raw = {"raw": averages.variables} if averages else {}
+        beside: dict[str, Any] = {"raw": averages.variables} if averages else {}
+        # It trains with the model, but is none of the weights that are exported.
+        if (bias := getattr(model, "position_bias", None)) is not None:
+            beside["position_bias"] = bias
         self._checkpoint = tf.train.Checkpoint(
-            model=model, optimizer=model.optimizer, state=_SavedState(state), **raw
+            model=model, optimizer=model.optimizer, state=_SavedState(state), **beside
         )
         self._found: str | None = None
         self._has_looked = self._fell_back = False

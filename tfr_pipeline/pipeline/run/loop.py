@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.data.reading import explain
-from tfr_pipeline.errors import ConfigError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, RunError
+from tfr_pipeline.model import position_bias
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
 from tfr_pipeline.pipeline.hparams import PipelineHparams
@@ -247,6 +248,8 @@ def train(
     except tf.errors.DataLossError as error:
         raise diagnosis.explain_data_loss(pipeline._dataset_builder, error) from error
     except tf.errors.InvalidArgumentError as error:
+        if (wrong := position_bias.complaint(error)) is not None:
+            raise DataError(wrong) from None
         if NON_FINITE_LOSS not in str(error):
             raise
         if dispatcher is not None:

@@ -1,0 +1,1 @@
+"""Clicks: simulated from graded data, and what they say of positions."""
