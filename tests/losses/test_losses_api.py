@@ -134,6 +134,7 @@ VALUES = {
     "virtual_label": 0.2,
     "exam_loss_weight": 0.4,
     "rel_loss_weight": 0.9,
+    "gain_fn": "tensorflow_ranking>pow_minus_1",
 }
 
 
