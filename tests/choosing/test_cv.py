@@ -143,6 +143,7 @@ def test_other_data_is_refused_with_the_difference(done, data, tmp_path, capsys)
     assert main(words(moved, done)) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_a_stop_is_not_trained_again(copied, data, monkeypatch):
     """SIGTERM unwinds as SystemExit; what is left of the folder goes on."""
     found = read_json(copied / "cv.json")

@@ -88,6 +88,7 @@ def test_each_optimizer_steps_as_it_does_alone():
     assert type(shared).__name__ == "Adam"
 
 
+@pytest.mark.slow
 def test_a_run_with_two_optimizers_goes_on_to_the_same_weights(data, tmp_path):
     _, whole = train(run_config(data, tmp_path / "a"), finish=False)
 

@@ -325,6 +325,7 @@ pipeline.train_and_validate()
         assert found[key] == pytest.approx(wanted[key], rel=1e-3), key
 
 
+@pytest.mark.slow
 def test_a_task_of_weight_zero_learns_nothing(data):
     starts, ends = (
         fit(data, "", loss_weights={"relevance": 0.0}, learning_rate=rate)[0]
@@ -348,6 +349,7 @@ def test_weights_shift_what_is_learned(data):
     assert ends[0]["click_loss"] > ends[1]["click_loss"]
 
 
+@pytest.mark.slow
 def test_weights_of_documents_and_lists_reach_losses_and_metrics(data, weighted_data):
     (plain, *_), (weighted, *_) = (
         fit(folder, "", features=Features.load(str(folder)), use_weighted_metrics=True)[

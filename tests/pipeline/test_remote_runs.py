@@ -151,6 +151,7 @@ def test_another_machine_goes_on_to_the_same_weights(data, tmp_path, elsewhere):
     assert len(history(stored()["history.csv"])) == 4
 
 
+@pytest.mark.slow
 def test_a_machine_that_comes_back_takes_what_the_other_one_did(
     data, elsewhere, monkeypatch
 ):
@@ -163,6 +164,7 @@ def test_a_machine_that_comes_back_takes_what_the_other_one_did(
     assert [row["epoch"] for row in history(stored()["history.csv"])] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_local_folder_that_was_emptied_is_filled_again(data, tmp_path):
     train(make_config(data, URL, num_epochs=2))
     (home,) = (tmp_path / "cache" / "runs").iterdir()
@@ -171,6 +173,7 @@ def test_a_local_folder_that_was_emptied_is_filled_again(data, tmp_path):
     assert [row["epoch"] for row in history(stored()["history.csv"])] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_removed_from_the_store_begins_anew(data, faulty):
     train(make_config(data, URL, num_epochs=2))
     faulty.store.clear()
@@ -178,6 +181,7 @@ def test_a_run_that_was_removed_from_the_store_begins_anew(data, faulty):
     assert len(history(stored()["history.csv"])) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", ["same", "other"])
 def test_a_store_that_fails_for_good_loses_nothing(
     data,

@@ -11,6 +11,7 @@ from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.pipeline.simple import SimplePipeline
 
 
+@pytest.mark.slow
 def test_a_drawn_seed_is_recorded_and_repeats_the_run(data, tmp_path, capsys):
     config = make_config(data, tmp_path / "drawn", num_epochs=1, export_best_model=True)
     config["seed"] = None

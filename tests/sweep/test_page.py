@@ -197,6 +197,7 @@ def test_plotly_that_is_missing_is_named(folder, monkeypatch, capsys):
     assert not (folder / "sweep.html").exists()
 
 
+@pytest.mark.slow
 def test_importances_are_of_what_is_best_whatever_is_better(folder):
     study = studies.make(folder, [], trials=100, metric="ndcg@10,seconds.training")
     for _ in range(100):

@@ -219,6 +219,7 @@ def test_a_trial_that_is_behind_is_pruned(sweep):
     assert not (sweep.run(1) / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_flag_takes_the_place_of_a_pruner_and_its_arguments(sweep):
     sweep.write(
         'hyper.study(hyper.fixed("seed", 7), pruner="median", '
@@ -239,6 +240,7 @@ def test_pruning_by_what_epochs_lack_is_the_fault_of_the_sweep(sweep, capsys):
     assert "val_metric/mrr" in error and "prune_on" in error
 
 
+@pytest.mark.slow
 def test_repeats_have_seeds_one_after_the_other_and_their_mean_counts(sweep):
     sweep.write('hyper.study(hyper.fixed("seed", 7), repeats=3)')
     assert main(sweep.words()) == 0
