@@ -381,4 +381,4 @@ def test_a_run_states_its_own_figures_and_those_of_its_teacher(data, trees, tmp_
 def test_a_temperature_that_changes_nothing_is_warned_of():
     told = {"teacher": "a", "temperature": 2.0, "loss": "mean_squared_loss"}
     with pytest.warns(UserWarning, match="temperature=2 has no effect"):
-        PipelineHparams("run", 1, None, learning_rate=0.1, distill=told)
+        PipelineHparams("run", 1, None, None, 0.1, "softmax_loss", distill=told)
