@@ -37,7 +37,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,8 +45,9 @@ from typing import Any
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "letor.py"
+from tests.bench.quality import CONFIG, lightgbm_splits
+from tests.bench.quality import tfr_pipeline as command
+
 FOLDS, SCORED = 5, 200
 METRICS = ("ndcg@1", "ndcg@5", "ndcg@10")
 TREES = ("lightgbm", "lightgbm_tuned", "catboost_tuned")
@@ -71,27 +71,12 @@ class Part:
         self.row_splits = np.asarray(self.lists.row_splits)
         self.lengths = np.diff(self.row_splits)
 
-    def rows(self, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns features, labels and lengths of some of its lists."""
-        rows = np.repeat(keep, self.lengths)
-        return self.x[rows], self.y[rows], self.lengths[keep]
-
 
 class Split:
     """Training, validation and test lists of one fold."""
 
     def __init__(self, fold: int, train: Part, valid: Part, test: Part):
         self.fold, self.train, self.valid, self.test = fold, train, valid, test
-
-
-def command(*arguments: str) -> None:
-    """Runs a command of ours; its output is shown only when it fails."""
-    words = [sys.executable, "-m", "tfr_pipeline", *arguments]
-    done = subprocess.run(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(words)}: {done.returncode}\n{done.stdout[-4000:]}")
 
 
 class Dataset:
@@ -133,8 +118,6 @@ class Dataset:
             self._convert(self.folder / f"P{i}", "train", [file], "--num_features=42")
 
     def _convert_lightgbm(self) -> None:
-        from tests.bench.quality import lightgbm_splits
-
         split = next(lightgbm_splits(self._source, self.work))
         for name in ("train", "valid", "test"):
             part = getattr(split, name)

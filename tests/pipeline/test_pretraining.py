@@ -225,14 +225,19 @@ def test_two_replicas_learn(unlabelled, tmp_path, task) -> None:
     assert rows[-1]["val_loss"] < rows[0]["val_loss"]
 
 
-def test_several_labels_need_no_builder_of_several_tasks(tmp_path) -> None:
-    random, lines = np.random.default_rng(0), ["qid,click,buy,x,y"]
-    lines += [
-        f"{query},,1,{random.normal():.3f},{random.normal():.3f}"
+def write_csv(path, header, between) -> None:
+    """Writes eight queries of three documents, whose last columns are numbers."""
+    random = np.random.default_rng(0)
+    lines = [
+        f"{query}{between}{random.normal():.3f},{random.normal():.3f}"
         for query in range(8)
         for _ in range(3)
     ]
-    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join([header, *lines]) + "\n")
+
+
+def test_several_labels_need_no_builder_of_several_tasks(tmp_path) -> None:
+    write_csv(tmp_path / "in.csv", "qid,click,buy,x,y", ",,1,")
     for split in ("train", "valid"):
         convert(
             str(tmp_path / "in.csv"),
@@ -249,13 +254,7 @@ def test_several_labels_need_no_builder_of_several_tasks(tmp_path) -> None:
 
 @pytest.mark.parametrize("output_format", ["elwc", "packed"])
 def test_files_without_a_label_column_are_enough(tmp_path, output_format) -> None:
-    random, lines = np.random.default_rng(0), ["qid,x,y"]
-    lines += [
-        f"{query},{random.normal():.3f},{random.normal():.3f}"
-        for query in range(8)
-        for _ in range(3)
-    ]
-    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    write_csv(tmp_path / "in.csv", "qid,x,y", ",")
     for split in ("train", "valid"):
         convert(
             str(tmp_path / "in.csv"),

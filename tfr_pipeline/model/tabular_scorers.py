@@ -15,14 +15,12 @@ from tfr_pipeline.model.layers.seeded import GaussianNoise
 from tfr_pipeline.model.layers.towers import create_tower
 from tfr_pipeline.model.scorers import UnivariateScorer, concat
 
-_OF_KERNELS = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
-
 
 def _check_kernel(kernel: Mapping[str, Any], scorer: type) -> None:
     """Checks the names of further arguments of a scorer."""
     for key in kernel:
-        if key not in _OF_KERNELS:
-            known = [*inspect.signature(scorer).parameters, *_OF_KERNELS]
+        if key not in named.OF_KERNELS:
+            known = [*inspect.signature(scorer).parameters, *named.OF_KERNELS]
             raise ConfigError(unknown_name("argument", key, known, scorer.__name__))
 
 

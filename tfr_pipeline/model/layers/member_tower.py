@@ -15,7 +15,6 @@ from tfr_pipeline.model.layers.towers import checked_dims
 # Members that are computed by one product a layer. The activations of more do not stay
 # in the cache of a core: sixteen at once took twice as long as four times four.
 _AT_ONCE = 4
-_OF_KERNELS = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -88,7 +87,7 @@ class MemberTower(tf.keras.layers.Layer):
         dropout: float = 0.0,
         **kwargs: Any,
     ):
-        kernel = {key: kwargs.pop(key) for key in _OF_KERNELS if key in kwargs}
+        kernel = {key: kwargs.pop(key) for key in named.OF_KERNELS if key in kwargs}
         super().__init__(**kwargs)
         if isinstance(members, bool) or not isinstance(members, int) or members < 1:
             raise ConfigError(f"members: expected 1 or more, found {members!r}.")
@@ -115,7 +114,7 @@ class MemberTower(tf.keras.layers.Layer):
             get(self._kernel.get(key))
             for get, key in zip(
                 (_initializer, tf.keras.regularizers.get, tf.keras.constraints.get),
-                _OF_KERNELS,
+                named.OF_KERNELS,
                 strict=True,
             )
         )

@@ -17,6 +17,8 @@ _KINDS = {
     "regularizer": (tf.keras.regularizers, tf.keras.regularizers.Regularizer),
     "constraint": (tf.keras.constraints, tf.keras.constraints.Constraint),
 }
+# What may be said of the kernels of a layer.
+OF_KERNELS = tuple(f"kernel_{kind}" for kind in _KINDS)
 # He et al., "Delving Deep into Rectifiers", ICCV 2015.
 _SLOPE_OF_PRELU = 0.25
 
