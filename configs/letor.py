@@ -180,6 +180,9 @@ def get_config(model: str = "dnn") -> ConfigDict:
         config.pipeline.num_epochs = 80
         config.pipeline.export_best_model = False
         config.pipeline.early_stopping_patience = 0
+        # Whoever lets validation choose says by what, too.
+        config.pipeline.best_exporter_metric = "loss"
+        config.pipeline.best_exporter_metric_higher_better = False
         config.pipeline.optimizer_args.weight_decay = 0.1
         config.pipeline.learning_rate = 0.0015
         config.pipeline.schedule = ConfigDict({"name": "cosine", "warmup_steps": 20})

@@ -92,6 +92,7 @@ class Dataset:
         self.name, self.work = name, work / name
         self._source = data
         self.folder = self.work / "data"
+        self.work.mkdir(parents=True, exist_ok=True)
         getattr(self, f"_convert_{name}")()
 
     def _convert(

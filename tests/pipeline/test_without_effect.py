@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+from configs import letor
 from tests.pipeline.test_fit import parts
 from tests.pipeline.training_helpers import changed, make_config
 from tfr_pipeline.compat import tfr
@@ -72,6 +73,13 @@ def test_a_setting_is_named_where_it_does_nothing(name, value, useless, useful):
     (found,) = messages(told({**useless, name: value}))
     assert found.startswith(f"{name}={value!r} has no effect")
     assert list(messages(told({**useful, name: value}))) == []
+
+
+@pytest.mark.parametrize("argument", list(letor.SCORERS))
+def test_none_of_a_config_that_ships_is_named(argument):
+    settings = letor.get_config(argument).pipeline.to_dict()
+    hparams = PipelineHparams(**{**REQUIRED, "validation_steps": None, **settings})
+    assert list(messages(Told(hparams))) == []
 
 
 @pytest.mark.parametrize("settings", [row[2] for row in TABLE])
