@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -281,36 +282,52 @@ def tuned(system: str, split: Split, trials: int) -> Score:
     """Returns a model with the settings that are best within the training queries."""
     from tfr_pipeline.data.folds import fold_of_lists
 
-    train = lightgbm if system == "lightgbm_tuned" else catboost
     both = [split.train, split.valid]
     x, y = (np.concatenate([getattr(part, key) for part in both]) for key in "xy")
     lengths = np.concatenate([part.lengths for part in both])
     ids = np.concatenate([np.asarray(part.lists.query_ids) for part in both])
-    fold, inner = fold_of_lists(ids, 4), fold_of_lists(ids[::-1], 5)[::-1]
+    folds = fold_of_lists(ids, 4), fold_of_lists(ids[::-1], 5)[::-1]
+    drawn = random_settings(system, trials)
+    # Threads of one process would share one OpenMP, which LightGBM does not survive.
+    with futures.ProcessPoolExecutor(
+        os.cpu_count(),
+        multiprocessing.get_context("spawn"),
+        _share,
+        (system, x, y, lengths, *folds),
+    ) as pool:
+        results = list(pool.map(_inner_value, drawn))
+    best = drawn[int(np.argmax(results))]
+    print(f"{system} fold {split.fold}: {max(results):.4f} {best}", file=sys.stderr)
+    return _trained(_TRAIN[system], split, best)
+
+
+_TRAIN = {"lightgbm_tuned": lightgbm, "catboost_tuned": catboost}
+# In a process of `tuned`: what it works on.
+_shared: list[Any] = []
+
+
+def _share(*given: Any) -> None:
+    _shared[:] = given
+
+
+def _inner_value(settings: dict[str, Any]) -> float:
+    """Returns the mean NDCG@10 of settings over the inner folds."""
+    system, x, y, lengths, fold, inner = _shared
 
     def rows(keep: np.ndarray) -> tuple:
         of = np.repeat(keep, lengths)
         return x[of], y[of], lengths[keep]
 
-    def value(settings: dict[str, Any]) -> float:
-        found = []
-        for held in range(4):
-            other = fold != held
-            model = train(
-                rows(other & (inner > 0)), rows(other & (inner == 0)), settings
-            )
-            test = rows(~other)
-            splits = np.append(0, np.cumsum(test[2]))
-            found.append(ndcg(test[1], np.asarray(model(test[0])), splits))
-        return float(np.mean(found))
-
-    drawn = random_settings(system, trials)
-    # They let go of Python's lock; more threads each than one wait for each other.
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(value, drawn))
-    best = drawn[int(np.argmax(results))]
-    print(f"{system} fold {split.fold}: {max(results):.4f} {best}", file=sys.stderr)
-    return _trained(train, split, best)
+    found = []
+    for held in range(4):
+        other = fold != held
+        model = _TRAIN[system](
+            rows(other & (inner > 0)), rows(other & (inner == 0)), settings
+        )
+        test = rows(~other)
+        splits = np.append(0, np.cumsum(test[2]))
+        found.append(ndcg(test[1], np.asarray(model(test[0])), splits))
+    return float(np.mean(found))
 
 
 def _trained(train: Callable, split: Split, settings: dict[str, Any]) -> Score:
