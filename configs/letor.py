@@ -166,9 +166,6 @@ def get_config(model: str = "dnn") -> ConfigDict:
         config.pipeline.learning_rate = 0.001
     elif model in ("tabm", "best"):
         config.data.train_batch_size = 32
-        # The gains of NDCG, 2^grade - 1, in place of grades.
-        config.pipeline.loss = "softmax_loss"
-        config.pipeline.loss_args.gain_fn = "pow_minus_1"
         config.pipeline.optimizer = "adamw"
         config.pipeline.optimizer_args.weight_decay = 3e-4
         config.pipeline.optimizer_args.global_clipnorm = 1.0

@@ -72,7 +72,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 # How many scores a document has; one if it is not here.
 OUTPUTS = {"ordinal_loss": 2, "click_em_loss": 2, "mixture_em_loss": 3}
-OWN = ("lambda_loss", "neural_ndcg_loss")
+OWN = ("lambda_loss", "neural_ndcg_loss", "gain_softmax_loss")
 
 
 class CircleLoss(tfr.losses_impl.CircleLoss):

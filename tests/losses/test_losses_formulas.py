@@ -233,7 +233,7 @@ def test_softmax_over_gains_is_their_sum_and_not_normalised(layout):
     y_true, y_pred = map(tf.ragged.constant, (labels, scores))
     if layout == "padded":
         y_true, y_pred = y_true.to_tensor(-1.0), y_pred.to_tensor(0.0)
-    loss = losses.get("softmax_loss", gain_fn="pow_minus_1")
+    loss = losses.get("gain_softmax_loss")
     np.testing.assert_allclose(loss(y_true, y_pred), wanted, rtol=1e-5)
     again = tf.keras.losses.deserialize(tf.keras.losses.serialize(loss))
     np.testing.assert_allclose(again(y_true, y_pred), wanted, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -54,6 +55,9 @@ _CLASSES: dict[str, Any] = {
     RankingLossKey.MIXTURE_EM_LOSS: listwise.MixtureEMLoss,
     RankingLossKey.NEURAL_NDCG_LOSS: neural_sort.NeuralNDCGLoss,
     RankingLossKey.LAMBDA_LOSS: losses.LambdaLoss,
+    RankingLossKey.GAIN_SOFTMAX_LOSS: functools.partial(
+        softmax.SoftmaxLoss, gain_fn="pow_minus_1"
+    ),
     ClassLossKey.CATEGORICAL_CROSS_ENTROPY_LOSS: classes.CategoricalCrossEntropyLoss,
 }
 # Their constructors take a lambda weight, as TF-Ranking's do, and nothing uses it.

@@ -48,6 +48,7 @@ class RankingLossKey:
 
     NEURAL_NDCG_LOSS = "neural_ndcg_loss"
     LAMBDA_LOSS = "lambda_loss"
+    GAIN_SOFTMAX_LOSS = "gain_softmax_loss"
 
     @classmethod
     def all_keys(cls) -> list[str]:
