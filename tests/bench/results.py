@@ -141,14 +141,14 @@ class Dataset:
         if self.name == "lightgbm":
             parts = []
             for name in ("train", "valid", "test"):
-                lists = _load(self.folder, name)
+                lists = load(self.folder, name)
                 parts.append(Part(lists, np.ones(lists.num_lists, bool)))
             return [Split(1, *parts)]
         if self.name == "yandex":
-            lists = _load(self.folder, "train")
+            lists = load(self.folder, "train")
             folds = fold_of_lists(lists.query_ids, FOLDS)
         else:
-            found = [_load(self.folder / f"P{i + 1}", "train") for i in range(FOLDS)]
+            found = [load(self.folder / f"P{i + 1}", "train") for i in range(FOLDS)]
             folds = np.repeat(range(FOLDS), [part.num_lists for part in found])
             lists = type(found[0]).concatenate(found)
         result = []
@@ -159,7 +159,8 @@ class Dataset:
         return result
 
 
-def _load(folder: pathlib.Path, split: str) -> Any:
+def load(folder: pathlib.Path, split: str) -> Any:
+    """Returns the lists of a split that was converted to packed records."""
     from tfr_pipeline.features import Features
     from tfr_pipeline.pipeline.datasets.hparams import DatasetHparams
     from tfr_pipeline.pipeline.datasets.multi_label import builder_from_features

@@ -16,7 +16,7 @@ import numpy as np
 from tfr_pipeline import files
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.records import encode, tfrecord
-from tfr_pipeline.data.synthesize import _documents
+from tfr_pipeline.data.synthesize import documents_of_query
 from tfr_pipeline.features import Feature, Features
 
 FEATURES = 136
@@ -73,7 +73,7 @@ class Data:
             ("train", self.train_lists, 1),
             ("valid", self.valid_lists, 2),
         ):
-            lists = _make_lists(count, seed)
+            lists, _ = make_lists(count, seed)
             counts[split] = lists.num_documents
             folder = self.folder / "arrays" / split
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,11 +81,13 @@ class Data:
             np.save(folder / "labels.npy", lists.labels)
             np.save(folder / "row_splits.npy", lists.row_splits)
             for data_format in ("elwc", "packed"):
-                self._write(lists, split, data_format)
+                self.write(lists, split, data_format, self.folder / data_format)
         files.write_text(str(done), json.dumps(counts))
         return self
 
-    def _write(self, lists: Lists, split: str, data_format: str) -> None:
+    @staticmethod
+    def write(lists: Lists, split: str, data_format: str, folder: pathlib.Path) -> None:
+        """Writes the files of a split, and features.json."""
         names = [f"custom_features_{column}" for column in range(FEATURES)]
         features = Features(
             context={},
@@ -95,7 +97,6 @@ class Data:
             document_id="document_id",
             data_format=data_format,
         )
-        folder = self.folder / data_format
         folder.mkdir(parents=True, exist_ok=True)
         features.save(str(folder))
         records = encode.elwc if data_format == "elwc" else encode.packed
@@ -108,17 +109,20 @@ class Data:
                     file.writelines(tfrecord.frame(records(part, features)))
 
 
-def _make_lists(count: int, seed: int) -> Lists:
+def make_lists(count: int, seed: int) -> tuple[Lists, np.ndarray]:
+    """Returns lists and the true utility of their documents, float64."""
     random = np.random.default_rng(seed)
     lengths = random.lognormal(np.log(118) - 0.18, 0.6, count).astype(np.int64)
     lengths = lengths.clip(1, LONGEST)
-    pairs = [_documents(random, int(length), FEATURES) for length in lengths]
-    return Lists(
-        values={"float32": np.concatenate([m for _, m in pairs]).astype(np.float32)},
+    parts = [documents_of_query(random, int(n), FEATURES) for n in lengths]
+    grades, matrices, utilities = zip(*parts, strict=True)
+    lists = Lists(
+        values={"float32": np.concatenate(matrices).astype(np.float32)},
         row_splits=np.concatenate([[0], np.cumsum(lengths)]),
-        labels=np.concatenate([grades for grades, _ in pairs]).astype(np.float32),
+        labels=np.concatenate(grades).astype(np.float32),
         query_ids=np.array([str(i) for i in range(count)], object),
         document_ids=np.array(
             [f"{q}-{d}" for q in range(count) for d in range(lengths[q])], object
         ),
     )
+    return lists, np.concatenate(utilities)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 
 import numpy as np
 import pytest
 
+from tests.bench.speed_data import make_lists
 from tfr_pipeline.cli import synthesize as command
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources.source import read_lists
-from tfr_pipeline.data.synthesize import Size, synthesize
+from tfr_pipeline.data.synthesize import Size, synthesize, true_utility
 from tfr_pipeline.errors import ConfigError
 
 
@@ -89,6 +91,37 @@ def test_what_is_relevant_drifts_and_documents_do_not(tmp_path: pathlib.Path) ->
     for column, direction in ((title, -1), (body, 1)):
         change = ndcg_at_10(other, column) - ndcg_at_10(one, column)
         assert direction * change > 0.05
+
+
+def test_the_true_utility_is_that_of_the_files_and_beats_their_noise(
+    tmp_path: pathlib.Path,
+) -> None:
+    size = Size(queries=80, documents=20, features=8, drift=0.3)
+    synthesize(str(tmp_path), size, 5)
+    utility = true_utility(size, 5)
+    for split, values in utility.items():
+        lists = read(tmp_path / f"{split}.txt")
+        assert lists.labels is not None and len(values) == len(lists.labels)
+    train = read(tmp_path / "train.txt")
+    values = utility["train"]
+    assert train.labels is not None
+    # A grade is where utility + N(0, 1) falls among the thresholds, but for the queries
+    # that lose theirs.
+    queries = np.repeat(np.array(train.query_ids).astype(int), train.lengths)
+    kept = queries % 30 != 11
+    for grade, least in enumerate((0.025, 0.894, 1.877, 3.313), start=1):
+        over = train.labels[kept] >= grade
+        chance = np.vectorize(math.erfc)((least - values[kept]) / 2**0.5) / 2
+        assert abs(over.mean() - chance.mean()) < 0.03
+        assert np.corrcoef(over, chance)[0, 1] > 0.4
+    noisy = values + np.random.default_rng(0).normal(scale=0.5, size=len(values))
+    assert ndcg_at_10(train, values) > ndcg_at_10(train, noisy) + 0.01
+
+
+def test_the_lists_of_the_benchmark_have_a_true_utility() -> None:
+    lists, utility = make_lists(30, seed=1)
+    shuffled = np.random.default_rng(0).permutation(utility)
+    assert ndcg_at_10(lists, utility) > ndcg_at_10(lists, shuffled) + 0.3
 
 
 def test_sizes_too_small_are_errors(tmp_path: pathlib.Path) -> None:

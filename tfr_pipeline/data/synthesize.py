@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -98,31 +99,70 @@ def synthesize(
             "or --force to replace."
         )
     counts = {}
-    first_query = 1
-    for split, seed_of_split in zip(
-        SPLITS, np.random.SeedSequence(seed).spawn(len(SPLITS)), strict=True
-    ):
-        random = np.random.default_rng(seed_of_split)
-        queries = size.queries if split == "train" else size.queries // 4
+    for split, random, queries in _splits(size, seed):
         lines: list[str] = []
-        for query in range(first_query, first_query + queries):
+        for query in queries:
             lines += _query_lines(random, query, size)
-        first_query += queries
         files.write_text(paths[split], "".join(lines))
         counts[split] = len(lines)
     return counts
 
 
-def _query_lines(random: np.random.Generator, query: int, size: Size) -> list[str]:
-    """Returns the lines of one query."""
+def true_utility(size: Size | None = None, seed: int = 1) -> dict[str, np.ndarray]:
+    """Returns what the grades of `synthesize` are made of, before their noise.
+
+    Nobody who sees documents alone, not their grades, can rank better than by it: the
+    NDCG of its order is the ceiling that a model is measured against.
+
+    Args:
+      size: As given to `synthesize`.
+      seed: As given to `synthesize`.
+
+    Returns:
+      By split, float64 `[documents]`, in the order of the files' lines.
+
+    Example:
+      >>> utility = true_utility(Size(queries=4, documents=10, features=8), seed=7)
+      >>> {split: len(values) for split, values in utility.items()}
+      {'train': 35, 'valid': 13, 'test': 10}
+    """
+    size = size or Size()
+    return {
+        split: np.concatenate([_of_query(random, query, size)[2] for query in queries])
+        for split, random, queries in _splits(size, seed)
+    }
+
+
+def _splits(size: Size, seed: int) -> Iterator[tuple[str, np.random.Generator, range]]:
+    """Yields name, random numbers and the queries of each split."""
+    first = 1
+    seeds = np.random.SeedSequence(seed).spawn(len(SPLITS))
+    for split, seed_of_split in zip(SPLITS, seeds, strict=True):
+        last = first + (size.queries if split == "train" else size.queries // 4)
+        yield split, np.random.default_rng(seed_of_split), range(first, last)
+        first = last
+
+
+def _of_query(
+    random: np.random.Generator, query: int, size: Size
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns grades, features and true utility of the documents of one query."""
     count = max(2, int(random.normal(size.documents, size.documents / 4)))
     if query % 50 == 7:
         count = 1
-    grades, matrix = _documents(random, count, size.features, size.drift)
+    grades, matrix, utility = documents_of_query(
+        random, count, size.features, size.drift
+    )
     if query % 30 == 11:
         grades[:] = 0
+    return grades, matrix, utility
+
+
+def _query_lines(random: np.random.Generator, query: int, size: Size) -> list[str]:
+    """Returns the lines of one query."""
+    grades, matrix, _ = _of_query(random, query, size)
     lines = []
-    for document in range(count):
+    for document in range(len(grades)):
         values = " ".join(
             f"{index}:{value:.6g}" for index, value in enumerate(matrix[document], 1)
         )
@@ -133,19 +173,30 @@ def _query_lines(random: np.random.Generator, query: int, size: Size) -> list[st
     return lines
 
 
-def _documents(
-    random: np.random.Generator, count: int, num_features: int, drift: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns grades int64 `[count]` and features float64 `[count, num_features]`."""
+def documents_of_query(
+    random: np.random.Generator, count: int, num_features: int, drift: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws the documents of a query.
+
+    Args:
+      random: Source of random numbers.
+      count: How many.
+      num_features: At least `MIN_FEATURES`.
+      drift: As in `Size`.
+
+    Returns:
+      Grades int64 `[count]`, features float64 `[count, num_features]`, and the true
+      utility float64 `[count]`: the relevance before its noise.
+    """
     title, body, anchor, quality = random.normal(size=(4, count))
-    relevance = (
+    utility = (
         (0.7 - 0.9 * drift) * title
         + (0.5 + 0.9 * drift) * body
         + 1.3 * np.maximum(title, 0) * np.maximum(body, 0)
         + 0.6 * np.tanh(2 * anchor) * (title + body > 0)
         - 0.7 * (quality - 0.5 + 1.5 * drift) ** 2 * (title + body > -0.5)
-        + random.normal(scale=1.0, size=count)
     )
+    relevance = utility + random.normal(scale=1.0, size=count)
     # Thresholds of the whole population, so that some queries have better documents.
     grades = np.searchsorted(_THRESHOLDS, relevance)
     scale = np.exp(random.normal(scale=0.7))  # how rare the words of the query are
@@ -168,4 +219,4 @@ def _documents(
             np.round(np.maximum(0, 4 * noise)),  # sparse counts
         )[len(columns) % 3]
         columns.append(column)
-    return grades, np.stack(columns, axis=1)
+    return grades, np.stack(columns, axis=1), utility
