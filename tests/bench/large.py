@@ -3,8 +3,8 @@
     python tests/bench/large.py --data=FOLDER [--lists=60600] [--limit=2048]
 
 Writes packed shards of so many lists of 118 documents with 136 features each (3.9 GB),
-once, and trains `configs/letor.py:dnn` with softmax loss, 64 lists a batch, three
-epochs: in turns from memory, and from disk in a control group of `--limit` MB with the
+once, and trains `configs/letor.py:dnn` with softmax loss and log1p, 64 lists a batch,
+three epochs: in turns from memory, and from disk in a control group of `--limit` MB with the
 page cache dropped before. Needs root and control groups of version 1 or 2. Prints
 documents a second of the last epoch, the first (in which records are checked), and the
 peak of resident memory. `--multiples=1,2,4` does so for more data, from disk only.
@@ -102,6 +102,7 @@ def run(data: pathlib.Path, cache: str, megabytes: int, epochs: int) -> str:
         *(f"--config={ROOT}/configs/letor.py:dnn", f"--config.data.dir={data}"),
         *(f"--config.model_dir={out}", f"--config.data.cache={cache}"),
         *("--config.data.train_batch_size=64", "--config.pipeline.loss=softmax_loss"),
+        "--config.model.preprocess=log1p",
         f"--config.pipeline.num_epochs={epochs}",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
