@@ -4,10 +4,11 @@
 
 Writes packed shards of so many lists of 118 documents with 136 features each (3.9 GB),
 once, and trains `configs/letor.py:dnn` with softmax loss and log1p, 64 lists a batch,
-three epochs: in turns from memory, and from disk in a control group of `--limit` MB with the
-page cache dropped before. Needs root and control groups of version 1 or 2. Prints
-documents a second of the last epoch, the first (in which records are checked), and the
-peak of resident memory. `--multiples=1,2,4` does so for more data, from disk only.
+three epochs: in turns from memory, and from disk in a control group of `--limit` MB
+with the page cache dropped before. Needs root and control groups of version 1 or 2.
+Prints documents a second of the last epoch, the first (in which records are checked),
+and the peak of resident memory. `--multiples=1,2,4` does so for more data, from disk
+only.
 """
 
 from __future__ import annotations
