@@ -1,9 +1,9 @@
 """What a loss, metric or scorer says of itself: batch layouts, and shapes.
 
 Attributes say it: `layouts`, of `packed` and `padded`, `tpu_ready`, and of scorers
-`any_list_size`. They speak of the methods of the class that sets them: a subclass that overrides one of those has
-to say it anew. Objects of other libraries say nothing, which means padded batches, of
-the list size that was asked for, and no TPU.
+`any_list_size`. They speak of the methods of the class that sets them: a subclass that
+overrides one of those has to say it anew. Objects of other libraries say nothing, which
+means padded batches, of the list size that was asked for, and no TPU.
 """
 
 from __future__ import annotations

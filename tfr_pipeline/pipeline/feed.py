@@ -181,7 +181,7 @@ class Feed:
         if split != "train" or layout != "padded" or self._on_tpu or self._graph:
             return False
         builder = self._dataset_builder
-        if builder.hparams.list_size is None:
+        if getattr(builder.hparams, "list_size", None) is None:
             return True
         scorer = parts.scorer(self._model_builder)
         return not builder.makes_own_features and declared.any_list_size(scorer)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-# So many batches share lists of all lengths among them, where lengths in a batch are
-# alike: more have less padding, fewer have batches that differ more from epoch to epoch.
+# Among so many batches lists are sorted by length: the more, the less padding; the
+# fewer, the more batches differ from epoch to epoch.
 _ALIKE = 16
 
 

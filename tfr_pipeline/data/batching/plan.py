@@ -48,7 +48,8 @@ class BatchPlan:
     of them; only one that would have fewer lists takes some of the next. Batches of an
     epoch have nearly equal numbers of lists, so there is no small rest at the end;
     shuffled ones also have equal numbers of documents, as far as exchanges of lists
-    reach, unless they go `by_length`. A list longer than the budget fills a batch by itself.
+    reach, unless they go `by_length`. A list longer than the budget fills a batch by
+    itself.
     """
 
     def __init__(
