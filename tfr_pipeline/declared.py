@@ -1,9 +1,9 @@
-"""What a loss, metric or scorer says of itself: batch layouts, and fixed shapes.
+"""What a loss, metric or scorer says of itself: batch layouts, and shapes.
 
-Two attributes say it: `layouts`, of `packed` and `padded`, and `tpu_ready`. They speak
-of the methods of the class that sets them: a subclass that overrides one of those has
-to say it anew. Objects of other libraries say nothing, which means padded batches, and
-no TPU.
+Attributes say it: `layouts`, of `packed` and `padded`, `tpu_ready`, and of scorers
+`any_list_size`. They speak of the methods of the class that sets them: a subclass that
+overrides one of those has to say it anew. Objects of other libraries say nothing, which
+means padded batches, of the list size that was asked for, and no TPU.
 """
 
 from __future__ import annotations
@@ -34,6 +34,17 @@ def layouts(part: Any) -> tuple[str, ...]:
 def tpu_ready(part: Any) -> bool:
     """Returns whether XLA can compile a loss or scorer of fixed shapes."""
     return bool(_declared(part, "tpu_ready", _OF_TPU, False))
+
+
+def any_list_size(part: Any) -> bool:
+    """Returns whether the scores of a scorer are the same however far lists are padded.
+
+    Example:
+      >>> from tfr_pipeline.model.attention_scorers import AttentionScorer
+      >>> any_list_size(AttentionScorer()), any_list_size(lambda *features: None)
+      (True, False)
+    """
+    return bool(_declared(part, "any_list_size", _OF_LAYOUTS, False))
 
 
 def _declared(part: Any, name: str, methods: tuple[str, ...], otherwise: Any) -> Any:

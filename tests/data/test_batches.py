@@ -31,6 +31,7 @@ def plans(draw, empty_lists=False):
         "documents_per_batch": draw(st.none() | st.integers(1, 40)),
         "replicas": draw(st.integers(1, 4)),
         "seed": draw(st.none() | st.integers(0, 9)),
+        "by_length": draw(st.booleans()),
     }
 
 
@@ -162,6 +163,59 @@ def test_without_seed_one_pass_goes_over_the_lists_once_and_in_order():
     plan = BatchPlan(np.arange(11), 3, replicas=2)
     batches = [index.numpy() for index in plan.dataset(repeat=False)]
     assert np.concatenate(batches).tolist() == list(range(11))
+
+
+def skewed(count=600):
+    """Lengths as those of real lists: most are short, few are long."""
+    return np.random.default_rng(0).lognormal(2.7, 0.6, count).astype(int).clip(1, 100)
+
+
+def padding(lengths, batches):
+    """Returns which part of the places of padded batches has no document."""
+    places = sum(len(batch) * lengths[batch].max() for batch in batches)
+    return 1.0 - lengths.sum() / places
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_lists_of_a_batch_are_about_equally_long_if_they_go_by_length(replicas):
+    lengths = skewed()
+    random, alike = (
+        epoch(BatchPlan(lengths, 16, seed=1, replicas=replicas, by_length=by), 2)
+        for by in (False, True)
+    )
+    assert padding(lengths, random) > 0.5
+    assert padding(lengths, alike) < 0.2
+    # Batches come in any order, and so do the lists within each.
+    means = [lengths[batch].mean() for batch in alike]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4
+    rising = [np.diff(lengths[batch]) >= 0 for batch in alike]
+    assert 0.3 < np.concatenate(rising).mean() < 0.8
+
+
+def test_lists_of_one_length_meet_others_in_each_epoch():
+    lengths = np.repeat(np.arange(1, 5), 40)
+    plan = BatchPlan(lengths, 8, seed=1, by_length=True)
+    first, second = (
+        {
+            frozenset(pair)
+            for b in epoch(plan, e)
+            for pair in itertools.combinations(b, 2)
+        }
+        for e in (0, 1)
+    )
+    # Chance puts two of forty lists into one of five batches in 7 of 39 cases.
+    assert len(first & second) / len(first) < 0.3
+
+
+def test_batches_cut_by_documents_do_not_go_by_length():
+    plans = [BatchPlan(skewed(), 8, 200, seed=1, by_length=by) for by in (False, True)]
+    assert epoch(plans[0], 1) == epoch(plans[1], 1)
+
+
+def test_lists_without_documents_do_not_come_together_by_length():
+    lengths = np.where(np.arange(64) % 4, 5, 0)
+    plan = BatchPlan(lengths, 8, seed=0, by_length=True)
+    assert all(len(plan.counts(number)) == plan.steps for number in range(5))
 
 
 def test_a_list_longer_than_the_budget_leaves_no_batch_without_documents():

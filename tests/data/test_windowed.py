@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -51,15 +52,17 @@ def global_batches(plan, epoch=0):
     budget=st.none() | st.integers(20, 400),
     replicas=st.sampled_from([1, 2, 3, 5]),
     seed=st.integers(0, 5),
+    by_length=st.booleans(),
 )
 def test_each_list_comes_once_an_epoch_and_every_replica_has_some(
-    lengths, batch_size, budget, replicas, seed
+    lengths, batch_size, budget, replicas, seed, by_length
 ):
     lengths = np.array(lengths)
     real = np.flatnonzero(lengths)
     if len(real) < replicas:
         return
-    arguments = lengths, ROW, batch_size, budget, replicas, seed
+    batches = batch_size, budget, replicas, seed
+    arguments = lengths, ROW, *batches, True, None, by_length
     plan = WindowedPlan(*arguments)
     for epoch in (0, 3):
         found = flat(plan, epoch)
@@ -70,13 +73,18 @@ def test_each_list_comes_once_an_epoch_and_every_replica_has_some(
         assert all(map(np.array_equal, found, again))
 
 
-@pytest.mark.parametrize("budget", [None, 150])
-def test_any_number_of_replicas_has_the_same_global_batches(budget):
+@pytest.mark.parametrize(
+    ("budget", "by_length"), [(None, False), (150, False), (None, True)]
+)
+def test_any_number_of_replicas_has_the_same_global_batches(budget, by_length):
     lengths = some_lengths()
-    one = WindowedPlan(lengths, ROW, 32, budget, 1, seed=4)
+    made = functools.partial(
+        WindowedPlan, lengths, ROW, 32, budget, seed=4, by_length=by_length
+    )
+    one = made(replicas=1)
     assert one.shares == (12 if budget is None else 6)
     for replicas in (2, 3, 6):
-        many = WindowedPlan(lengths, ROW, 32, budget, replicas, seed=4)
+        many = made(replicas=replicas)
         assert many.steps == one.steps and many.shares == one.shares
         for epoch in (0, 1):
             for a, b in zip(
@@ -113,6 +121,28 @@ def test_batches_have_equally_many_lists_and_nearly_equally_many_documents(
         assert documents.std() < 0.25 * shuffled
         local = np.array([lengths[batch].sum() for batch in window])
         assert local.std() < 0.5 * np.sqrt(8) * lengths.std()
+
+
+def test_batches_by_length_have_a_part_of_the_padding_of_others(monkeypatch):
+    monkeypatch.setattr(windowed, "WINDOW", 800_000)
+    lengths = some_lengths(6000)
+    found = []
+    for by_length in (False, True):
+        plan = WindowedPlan(lengths, ROW, 32, None, 2, 1, by_length=by_length)
+        batches = global_batches(plan)
+        assert {len(batch) for batch in batches} <= {31, 32}
+        places = sum(len(batch) * lengths[batch].max() for batch in batches)
+        found.append(1.0 - lengths.sum() / places)
+    random, alike = found
+    assert alike < 0.5 * random
+
+
+def test_batches_cut_by_documents_do_not_go_by_length():
+    plans = [
+        WindowedPlan(some_lengths(), ROW, 1, 300, 2, 1, by_length=by)
+        for by in (False, True)
+    ]
+    assert all(map(np.array_equal, flat(plans[0]), flat(plans[1])))
 
 
 def test_budgets_are_kept_by_batches_of_documents(monkeypatch):
@@ -157,10 +187,12 @@ def test_neighbours_are_apart_and_all_pairs_meet():
     assert near / epochs > chance / 2
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize(("replicas", "by_length"), [(1, False), (3, False), (3, True)])
 @pytest.mark.parametrize("start", [0, 1, 7, 40, 100])
-def test_a_run_goes_on_with_the_batches_it_would_have_had(start, replicas):
-    plan = WindowedPlan(some_lengths(), ROW, 32, None, replicas, seed=4)
+def test_a_run_goes_on_with_the_batches_it_would_have_had(start, replicas, by_length):
+    plan = WindowedPlan(
+        some_lengths(), ROW, 32, None, replicas, seed=4, by_length=by_length
+    )
     whole = [
         batch for epoch in range(4) for batch in (b.tolist() for b in flat(plan, epoch))
     ]

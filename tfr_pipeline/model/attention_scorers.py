@@ -54,6 +54,7 @@ class AttentionScorer(Scorer):
     """
 
     tpu_ready = True
+    any_list_size = True
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class InteractionScorer(Scorer):
             self._of[name] = Interaction(told["of"]).of
         self.layouts = declared.layouts(scorer)
         self.tpu_ready = declared.tpu_ready(scorer)
+        self.any_list_size = declared.any_list_size(scorer)
 
     def __call__(
         self,

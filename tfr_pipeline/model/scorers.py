@@ -41,10 +41,14 @@ class Scorer(tfr.keras.model.Scorer):
         `_score_flattened` of a `UnivariateScorer`. See `declared`.
       tpu_ready: Whether XLA can compile it for batches of fixed shapes, on `float32`
         and `int32` only.
+      any_list_size: Whether its scores are the same however far lists are padded.
+        Padded training batches are then as long as their longest list, whatever
+        `list_size` is.
     """
 
     layouts: tuple[str, ...] = ("padded",)
     tpu_ready = False
+    any_list_size = False
 
     @abc.abstractmethod
     def __call__(

@@ -19,7 +19,7 @@ from tfr_pipeline.model.ranking_model import RankingModel
 from tfr_pipeline.pipeline.checks import plateau_arguments
 from tfr_pipeline.pipeline.datasets.adapter import adapt, check_folds, reads_files
 from tfr_pipeline.pipeline.datasets.batches import WindowReader, fetched_ahead
-from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
+from tfr_pipeline.pipeline.datasets.protocol import BatchRequest, Plan
 from tfr_pipeline.pipeline.distilling import Distilling
 from tfr_pipeline.pipeline.distribute import limits, reading, strategies
 from tfr_pipeline.pipeline.hparams import PipelineHparams
@@ -168,6 +168,34 @@ class Feed:
                     f"dataset builder has {pair[1]}."
                 )
 
+    def by_length(self, split: str, layout: str | None) -> bool:
+        """Whether lists of about one length come together; see `BatchRequest`.
+
+        Not where somebody may count on `list_size`: a TPU, a graph, whose lists of
+        neighbours are as long, or code of the user's.
+
+        Args:
+          split: `train` or `valid`, whose batches are as they are.
+          layout: The batch layout.
+        """
+        if split != "train" or layout != "padded" or self._on_tpu or self._graph:
+            return False
+        builder = self._dataset_builder
+        if getattr(builder.hparams, "list_size", None) is None:
+            return True
+        scorer = parts.scorer(self._model_builder)
+        return not builder.makes_own_features and declared.any_list_size(scorer)
+
+    def plan(self, split: str, layout: str) -> Plan:
+        """Returns which lists stand in which batch of `train` or `valid`.
+
+        Args:
+          split: See `dataset`.
+          layout: Likewise.
+        """
+        settings = {"by_length": True} if self.by_length(split, layout) else {}
+        return self._dataset_builder.plan(split, layout, self.replicas, **settings)
+
     def steps(self, split: str, layout: str | None) -> int | None:
         """Returns the batches of an epoch of `train` or `valid`; None if unknown."""
         builder, hparams = self._dataset_builder, self._hparams
@@ -175,7 +203,7 @@ class Feed:
         given = hparams.steps_per_epoch if train else hparams.validation_steps
         if layout is None or not (train or "valid" in builder.splits):
             return given
-        steps = builder.plan(split, layout, self.replicas).steps
+        steps = self.plan(split, layout).steps
         if train:
             return given or steps
         return min(steps, given or steps)
@@ -184,7 +212,7 @@ class Feed:
         """Returns how many shares the training lists are dealt into; see `RunState`."""
         if layout is None:
             return None
-        plan = self._dataset_builder.plan("train", layout, self.replicas)
+        plan = self.plan("train", layout)
         return plan.dealt if isinstance(plan, WindowedPlan) else 0
 
     def dataset(
@@ -207,7 +235,7 @@ class Feed:
         if split == "valid" and "valid" not in builder.splits:
             return None
         if split == "train":
-            plan = builder.plan(split, layout, self.replicas)
+            plan = self.plan(split, layout)
             self._sizes = plan.sizes(start_step)
         graph = self._graph if split == "train" else None
         teacher = None
@@ -217,6 +245,7 @@ class Feed:
         prepare = None if self._adversarial else getattr(model, "preparation", None)
         # Workers of a coordinator read texts by themselves.
         coordinates = strategies.is_coordinator(self._strategy)
+        by_length = self.by_length(split, layout)
         encode = None if coordinates else getattr(model, "encoding", None)
         if self._strategy is None or coordinates:
             return BatchRequest(
@@ -225,6 +254,7 @@ class Feed:
                 start_step=start_step,
                 prepare=prepare,
                 encode=encode,
+                by_length=by_length,
                 graph=graph,
                 teacher=teacher,
             ).ask(builder)
@@ -252,6 +282,7 @@ class Feed:
                 encode=encode,
                 sized=sized,
                 fixed=fixed,
+                by_length=by_length,
                 graph=graph,
                 teacher=teacher,
             ).ask(builder)
@@ -264,7 +295,10 @@ class Feed:
         make = getattr(builder, "reader_for_workers", None)
         if make is None or not builder.layouts or split not in builder.splits:
             return None
-        found: WindowReader | None = make(BatchRequest(split=split, layout=layout))
+        by_length = self.by_length(split, layout)
+        found: WindowReader | None = make(
+            BatchRequest(split=split, layout=layout, by_length=by_length)
+        )
         return found
 
     def _reader(self, split: str, layout: str | None) -> WindowReader | None:
@@ -288,7 +322,7 @@ class Feed:
         reader = self._reader(split, layout)
         if reader is None or layout is None:
             return None
-        plan = self._dataset_builder.plan(split, layout)
+        plan = self.plan(split, layout)
         train = split == "train"
         if train:
             self._sizes = plan.sizes(start_step)
@@ -357,11 +391,11 @@ class Feed:
         if layout is None:
             return steps
         limits.check_plan(
-            builder.plan("train", layout, self.replicas),
+            self.plan("train", layout),
             getattr(builder.hparams, "documents_per_batch", None),
         )
         if has_validation:
-            whole = builder.plan("valid", layout, self.replicas).steps
+            whole = self.plan("valid", layout).steps
             if hparams.validation_steps and hparams.validation_steps < whole:
                 warnings.warn(
                     f"validation_steps={hparams.validation_steps} leaves out "
@@ -370,13 +404,15 @@ class Feed:
                 )
         shard = strategies.place_among_workers(self._strategy)
         for split in ["train"] + ["valid"] * has_validation:
-            windowed = isinstance(
-                builder.plan(split, layout, self.replicas), WindowedPlan
-            )
+            windowed = isinstance(self.plan(split, layout), WindowedPlan)
             if windowed and self._reader(split, layout) is None:
                 # Planned by their index: they are read now, and not while training.
                 BatchRequest(
-                    split=split, layout=layout, replicas=self.replicas, shard=shard
+                    split=split,
+                    layout=layout,
+                    replicas=self.replicas,
+                    shard=shard,
+                    by_length=self.by_length(split, layout),
                 ).ask(builder)
         if self._graph is not None or self.distilling is not None:
             self.dataset("train", layout)  # says what is wrong with them

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+# Among so many batches lists are sorted by length: the more, the less padding; the
+# fewer, the more batches differ from epoch to epoch.
+_ALIKE = 16
+
 
 def deal(
     sizes: list[np.ndarray], counts: np.ndarray, seed: int | None, number: int
@@ -37,6 +41,43 @@ def deal(
             batch[lists] = takes
             totals[takes] += lengths[lists]
             start += len(takes)
+        found.append(batch)
+    return found
+
+
+def deal_by_length(
+    sizes: list[np.ndarray], counts: np.ndarray, seed: int | None, number: int
+) -> list[np.ndarray]:
+    """Deals the lists of a window out so that those of a batch are about equally long.
+
+    Random lists for every `_ALIKE` batches, which are random ones, too, are sorted by
+    length and cut into batches. Shares have their shortest lists in the same batches.
+
+    Args:
+      sizes: See `deal`, as for the others; lists of one length are in a random order.
+      counts: Likewise.
+      seed: Likewise.
+      number: Likewise.
+
+    Returns:
+      See `deal`.
+
+    Example:
+      >>> import numpy as np
+      >>> deal_by_length([np.array([7, 1, 8, 2])], np.array([[2, 2]]), 0, 0)
+      [array([0, 1, 0, 1])]
+    """
+    batches = counts.shape[1]
+    ranked = np.argsort(random_numbers(batches, seed or 0, number, 3), kind="stable")
+    groups = np.arange(batches) * -(-batches // _ALIKE) // max(1, batches)
+    found = []
+    for share, (lengths, wanted) in enumerate(zip(sizes, counts, strict=True)):
+        keys = random_numbers(len(lengths), seed or 0, number, 4, share)
+        shuffled = np.argsort(keys, kind="stable")
+        takes = wanted[ranked]
+        rising = np.lexsort([lengths[shuffled], np.repeat(groups, takes)])
+        batch = np.empty(len(lengths), np.int64)
+        batch[shuffled[rising]] = np.repeat(ranked, takes)
         found.append(batch)
     return found
 

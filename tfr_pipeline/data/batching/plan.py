@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfr_pipeline.data.batching.deal import deal_by_length
 from tfr_pipeline.data.batching.level import level
 
 # Of so many epochs a plan remembers how large the batches are.
@@ -34,6 +35,9 @@ class BatchPlan:
       seed: Orders the lists anew each epoch; None keeps them in order.
       training: Each global batch has a list for every replica, if there are as many.
         In validation replicas may have none.
+      by_length: The lists of a shuffled global batch are about equally long, so that
+        little of it is padding; not where it is cut by documents, for there a short
+        list would count less than a long one, in a mean over many.
 
     Attributes:
       steps: Global batches in one pass over the lists.
@@ -44,7 +48,8 @@ class BatchPlan:
     of them; only one that would have fewer lists takes some of the next. Batches of an
     epoch have nearly equal numbers of lists, so there is no small rest at the end;
     shuffled ones also have equal numbers of documents, as far as exchanges of lists
-    reach. A list longer than the budget fills a batch by itself.
+    reach, unless they go `by_length`. A list longer than the budget fills a batch by
+    itself.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class BatchPlan:
         replicas: int = 1,
         seed: int | None = None,
         training: bool = True,
+        by_length: bool = False,
     ):
         self.num_lists = len(lengths)
         self._lengths = np.asarray(lengths, np.int64)
         self._by_documents = documents_per_batch is not None
+        self._by_length = by_length and not self._by_documents
         self._sizes = self._lengths
         if documents_per_batch is not None:
             self._sizes = np.minimum(self._lengths, documents_per_batch)
@@ -132,13 +139,27 @@ class BatchPlan:
         """Cuts a random order into batches and evens them out."""
         order, splits = order.copy(), self._cut(order)
         # Global batches first: they are the same for any number of replicas.
-        order = level(order, splits[:: self.replicas], self._sizes)
+        if self._by_length:
+            order = self._alike(int(epoch), order, splits[:: self.replicas])
+        else:
+            order = level(order, splits[:: self.replicas], self._sizes)
         for i in range(0, len(splits) - 1, self.replicas):
             local = splits[i : i + self.replicas + 1]
             part = slice(local[0], local[-1])
             order[part] = level(order[part], local - local[0], self._sizes)
         self._count(int(epoch), order, splits)
         return order, splits
+
+    def _alike(self, epoch: int, order: np.ndarray, splits: np.ndarray) -> np.ndarray:
+        """Puts lists of about one length into each batch, in their random order."""
+        lengths = self._lengths[order]
+        # Together, lists without documents would be batches without: each goes with
+        # the list before it.
+        places = np.where(lengths > 0, np.arange(len(lengths)), 0)
+        lengths = lengths[np.maximum.accumulate(places)]
+        counts = np.diff(splits)[np.newaxis]
+        (batch,) = deal_by_length([lengths], counts, self._seed, epoch)
+        return order[np.argsort(batch, kind="stable")]
 
     def _cut(self, order: np.ndarray) -> np.ndarray:
         """Returns where the local batches of an epoch begin, int64 `[batches + 1]`."""

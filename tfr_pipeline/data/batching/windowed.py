@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfr_pipeline import leaving
 from tfr_pipeline.data.batching import plan as plans
-from tfr_pipeline.data.batching.deal import deal, random_numbers
+from tfr_pipeline.data.batching.deal import deal, deal_by_length, random_numbers
 from tfr_pipeline.data.batching.window import Window
 
 BLOCK = 1 << 18  # bytes of neighbouring lists, which are read together
@@ -53,6 +53,7 @@ class WindowedPlan:
       training: Likewise. Lists without documents are left out.
       bounds: int64 `[replicas + 1]`, the lists with which the shares of the replicas
         begin, if these are given; see `FileShares`.
+      by_length: See `BatchPlan`.
 
     Attributes:
       steps: Global batches in one pass over the lists.
@@ -74,6 +75,7 @@ class WindowedPlan:
         seed: int | None = None,
         training: bool = True,
         bounds: np.ndarray | None = None,
+        by_length: bool = False,
     ):
         self._given = bounds
         lengths = np.asarray(lengths, np.int64)
@@ -85,6 +87,8 @@ class WindowedPlan:
         self.replicas = replicas
         self._seed = seed
         self._by_documents = documents_per_batch is not None
+        alike = by_length and not self._by_documents
+        self._deal = deal_by_length if alike else deal
         sizes = lengths[self._lists]
         self._sizes = sizes
         if documents_per_batch is not None:
@@ -221,7 +225,7 @@ class WindowedPlan:
             batches = [np.repeat(np.arange(last - first), each) for each in counts]
         else:
             sizes = [self._sizes[part] for part in lists]
-            batches = deal(sizes, counts, self._seed, number)
+            batches = self._deal(sizes, counts, self._seed, number)
         order, batch = np.concatenate(lists), np.concatenate(batches)
         share = np.repeat(np.arange(self.shares), [len(part) for part in lists])
         replica = share // (self.shares // self.replicas)

@@ -176,7 +176,13 @@ class _Foreign:
     def lists(self, split: str, layout: str = "padded") -> Any:
         raise self._refuse()
 
-    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Any:
+    def plan(
+        self,
+        split: str,
+        layout: str = "padded",
+        replicas: int = 1,
+        by_length: bool = False,
+    ) -> Any:
         raise self._refuse()
 
     def make_dataset(

@@ -188,7 +188,7 @@ class BaseDatasetBuilder(
 
     def _batches(self, request: BatchRequest) -> tf.data.Dataset:
         split, layout = request.split, request.layout
-        plan = self.plan(split, layout, request.replicas)
+        plan = self.plan(split, layout, request.replicas, request.by_length)
         lists, places = self._needed(plan, request)
         if request.teacher is not None:
             lists = self._taught(request, request.teacher, lists)
@@ -255,7 +255,9 @@ class BaseDatasetBuilder(
         split, layout = request.split, request.layout
         sharding = setting(self._hparams, "sharding")
         index = self._index(split, 1)
-        plan = None if index is None else self.plan(split, layout)
+        plan = None
+        if index is not None:
+            plan = self.plan(split, layout, by_length=request.by_length)
         if sharding == NO_SHARDING or not isinstance(plan, WindowedPlan):
             return None
         assert index is not None
@@ -332,7 +334,9 @@ class BaseDatasetBuilder(
                 return gather(tensors, index, list_size, num_lists)
 
             assembler = functools.partial(
-                self._assembler, layout=request.layout, list_size=list_size
+                self._assembler,
+                layout=request.layout,
+                list_size=None if request.by_length else list_size,
             )
             if request.teacher is None:
                 tensors = {n: t for n, t in tensors.items() if n != _OF_TEACHER}

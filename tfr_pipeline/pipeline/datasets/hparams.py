@@ -47,7 +47,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
       train_batch_size: Lists a global training batch.
       valid_batch_size: Lists a global validation batch.
       list_size: Training takes the first so many documents of a list, and padded
-        batches have this length. None: whole lists.
+        batches have this length, unless the scorer trains on any (`any_list_size`).
+        None: whole lists.
       valid_list_size: The same for validation. None: whole lists, whatever
         `list_size` says; a validation that cuts lists measures something else.
       dataset_reader: Makes a dataset of serialized records from file names.
@@ -55,7 +56,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
       test_input_pattern: Files that are evaluated once, after training; empty for none.
       documents_per_batch: Cuts global training batches by number of documents
         instead of `train_batch_size`; None by default. For lists of very unequal
-        length: the cost of a step stays even.
+        length: the cost of a step stays even. Padded batches are then of random lists,
+        not of lists of about one length.
       shuffle: Orders the training lists anew each epoch.
       seed: Seed of that order; 0 by default. None: the pipeline's.
       cache: Where parsed lists are kept: `memory`; a folder, from which later runs

@@ -134,6 +134,7 @@ def make_plan(
     documents: np.ndarray,
     layout: BlockLayout,
     index: Index | None,
+    by_length: bool = False,
 ) -> Plan:
     """Returns the plan of a split: by windows if it is large, or shared by workers.
 
@@ -144,6 +145,7 @@ def make_plan(
       documents: int64 `[lists]`, documents a list.
       layout: Where features stand in matrices.
       index: What the documents are of, if workers may have parts of the lists only.
+      by_length: See `BatchRequest`.
 
     Warns:
       UserWarning: Files make shares of very different numbers of documents.
@@ -160,7 +162,7 @@ def make_plan(
         train,
     )
     if index is None and not is_large(documents, layout):
-        return BatchPlan(lengths, *settings)
+        return BatchPlan(lengths, *settings, by_length)
     bounds = None
     if index is not None and setting(hparams, "sharding") == BY_FILES and replicas > 1:
         by_files = _file_shares(index, lengths, train)
@@ -169,7 +171,7 @@ def make_plan(
             bounds = by_files.bounds(replicas)
             if train:
                 _warn_if_uneven(by_files, replicas)
-    return WindowedPlan(lengths, row_bytes(layout), *settings, bounds)
+    return WindowedPlan(lengths, row_bytes(layout), *settings, bounds, by_length)
 
 
 def _warn_if_uneven(by_files: FileShares, replicas: int) -> None:

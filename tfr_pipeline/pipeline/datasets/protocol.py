@@ -143,6 +143,9 @@ class BatchRequest:
         `global_batch`.
       fixed: Fills padded batches with lists without documents, so that all have the
         same shape; for batches by number of lists.
+      by_length: Padded training batches are as long as their longest list, at most
+        `list_size`, and shuffled ones have lists of about one length, so that there is
+        little padding; see `BatchPlan`.
       graph: Adds the neighbours of what stands in training batches, see
         `data.batching.neighbours`; None for none.
       teacher: Adds its scores to the features of training batches, see
@@ -158,6 +161,7 @@ class BatchRequest:
     encode: Encode | None = None
     sized: bool = False
     fixed: bool = False
+    by_length: bool = False
     graph: GraphSettings | None = None
     teacher: Teacher | None = None
 
@@ -217,8 +221,14 @@ class DatasetBuilder(Protocol):
     def lists(self, split: str, layout: str = "padded") -> Lists:
         """Returns the lists of a split, read once and then kept."""
 
-    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Plan:
-        """Returns which lists stand in which batch."""
+    def plan(
+        self,
+        split: str,
+        layout: str = "padded",
+        replicas: int = 1,
+        by_length: bool = False,
+    ) -> Plan:
+        """Returns which lists stand in which batch; see `BatchRequest`."""
 
     def make_dataset(
         self, split: str | BatchRequest, layout: str = "padded", **settings: Any

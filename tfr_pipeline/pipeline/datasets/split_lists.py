@@ -308,8 +308,14 @@ class SplitLists(abc.ABC):
         hparams = self._hparams
         return hparams.list_size if split == "train" else hparams.valid_list_size
 
-    def plan(self, split: str, layout: str = "padded", replicas: int = 1) -> Plan:
-        """Returns which lists stand in which batch.
+    def plan(
+        self,
+        split: str,
+        layout: str = "padded",
+        replicas: int = 1,
+        by_length: bool = False,
+    ) -> Plan:
+        """Returns which lists stand in which batch; see `BatchRequest`.
 
         A `WindowedPlan` where there is more data than a window, wherever it is kept.
         """
@@ -327,10 +333,12 @@ class SplitLists(abc.ABC):
 
         def make() -> Plan:
             where = self._reading().layout
-            return make_plan(hparams, split, replicas, documents, where, index)
+            return make_plan(
+                hparams, split, replicas, documents, where, index, by_length
+            )
 
         # One plan for all who ask: it remembers what takes time to find out.
-        name = ("plan", split, self._list_size(split), replicas, *told)
+        name = ("plan", split, self._list_size(split), replicas, by_length, *told)
         return self._once(name, (source,), make)
 
     def _index(self, split: str, replicas: int) -> Index | None:

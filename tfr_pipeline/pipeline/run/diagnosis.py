@@ -71,6 +71,7 @@ def explain_non_finite(
     layout: str | None,
     replicas: int,
     step: int,
+    by_length: bool = False,
 ) -> str:
     """Says which batch broke the loss or its gradient, and what is wrong with it.
 
@@ -80,12 +81,14 @@ def explain_non_finite(
       layout: Their layout; None for datasets that are not ours.
       replicas: Number of replicas that share a global batch.
       step: Number of the global batch.
+      by_length: How batches were made; see `BatchRequest`.
     """
     message = (
         f"the loss or its gradient is NaN or infinite in step {step} (counted from 0)."
     )
     if layout is not None:
-        plan = dataset_builder.plan("train", layout, replicas)
+        settings = {"by_length": True} if by_length else {}
+        plan = dataset_builder.plan("train", layout, replicas, **settings)
         lists = some_lists(dataset_builder, "train", plan.batch_of_step(step), layout)
         index = range(lists.num_lists)
         ids = [str(query) for query in lists.query_ids]
@@ -94,7 +97,11 @@ def explain_non_finite(
         block_layout = BlockLayout.from_spec(dataset_builder.specs.example)
         found: dict[str, None] = {}  # in order, without repetition
         batches = BatchRequest(
-            split="train", layout=layout, replicas=replicas, start_step=step
+            split="train",
+            layout=layout,
+            replicas=replicas,
+            start_step=step,
+            by_length=by_length,
         ).ask(dataset_builder)
         for batch in batches.take(replicas):
             reasons = non_finite_reasons(

@@ -271,6 +271,7 @@ def train(
                 layout,
                 feed.replicas,
                 step,
+                feed.by_length("train", layout),
             )
         ) from None
     finally:
