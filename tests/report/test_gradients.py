@@ -14,6 +14,7 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.attention_scorers import DASALCScorer
 from tfr_pipeline.model.scorers import DNNScorer
 from tfr_pipeline.report.gradients import integrated_gradients
+from tfr_pipeline.report.shapley import shapley_values
 
 LISTS = make_lists()
 ONE = LISTS.slice(2, 3)
@@ -69,6 +70,31 @@ def test_a_model_with_jumps_tells_what_its_gradients_miss(folder) -> None:
     np.testing.assert_allclose(found.values[:, 0], 0.0)
     jumped = (ONE.values["float32"][:, 0] > 0).astype(float)
     np.testing.assert_allclose(found.gaps, jumped, atol=1e-4)
+
+
+def test_shapley_values_of_a_linear_model_are_its_weights(folder) -> None:
+    predictor = export(linear(WEIGHTS), folder / "straight" / "1")
+    baseline = np.float32([1.0, 2.0, np.nan, 4.0])
+    found = shapley_values(predictor, ONE, baseline, documents=[3, 1])
+    expected = WEIGHTS * (ONE.values["float32"][[3, 1]] - baseline)
+    np.testing.assert_allclose(found.values, np.nan_to_num(expected), atol=1e-5)
+    assert found.documents.tolist() == [3, 1]
+
+
+def test_shapley_values_share_what_features_do_together(folder) -> None:
+    # By hand: in half of all orders 0 comes before 1 and has nothing yet, in half all.
+    # An order and its reverse have each once, so there is no chance in it.
+    def score(x):
+        both = tf.cast((x[:, :1] > 0) & (x[:, 1:2] > 0), tf.float32)
+        return 3.0 * both + tf.cast(x[:, 2:3] > 0, tf.float32)
+
+    predictor = export(Known(score), folder / "and" / "1")
+    values = np.ones_like(ONE.values["float32"])
+    lists = dataclasses.replace(ONE, values={"float32": values})
+    found = shapley_values(predictor, lists, -np.ones(4), documents=[0])
+    np.testing.assert_allclose(found.values, [[1.5, 1.5, 1.0, 0.0]], atol=1e-6)
+    assert found.orders == 32
+    np.testing.assert_allclose(found.gaps, 0.0, atol=1e-6)
 
 
 def test_missing_values_stay_and_have_nothing_to_do_with_it(folder) -> None:

@@ -42,6 +42,7 @@ class Attributions:
       values: float64 `[documents, columns]`, what each adds to the score.
       scores: float64 `[documents]`.
       baseline_scores: float64 `[documents]`, with the baseline in its place.
+      orders: Of Shapley values, how many orders they are the means of; else 0.
     """
 
     names: tuple[str, ...]
@@ -49,13 +50,15 @@ class Attributions:
     values: np.ndarray
     scores: np.ndarray
     baseline_scores: np.ndarray
+    orders: int = 0
 
     @property
     def gaps(self) -> np.ndarray:
         """float64 `[documents]`, what is lacking in the sums.
 
-        That of models with jumps, such as features cut into ranges, may be large:
-        their gradients do not say what they do.
+        That of models with jumps, such as features cut into ranges, or ranks within
+        the list, may be large: their gradients do not say what they do, and
+        `shapley_values` do.
         """
         return self.scores - self.baseline_scores - self.values.sum(axis=1)
 
@@ -90,56 +93,75 @@ def integrated_gradients(
       ...     found = integrated_gradients(predictor, lists.slice(0, 1))
       ...     return found.names[abs(found.values[0]).argmax()]
     """
-    if predictor.packed is None or predictor.classes:
-        raise ConfigError(
-            f"{predictor.path}: gradients need a model of one score a document with "
-            "the signature 'rank'."
-        )
-    if lists.num_lists != 1 or not lists.num_documents:
-        raise ConfigError(
-            f"expected one list with documents, found {lists.num_lists} lists of "
-            f"{lists.num_documents} documents; see Lists.slice."
-        )
-    names = column_names(predictor).get(_MATRIX, ())
-    if not names:
-        raise ConfigError(f"{predictor.path}: the model has no features of float32.")
-    task = predictor.task(task)
-    lists = lists.widened()
-    scores = predictor.score(lists, task=task).astype(np.float64)
-    if baseline is None:
-        baseline = typical(lists)[_MATRIX]
-    baseline = np.asarray(baseline, np.float32)
-    if baseline.shape != (len(names),):
-        raise ConfigError(
-            f"baseline: expected the shape [{len(names)}], found "
-            f"{list(baseline.shape)}."
-        )
-    chosen = np.arange(lists.num_documents) if documents is None else documents
-    chosen = np.asarray(chosen, np.int64)
-    span = max(float(np.ptp(scores)), 1e-3)
-    path = _Path(predictor, lists, baseline, chosen, task)
-    values, ends = _integrals(path, len(chosen), len(names), tolerance * min(1.0, span))
-    return Attributions(names, chosen, values, ends[:, 1], ends[:, 0])
+    path = Path(predictor, lists, baseline, documents, task)
+    count, columns = path.steps.shape
+    span = max(float(np.ptp(predictor.score(path.lists, task=path.task))), 1e-3)
+    values, ends = _integrals(path, count, columns, tolerance * min(1.0, span))
+    return Attributions(path.names, path.documents, values, ends[:, 1], ends[:, 0])
 
 
-class _Path:
-    """Scores and gradients on the way of each document from the baseline."""
+class Path:
+    """Scores and gradients on the way of each document from the baseline.
+
+    Args:
+      predictor: See `integrated_gradients`, as for the others.
+      lists: Likewise.
+      baseline: Likewise.
+      documents: Likewise.
+      task: Likewise.
+
+    Attributes:
+      names: Names of the features, `[columns]`.
+      lists: The list, in float32.
+      documents: int64 `[chosen]`.
+      task: Name of the task.
+      steps: float32 `[chosen, columns]`, the whole way; 0 where one of its ends is NaN.
+
+    Raises:
+      ConfigError: See `integrated_gradients`.
+    """
 
     def __init__(
         self,
         predictor: Predictor,
         lists: Lists,
-        baseline: np.ndarray,
-        documents: np.ndarray,
-        task: str,
+        baseline: Any,
+        documents: Any,
+        task: str | None,
     ):
-        self._predictor, self._lists, self._task = predictor, lists, task
-        self._documents = documents
-        own = lists.values[_MATRIX][documents]
+        if predictor.packed is None or predictor.classes:
+            raise ConfigError(
+                f"{predictor.path}: gradients need a model of one score a document "
+                "with the signature 'rank'."
+            )
+        if lists.num_lists != 1 or not lists.num_documents:
+            raise ConfigError(
+                f"expected one list with documents, found {lists.num_lists} lists of "
+                f"{lists.num_documents} documents; see Lists.slice."
+            )
+        self.names = column_names(predictor).get(_MATRIX, ())
+        if not self.names:
+            raise ConfigError(
+                f"{predictor.path}: the model has no features of float32."
+            )
+        self._predictor, self.task = predictor, predictor.task(task)
+        self.lists = lists = lists.widened()
+        if baseline is None:
+            baseline = typical(lists)[_MATRIX]
+        baseline = np.asarray(baseline, np.float32)
+        if baseline.shape != (len(self.names),):
+            raise ConfigError(
+                f"baseline: expected the shape [{len(self.names)}], found "
+                f"{list(baseline.shape)}."
+            )
+        if documents is None:
+            documents = np.arange(lists.num_documents)
+        self.documents = np.asarray(documents, np.int64)
+        self._own = lists.values[_MATRIX][self.documents]
         # There is no way to NaN, or from there.
-        stays = np.isnan(own) | np.isnan(baseline)
-        self._start = np.where(stays, own, baseline)
-        self._steps = np.where(stays, 0.0, own - baseline)
+        stays = np.isnan(self._own) | np.isnan(baseline)
+        self._start = np.where(stays, self._own, baseline)
+        self.steps = np.where(stays, 0.0, self._own - baseline)
         self._at_once = max(1, _DOCUMENTS_PER_CALL // lists.num_documents)
 
     def __call__(
@@ -158,29 +180,48 @@ class _Path:
         scores, changes = zip(*parts, strict=True)
         return np.concatenate(scores), np.concatenate(changes)
 
-    def _some(self, which: Any, place: Any) -> tuple[np.ndarray, np.ndarray]:
-        copies = self._lists.take(np.zeros(len(which), np.int64))
-        rows = np.arange(len(which)) * self._lists.num_documents
-        rows += self._documents[which]
-        at = self._start[which] + place[:, np.newaxis] * self._steps[which]
-        # At its end it is the document itself, to the bit.
-        whole = place == 1.0
-        at[whole] = self._lists.values[_MATRIX][self._documents[which[whole]]]
-        copies.values[_MATRIX][rows] = at
-        arguments = self._predictor.arguments(copies)
+    def scores(self, which: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Returns float64 `[points]`, scores without their gradients.
+
+        Args:
+          which: int64 `[points]`, which of the documents.
+          place: float64 `[points, columns]`, how much of the way of each feature.
+        """
+        parts = []
+        for i in range(0, len(which), self._at_once):
+            some = slice(i, i + self._at_once)
+            arguments, rows = self._arguments(which[some], place[some])
+            parts.append(self._scored(arguments, rows).numpy().astype(np.float64))
+        return np.concatenate(parts)
+
+    def _arguments(self, which: Any, place: Any) -> tuple[Any, np.ndarray]:
+        """Returns what the model takes, and the rows of the documents that moved."""
+        copies = self.lists.take(np.zeros(len(which), np.int64))
+        rows = np.arange(len(which)) * self.lists.num_documents
+        rows += self.documents[which]
+        at = self._start[which] + place * self.steps[which]
+        # At its end a feature is that of the document itself, to the bit.
+        copies.values[_MATRIX][rows] = np.where(place == 1.0, self._own[which], at)
+        return self._predictor.arguments(copies), rows
+
+    def _scored(self, arguments: Any, rows: np.ndarray) -> Any:
         packed = self._predictor.packed
         assert packed is not None
+        outputs = packed(*arguments)
+        found = outputs.get(self.task, next(iter(outputs.values())))
+        return tf.gather(tf.reshape(found, [-1]), rows)
+
+    def _some(self, which: Any, place: Any) -> tuple[np.ndarray, np.ndarray]:
+        arguments, rows = self._arguments(which, place[:, np.newaxis])
         with tf.GradientTape() as tape:
             tape.watch(arguments[0][_MATRIX])
-            outputs = packed(*arguments)
-            found = outputs.get(self._task, next(iter(outputs.values())))
-            own = tf.gather(tf.reshape(found, [-1]), rows)
+            own = self._scored(arguments, rows)
         gradient = tape.gradient(own, arguments[0][_MATRIX])
         if gradient is None:  # a score that depends on none of them
-            change = np.zeros([len(which), self._steps.shape[1]])
+            change = np.zeros([len(which), self.steps.shape[1]])
         else:
             slope = tf.gather(gradient, rows).numpy().astype(np.float64)
-            steps = self._steps[which]
+            steps = self.steps[which]
             change = np.where(steps == 0.0, 0.0, slope * steps)
         return own.numpy().astype(np.float64), change
 
@@ -194,7 +235,7 @@ def _integrals(
     """Integrates along the ways of documents.
 
     Args:
-      path: See `_Path`.
+      path: See `Path`.
       count: Number of documents.
       columns: Number of columns.
       tolerance: What the sum over a way may lack.

@@ -21,6 +21,7 @@ from tfr_pipeline.report.columns import all_groups, typical
 from tfr_pipeline.report.gradients import integrated_gradients
 from tfr_pipeline.report.importance import labels_of, permutation_importance
 from tfr_pipeline.report.shapes import additive_shapes
+from tfr_pipeline.report.shapley import shapley_values
 from tfr_pipeline.report.subject import Subject
 
 _BARS = 20
@@ -134,25 +135,30 @@ def explained(subject: Subject, query: str | None) -> Section:
         scores = subject.predictor.score(lists, task=subject.task or None)
         order = np.argsort(-scores, kind="stable")[:_DOCUMENTS]
         baseline = typical(subject.lists.widened()).get("float32")
-        found = integrated_gradients(
-            subject.predictor, lists, baseline, documents=order,
-            task=subject.task or None,
-        )  # fmt: skip
+        asked = subject.predictor, lists, baseline
+        which = {"documents": order, "task": subject.task or None}
+        found = integrated_gradients(*asked, **which)
+        # Jumps have no gradients.
+        if np.abs(found.gaps).max() > 0.05 * max(float(np.ptp(scores)), 1e-6):
+            found = shapley_values(*asked, **which)
     except (ConfigError, RunError) as error:
         return _left_out(name, title, error)
+    how = "by integrated gradients"
+    if found.orders:
+        how = (
+            f"by Shapley values, means over {found.orders} orders of the features (the "
+            "model has jumps, at which it has no gradients)"
+        )
     text = (
         f"The first {len(order)} of {lists.num_documents} documents of query "
         f"{lists.query_ids[0]}. A number is what a feature adds to the score of a "
-        "document, by integrated gradients, compared with a document whose features "
-        "are the medians of the data. All features together add the difference of the "
-        "two scores "
+        f"document, {how}, compared with a document whose features are the medians of "
+        "the data. All features together add the difference of the two scores "
         f"(to within {np.abs(found.gaps).max():.1g})."
     )
     others = {*subject.predictor.loose, *subject.predictor.features.context}
     if others or "int64" in subject.predictor.layout.slots:
         text += " Texts, whole numbers and the query's own features stay as they are."
-    if np.abs(found.gaps).max() > 0.05 * max(float(np.ptp(scores)), 1e-6):
-        text += " The gap is large: the model has jumps, at which it has no gradients."
     columns = np.argsort(-np.abs(found.values).max(axis=0), kind="stable")[:_FEATURES]
     ids = [str(i) if i else f"document {n}" for n, i in enumerate(lists.document_ids)]
     if not ids:
