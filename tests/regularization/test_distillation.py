@@ -243,6 +243,7 @@ def test_trees_of_another_number_of_columns_are_refused(data, tmp_path):
         ({"weight": 0.5}, "teacher: expected the path"),
         ({"teacher": "a", "weight": 2.0}, r"share in \[0, 1\], found 2.0"),
         ({"teacher": "a", "temperature": 0.0}, "positive number, found 0.0"),
+        ({"teacher": "a", "missing": "0"}, "missing: expected a number, found '0'"),
         ({"teacher": "a", "loss": "softmax"}, "did you mean 'softmax_loss'"),
         ({"teacher": "a", "wait": 0.5}, "did you mean 'weight'"),
         ({"teacher": "column:"}, "expected a name behind"),

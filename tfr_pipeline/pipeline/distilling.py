@@ -62,13 +62,19 @@ class Distilling:
                 f"{'tasks' if several else 'classes'} {', '.join(what)}."
             )
         if self.told.column:
+            if self.told.missing is not None:
+                raise ConfigError(
+                    "distill.missing: it has no effect on a column. Leave it out."
+                )
             return OfColumn()
         if builder.features is None:
             raise ConfigError(
                 "pipeline.distill: expected a dataset builder that describes its "
                 "features, such as SimpleDatasetBuilder, found another."
             )
-        return teachers.load(self.told.teacher, builder.features)
+        return teachers.load(
+            self.told.teacher, builder.features, self.told.missing
+        )
 
     @property
     def files(self) -> list[str]:
