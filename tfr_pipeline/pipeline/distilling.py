@@ -66,7 +66,7 @@ class Distilling:
                 raise ConfigError(
                     "distill.missing: it has no effect on a column. Leave it out."
                 )
-            return OfColumn()
+            return OfColumn(self.told.column)
         if builder.features is None:
             raise ConfigError(
                 "pipeline.distill: expected a dataset builder that describes its "
@@ -104,7 +104,7 @@ class Distilling:
     def _measured(self, lists: Lists) -> QueryMetrics:
         lists = lists.widened()
         scores = self.teacher.scores(lists)
-        teachers.check_finite(lists, scores)
+        teachers.check_finite(lists, scores, self.teacher)
         return QueryMetrics.of_part(lists.labels, scores, lists.row_splits)
 
     def _lists(self, split: str) -> Iterator[Lists]:

@@ -180,9 +180,16 @@ def _plain(name: str) -> str:
 
 
 class OfColumn:
-    """Scores that stand in the data, apart from the features."""
+    """Scores that stand in the data, apart from the features.
+
+    Args:
+      name: Of the column.
+    """
 
     kind = "column"
+
+    def __init__(self, name: str = ""):
+        self.name = name
 
     def scores(self, lists: Lists) -> np.ndarray:
         """See `Teacher`."""
@@ -201,16 +208,17 @@ def taught(lists: Lists, teacher: Teacher) -> Lists:
       DataError: A score is not finite.
     """
     scores = teacher.scores(lists)
-    check_finite(lists, scores)
+    check_finite(lists, scores, teacher)
     return with_scores(lists, scores)
 
 
-def check_finite(lists: Lists, scores: np.ndarray) -> None:
+def check_finite(lists: Lists, scores: np.ndarray, teacher: Teacher) -> None:
     """Raises a `DataError` that names the first document whose score is not finite."""
     finite = np.isfinite(scores)
     if not finite.all():
         document = int(np.argmin(finite))
+        what = f"column {teacher.name!r}" if isinstance(teacher, OfColumn) else "score"
         raise DataError(
-            f"distill.teacher: the score of a document of {lists.place(document)} is "
+            f"distill.teacher: the {what} of a document of {lists.place(document)} is "
             f"{scores[document]}; expected a number."
         )

@@ -276,6 +276,7 @@ def train(
                 feed.replicas,
                 step,
                 feed.by_length("train", layout),
+                feed.distilling.teacher if feed.distilling else None,
             )
         ) from None
     finally:
