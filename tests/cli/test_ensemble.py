@@ -200,7 +200,10 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     refused("ensemble", f"--output={out}", told="RUN")
     changed = flags(project, ensemble, "--ensemble=2", "--config.data.list_size=3")
     refused(*changed, told="holds another run: data.list_size is None there")
-    for job, told in ((["ps"], "of workers alone, found"), ([], "--workers: it has no")):
+    for job, told in (
+        (["ps"], "of workers alone, found"),
+        ([], "--workers: it has no"),
+    ):
         jobs = {name: [f"{name}:1"] for name in ("chief", "worker", *job)}
         task = {"type": "worker", "index": 0}
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": jobs, "task": task}))

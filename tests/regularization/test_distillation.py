@@ -332,7 +332,7 @@ def test_a_column_without_a_score_is_named_wherever_lists_are(tmp_path, cache):
     told = {"teacher": "column:useful"}
     config = make_config(tmp_path / "data", tmp_path / "run", distill=told)
     config["data"]["cache"] = cache
-    with pytest.raises(DataError, match="column 'useful' of .* query 'train6'.* is nan"):
+    with pytest.raises(DataError, match=r"column 'useful' .* 'train6'.* is nan"):
         build_pipeline(config).train()
 
 

@@ -166,7 +166,7 @@ def test_models_of_classes_and_categories_are_refused(tmp_path):
         TreeFile(path).score(OTHERS)
     rows = np.abs(np.round(ROWS))
     train_xgboost(rows, types=["c", *"qqqq"]).save_model(path)
-    with pytest.raises(DataError, match="xgboost .*: it takes categories; expected"):
+    with pytest.raises(DataError, match=r"xgboost .*: it takes categories; expected"):
         TreeFile(path)
 
 
@@ -179,7 +179,7 @@ def test_catboost_models_of_classes_and_categories_are_refused(tmp_path):
     told = {"iterations": 2, "verbose": False, "allow_writing_files": False}
     pool = library.Pool(rows, LABELS, cat_features=[0])
     library.CatBoost(told).fit(pool).save_model(path)
-    with pytest.raises(DataError, match="catboost .*: it takes categories, texts"):
+    with pytest.raises(DataError, match=r"catboost .*: it takes categories, texts"):
         TreeFile(path)
 
 

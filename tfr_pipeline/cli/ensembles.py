@@ -27,8 +27,10 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
     """
     cluster = cluster_spec.read(os.environ.get("TF_CONFIG"))
     together = cluster is not None and _in_job(args, config, cluster)
-    first = cluster is None or cluster.job == "chief"
-    first = first or (cluster.index == 0 and "chief" not in cluster.jobs)
+    first = cluster is None or (
+        cluster.index == 0
+        and cluster.job == next(j for j in _TRAIN if j in cluster.jobs)
+    )
     from tfr_pipeline.experiment import member_processes
     from tfr_pipeline.experiment.members import members_of
     from tfr_pipeline.pipeline.run.console import Console
@@ -78,7 +80,7 @@ def _in_job(
     if others:
         raise ConfigError(
             "--ensemble: expected a job of workers alone, found TF_CONFIG with "
-            f"{cluster} ({others[0]}). Start it without, or a job for each member, with "
+            f"{cluster} ({others[0]}). Start it without, or one for each member, with "
             "--config.seed and --config.model_dir of its own, then: tfr-pipeline "
             "ensemble RUN RUN ... --output=OUT."
         )

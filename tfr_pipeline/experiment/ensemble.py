@@ -125,7 +125,9 @@ def _combined(runs: Sequence[str], folder: str) -> dict[str, Any]:
     names = [_named(run, folder) for run in runs]
     members = _read(folder, FILE_NAME).get("members") or ()
     metrics = [os.path.join(at, "metrics.json") for at in (folder, *runs)]
-    if [one["run"] for one in members] != names or not all(map(os.path.isfile, metrics)):
+    if [one["run"] for one in members] != names or not all(
+        map(os.path.isfile, metrics)
+    ):
         return {}
     own, *others = (os.stat(path).st_mtime_ns for path in metrics)
     exported = os.path.isdir(os.path.join(folder, "export", LATEST))

@@ -72,9 +72,7 @@ class Distilling:
                 "pipeline.distill: expected a dataset builder that describes its "
                 "features, such as SimpleDatasetBuilder, found another."
             )
-        return teachers.load(
-            self.told.teacher, builder.features, self.told.missing
-        )
+        return teachers.load(self.told.teacher, builder.features, self.told.missing)
 
     @property
     def files(self) -> list[str]:

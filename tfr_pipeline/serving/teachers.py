@@ -107,12 +107,12 @@ class OfTrees:
         places = {name: place for place, name in columns.items()}
         named = {_plain(name): place for place, name in columns.items() if name}
         if trees.names and named and len(places) == len(columns):
-            missing = [name for name in trees.names if _plain(name) not in named]
-            if missing:
+            absent = [name for name in trees.names if _plain(name) not in named]
+            if absent:
                 raise ConfigError(
                     f"distill.teacher: {trees.path}: expected a model on columns of "
-                    f"the data; {missing[0]!r} is none of them"
-                    + (f", nor are {len(missing) - 1} more" if missing[1:] else "")
+                    f"the data; {absent[0]!r} is none of them"
+                    + (f", nor are {len(absent) - 1} more" if absent[1:] else "")
                     + f". The data has {', '.join(sorted(named))[:200]}."
                 )
             self._columns = [named[_plain(name)] for name in trees.names]

@@ -16,8 +16,8 @@ from tfr_pipeline.pipeline.run.comparison import FREE_LATER, differences
 from tfr_pipeline.pipeline.run.directory import RunDirectory, read_json
 from tfr_pipeline.pipeline.run.finish import LATEST
 from tfr_pipeline.pipeline.run.state import RunState
-from tfr_pipeline.serving import remote_versions, versions
 from tfr_pipeline.serialization import plain
+from tfr_pipeline.serving import remote_versions, versions
 from tfr_pipeline.serving.module import export_module
 
 

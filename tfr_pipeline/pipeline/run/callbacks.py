@@ -48,8 +48,10 @@ class Record(RunCallback):
             )
         # Of an epoch within which the run was interrupted, the row has the rest.
         begin = step - self._progress.steps
-        row = {"epoch": epoch, "from_step": begin, "step": step}
-        row.update(self._progress.figures)
+        row = {
+            **{"epoch": epoch, "from_step": begin, "step": step},
+            **self._progress.figures,
+        }
         row.update({key: float(value) for key, value in (logs or {}).items()})
         self._state.history.append(row)
         self._run.write_history(self._state)
