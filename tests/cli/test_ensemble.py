@@ -263,7 +263,7 @@ def test_an_ensemble_that_was_killed_goes_on(project, ensemble, tmp_path):
     assert np.corrcoef(killed, whole)[0, 1] > 0.99
 
 
-def until(there, process, limit=200.0):
+def until(there, process, limit=300.0):
     """Waits for a file that a process writes."""
     end = time.monotonic() + limit
     while not there.exists():
