@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -287,3 +288,21 @@ def test_workers_share_the_runs_and_more_seeds_may_follow(data, done, tmp_path):
     assert found["seeds"][0] == pytest.approx(alone["mean"])
     # Fewer than there are would leave some out.
     assert main(words(data, folder)) == 2
+
+
+def test_the_time_left_is_that_of_all_who_train(tmp_path):
+    runs = [
+        types.SimpleNamespace(
+            name=f"run-{number}",
+            config={"data": {}},
+            finished=lambda number=number: number < 2,
+        )
+        for number in range(6)
+    ]
+    plan = types.SimpleNamespace(folder=str(tmp_path), runs=runs)
+    trainer = training.Trainer(plan, None, None)
+    trainer._begun, trainer._trained = time.perf_counter() - 20, 2
+    assert trainer._standing() == "2 of 6 runs, about 40 s left (1 worker)"
+    with training.claimed(str(tmp_path), "run-3") as mine:
+        assert mine
+        assert trainer._standing() == "2 of 6 runs, about 20 s left (2 workers)"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cli.command_helpers import command
+from tests.cluster.launching import finished, kill_what_is_left, launch
 from tests.pipeline.training_helpers import environment
 from tfr_pipeline.cli.main import main
 
@@ -199,9 +200,36 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     refused("ensemble", f"--output={out}", told="RUN")
     changed = flags(project, ensemble, "--ensemble=2", "--config.data.list_size=3")
     refused(*changed, told="holds another run: data.list_size is None there")
-    monkeypatch.setenv("TF_CONFIG", "{}")
-    refused(*flags(project, out, "--ensemble=2"), told="found a task of a cluster")
+    for job, told in (
+        (["ps"], "of workers alone, found"),
+        ([], "--workers: it has no"),
+    ):
+        jobs = {name: [f"{name}:1"] for name in ("chief", "worker", *job)}
+        task = {"type": "worker", "index": 0}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": jobs, "task": task}))
+        refused(*flags(project, out, "--ensemble=2", "--workers=2"), told=told)
     assert not out.exists()
+
+
+def test_members_that_have_ended_are_not_trained_or_averaged_again(
+    project, ensemble, capsys
+):
+    files = [path for path in sorted(ensemble.rglob("*")) if path.is_file()]
+    before = [path.stat().st_mtime_ns for path in files]
+    capsys.readouterr()
+    assert main(flags(project, ensemble, "--ensemble=2")) == 0
+    said = capsys.readouterr().out
+    assert "test ensemble" in said and "member 1 of 2" not in said
+    assert [path.stat().st_mtime_ns for path in files] == before
+    # A file of the export is gone, or the run was stopped while it went on: it has not.
+    from tfr_pipeline.experiment.build import build_pipeline
+    from tfr_pipeline.pipeline.run.at_checkpoint import has_ended
+
+    config = read(ensemble / "member-0" / "config.json")
+    config["model_dir"] = str(ensemble / "member-0")
+    assert has_ended(build_pipeline(config))
+    more = {**config, "pipeline": {**config["pipeline"], "num_epochs": 3}}
+    assert not has_ended(build_pipeline(more))
 
 
 @pytest.mark.slow
@@ -233,6 +261,84 @@ def test_an_ensemble_that_was_killed_goes_on(project, ensemble, tmp_path):
     # Processes with other numbers of threads add up in another order.
     _, (killed, whole) = lists_and_scores(project, folder, ensemble)
     assert np.corrcoef(killed, whole)[0, 1] > 0.99
+
+
+def until(there, process, limit=300.0):
+    """Waits for a file that a process writes."""
+    end = time.monotonic() + limit
+    while not there.exists():
+        assert process.poll() is None and time.monotonic() < end, there
+        time.sleep(0.02)
+
+
+def children(process):
+    """Returns the processes that a launcher has started."""
+    path = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(path) as file:
+        return [int(word) for word in file.read().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["MultiWorkerMirroredStrategy", "None"])
+def test_a_job_whose_worker_was_killed_does_not_train_again_what_has_ended(
+    project, tmp_path, strategy
+):
+    folder = tmp_path / "job"
+    words = flags(project, folder, "--ensemble=3", f"--config.pipeline.{strategy=!s}")
+    words.append("--config.pipeline.checkpoint_every_steps=1")
+    process = launch(sys.executable, "-m", "tfr_pipeline", *words, grace=30)
+    try:
+        ended = folder / "member-0" / "metrics.json"
+        until(folder / "member-2" / "checkpoints" / "checkpoint", process)
+        before = ended.stat().st_mtime_ns if ended.exists() else None
+        os.kill(children(process)[1], signal.SIGKILL)
+        code, said = finished(process, 400)
+    finally:
+        kill_what_is_left()
+    assert code == 0, said
+    assert "restart 1 of 3" in said and said.count("members averaged") == 1
+    assert said.count("test ensemble") == 1
+    if before is not None:
+        assert ended.stat().st_mtime_ns == before
+    together = strategy != "None"
+    assert before is not None or not together
+    for number in range(3):
+        environment = read(folder / f"member-{number}" / "environment.json")
+        assert environment["replicas"] == 1 + together
+    members = [folder / f"member-{number}" for number in range(3)]
+    _, (found, *others) = lists_and_scores(project, folder, *members)
+    np.testing.assert_allclose(found, np.mean(others, axis=0), rtol=0, atol=2e-6)
+    assert np.abs(others[0] - others[2]).max() > 0.01
+
+
+@pytest.mark.slow
+def test_commands_on_several_machines_share_the_members_and_one_that_dies_is_replaced(
+    project, tmp_path
+):
+    folder = tmp_path / "shared"
+    words = flags(project, folder, "--ensemble=2")
+    words.append("--config.pipeline.checkpoint_every_steps=1")
+
+    def begin():
+        return subprocess.Popen(
+            [sys.executable, "-m", "tfr_pipeline", *words],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    first = begin()
+    until(folder / "member-0" / "lock", first)
+    second = begin()
+    until(folder / "member-1" / "lock", second)
+    until(folder / "member-0" / "checkpoints" / "checkpoint", first)
+    first.kill()
+    first.communicate()
+    said, _ = second.communicate(timeout=400)
+    assert second.returncode == 0, said
+    assert "member 2 of 2" in said and "going on from step" in said
+    assert [one["seed"] for one in read(folder / "metrics.json")["members"]] == [5, 6]
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_from_lists_to_lists_with_neighbours(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["graph"], 2, "error: expected a step, tfr-pipeline graph STEP"),
+        (["graph"], 2, "error: expected a command, tfr-pipeline graph COMMAND"),
         (["graph", "bild"], 2, "did you mean 'build'"),
         (["graph", "build", "--input=no", "--output=x"], 2, "expected --threshold"),
         (["graph", "build", "--input=no", "--output=x", "--k=2"], 1, "no such file"),

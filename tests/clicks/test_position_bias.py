@@ -96,8 +96,11 @@ def test_a_position_without_a_propensity_is_an_error(sessions, tmp_path):
     config = config_of(
         sessions, tmp_path / "run", method="ips", propensities=(1.0, 0.5)
     )
-    with pytest.raises(DataError, match="a propensity for the position of each click"):
+    told = r"a propensity for the position of each click.*found: [3-5]\. Mend the data"
+    with pytest.raises(DataError, match=told):
         build_pipeline(config).train()
+    with pytest.raises(DataError, match=told):
+        build_pipeline(config).dry_run()
 
 
 def test_padded_and_packed_batches_have_the_same_loss_parts():

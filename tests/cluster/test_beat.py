@@ -38,6 +38,11 @@ def test_what_is_no_beat_stays(text):
     assert take(text) == (text, [])
 
 
+@pytest.fixture(autouse=True)
+def no_run_before(monkeypatch):
+    monkeypatch.setattr(heartbeat, "_before", 0)
+
+
 def test_a_block_says_what_is_done_in_it_and_is_no_progress():
     heartbeat.moves(beat.BETWEEN, 7)
     before = heartbeat.now()
@@ -47,3 +52,13 @@ def test_a_block_says_what_is_done_in_it_and_is_no_progress():
     assert heartbeat.now() == before
     heartbeat.moves(beat.REST)
     assert heartbeat.now() == Beat(beat.REST, 7, before.kept, before.moves + 1)
+
+
+def test_steps_of_a_second_run_come_after_those_of_the_first():
+    for step, done in ((40, 40), (0, 40), (7, 47)):
+        if step == 0:
+            heartbeat.next_run()
+        heartbeat.moves(beat.STEP, step)
+        assert heartbeat.now().step == done
+    heartbeat.keeps(5)
+    assert heartbeat.now().kept == 45

@@ -80,7 +80,7 @@ def test_two_pipelines_of_one_process_do_not_share_a_directory_either(tmp_path):
             with RunDirectory(f"{tmp_path}/./run").held():
                 pass
         process = other(tmp_path / "run")  # the refusal has not given the lock up
-        assert "RunError" in process.communicate()[0]
+        assert "InUseError" in process.communicate()[0]
     with run.held():
         pass
 

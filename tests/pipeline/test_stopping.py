@@ -62,7 +62,9 @@ def test_a_run_that_goes_on_within_an_epoch_gives_the_signal_back(data, tmp_path
     assert signal.getsignal(signal.SIGTERM) is before
     train(config)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert [row["step"] for row in read_history(tmp_path / "run")] == [10, 20]
+    rows = read_history(tmp_path / "run")
+    assert [(row["from_step"], row["step"]) for row in rows] == [(5, 10), (10, 20)]
+    assert rows[0]["lists"] < rows[1]["lists"]
 
 
 def test_a_signal_after_the_last_epoch_is_not_lost(data, tmp_path):

@@ -15,6 +15,7 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.data.batching import teacher_scores, windowed
 from tfr_pipeline.data.convert.conversion import convert
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.features import DEFAULT_MASK
@@ -181,7 +182,9 @@ def test_columns_of_a_lightgbm_file_are_found_by_name(tmp_path):
         OfTrees(TreeFile(str(tmp_path / "other.txt")), builder.features)
 
 
-def write_table(folder, splits, names, labels=None, scalar=True) -> pathlib.Path:
+def write_table(
+    folder, splits, names, labels=None, scalar=True, packed=False
+) -> pathlib.Path:
     """Converts tables of 6 rows a query; returns the folder."""
     for split, rows in splits.items():
         path = folder / f"{split}.csv"
@@ -197,6 +200,8 @@ def write_table(folder, splits, names, labels=None, scalar=True) -> pathlib.Path
             input_format="csv",
             split=split,
             scalar_features=scalar,
+            output_format="packed" if packed else "elwc",
+            options=Options(nan="keep"),
         )
     if "valid" not in splits:
         source = folder / "data" / "train-00000-of-00001.tfrecord"
@@ -243,6 +248,7 @@ def test_trees_of_another_number_of_columns_are_refused(data, tmp_path):
         ({"weight": 0.5}, "teacher: expected the path"),
         ({"teacher": "a", "weight": 2.0}, r"share in \[0, 1\], found 2.0"),
         ({"teacher": "a", "temperature": 0.0}, "positive number, found 0.0"),
+        ({"teacher": "a", "missing": "0"}, "missing: expected a number, found '0'"),
         ({"teacher": "a", "loss": "softmax"}, "did you mean 'softmax_loss'"),
         ({"teacher": "a", "wait": 0.5}, "did you mean 'weight'"),
         ({"teacher": "column:"}, "expected a name behind"),
@@ -316,6 +322,18 @@ def test_a_column_is_the_teacher_wherever_lists_are(
     if cache == "disk":
         with pytest.raises(ConfigError, match="in memory, which the teacher scores"):
             request.ask(builder)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_a_column_without_a_score_is_named_wherever_lists_are(tmp_path, cache):
+    rows = np.random.default_rng(5).normal(size=(60, 3)).astype(np.float32)
+    rows[40, 2] = np.nan
+    write_table(tmp_path, {"train": rows}, ("a", "b", "useful"), packed=True)
+    told = {"teacher": "column:useful"}
+    config = make_config(tmp_path / "data", tmp_path / "run", distill=told)
+    config["data"]["cache"] = cache
+    with pytest.raises(DataError, match=r"column 'useful' .* 'train6'.* is nan"):
+        build_pipeline(config).train()
 
 
 def test_a_student_of_a_teacher_that_knows_ranks_better_than_without(noisy):

@@ -76,8 +76,17 @@ class Trainer:
         done = f"{len(runs) - left} of {len(runs)} runs"
         if not left:
             return done
-        seconds = (time.perf_counter() - self._begun) / self._trained * left
-        return f"{done}, about {_duration(seconds)} left if one trains at a time"
+        workers = 1 + sum(self._trains_elsewhere(run) for run in runs)
+        each = (time.perf_counter() - self._begun) / self._trained
+        plural = "s" if workers > 1 else ""
+        seconds = _duration(each * left / workers)
+        return f"{done}, about {seconds} left ({workers} worker{plural})"
+
+    def _trains_elsewhere(self, run: Run) -> bool:
+        if run.finished():
+            return False
+        with claimed(self._plan.folder, run.name) as free:
+            return not free
 
 
 @contextlib.contextmanager

@@ -5,34 +5,37 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfr_pipeline import urls
 from tfr_pipeline.cli import classifying
 from tfr_pipeline.cli.quiet import load_tensorflow
 from tfr_pipeline.cli.tables import table
+from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.errors import ConfigError
+
+_TRAIN = ("chief", "worker")
 
 
 def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
     """Trains an ensemble by the flags of `train`; returns the exit code.
 
     Raises:
-      ConfigError: A setting is wrong, or this is a task of a cluster.
+      ConfigError: A setting is wrong, or does not fit the job of this task.
       PipelineError: A member failed, or they cannot be averaged.
     """
-    if os.environ.get("TF_CONFIG"):
-        raise ConfigError(
-            "--ensemble: expected one machine, found a task of a cluster (TF_CONFIG). "
-            "Start a job for each member, with --config.seed and --config.model_dir "
-            "of its own, then: tfr-pipeline ensemble RUN RUN ... --output=OUT."
-        )
+    cluster = cluster_spec.read(os.environ.get("TF_CONFIG"))
+    together = cluster is not None and _in_job(args, config, cluster)
+    first = cluster is None or (
+        cluster.index == 0
+        and cluster.job == next(j for j in _TRAIN if j in cluster.jobs)
+    )
     from tfr_pipeline.experiment import member_processes
     from tfr_pipeline.experiment.members import members_of
     from tfr_pipeline.pipeline.run.console import Console
 
-    console, workers = Console(True), args.workers or 1
+    console, workers = Console(first), args.workers or 1
     members, builder = members_of(config, args.ensemble), None
     if workers > 1 and not args.dry_run:
         # Before TensorFlow, whose threads processes had better not be forked from.
@@ -49,16 +52,48 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
         for line in build_pipeline(members[0]).dry_run():
             print(line)
         return 0
+    everybody: Callable[[int], int] = int
     if workers == 1:
-        builder = ensemble.train(
-            members, console.say, accept_changed_data=args.accept_changed_data
+        pipeline = ensemble.train(
+            members,
+            Console(True).say,
+            together=together,
+            accept_changed_data=args.accept_changed_data,
         )
-    runs = [member["model_dir"] for member in members]
-    folder = os.path.dirname(runs[0])
-    with console.stage("averaging the members", "members averaged"):
-        content = ensemble.combine(runs, folder, builder, console.say)
-    report(content, folder)
+        builder, everybody = pipeline.dataset_builder, pipeline._role.agree
+    if first or not together:
+        runs = [member["model_dir"] for member in members]
+        folder = os.path.dirname(runs[0])
+        with console.stage("averaging the members", "members averaged"):
+            content = ensemble.combine_once(runs, folder, builder, console.say)
+        if first:
+            report(content, folder)
+    everybody(0)  # a worker that left meanwhile would end the chief
     return 0
+
+
+def _in_job(
+    args: argparse.Namespace, config: Mapping[str, Any], cluster: cluster_spec.Cluster
+) -> bool:
+    """Returns whether all tasks of a job train each member; else each trains alone."""
+    others = [job for job in (*cluster.jobs, cluster.job) if job not in _TRAIN]
+    if others:
+        raise ConfigError(
+            "--ensemble: expected a job of workers alone, found TF_CONFIG with "
+            f"{cluster} ({others[0]}). Start it without, or one for each member, with "
+            "--config.seed and --config.model_dir of its own, then: tfr-pipeline "
+            "ensemble RUN RUN ... --output=OUT."
+        )
+    if args.workers is not None:
+        raise ConfigError(
+            "--workers: it has no effect in a job, whose tasks train members at the "
+            "same time unless pipeline.strategy lets them train each together."
+        )
+    if config["pipeline"].get("strategy") == "MultiWorkerMirroredStrategy":
+        return True
+    # The others are no peers of this one: each task trains members of its own.
+    del os.environ["TF_CONFIG"]
+    return False
 
 
 def _without(overrides: list[str]) -> list[str]:

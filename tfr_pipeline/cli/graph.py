@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.convert import runner_flags
-from tfr_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from tfr_pipeline.data.convert.beam_runner import Chosen
@@ -18,21 +17,6 @@ COMMANDS = {
     "build": "a graph of those that are alike",
     "pack": "features of neighbours in each document or example",
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this command: it has words in their place."""
-    parser.description = "Three steps: identify, build, pack; docs/graphs.md has more."
-    parser.epilog = "steps, tfr-pipeline graph STEP --help:\n" + "\n".join(
-        f"  {name:<9} {text}" for name, text in COMMANDS.items()
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Says which words there are."""
-    raise ConfigError(
-        f"expected a step, tfr-pipeline graph STEP: {', '.join(COMMANDS)}; found none."
-    )
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:

@@ -84,6 +84,22 @@ def _short_warning(
     return f"warning: {urls.shown(' '.join(str(message).split()))}\n"
 
 
+def _of_words(name: str, parts: dict[str, str], parser: Parser, rest: list[str]) -> int:
+    """Says which words there are, for a command that does nothing without one."""
+    width = max(map(len, parts))
+    lines = [f"  {word:<{width}}  {text}" for word, text in parts.items()]
+    parser.epilog = f"commands, tfr-pipeline {name} COMMAND --help:\n" + "\n".join(
+        lines
+    )
+    parser.parse_args(rest)
+    print(
+        f"error: expected a command, tfr-pipeline {name} COMMAND: {', '.join(parts)}; "
+        "found none.",
+        file=sys.stderr,
+    )
+    return 2
+
+
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
@@ -118,6 +134,8 @@ def _run(argv: list[str]) -> int:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if not hasattr(module, "run"):
+        return _of_words(name, parts or {}, parser, rest)
     module.add_arguments(parser)
     for word in rest:
         # Python's parser takes this for no value at all.

@@ -24,6 +24,8 @@ _SECONDS = 1.0
 _started = threading.Event()
 # Of the process, which is one task: whatever trains in it says where it stands.
 _now = Beat()
+# Steps of the runs that have ended in this process.
+_before = 0
 # Else a beat could be overtaken by a later one while it is on its way to the pipe.
 _writing = threading.Lock()
 
@@ -61,7 +63,7 @@ def moves(doing: str, step: int | None = None) -> None:
       step: Training steps done, if that has changed.
     """
     global _now
-    step = _now.step if step is None else step
+    step = _now.step if step is None else _before + step
     _now = dataclasses.replace(_now, doing=doing, step=step, moves=_now.moves + 1)
 
 
@@ -87,9 +89,18 @@ def doing(what: str) -> Iterator[None]:
 def keeps(step: int) -> None:
     """Says at once that a restart need not repeat the work up to a training step."""
     global _now
-    _now = dataclasses.replace(_now, kept=step, moves=_now.moves + 1)
+    _now = dataclasses.replace(_now, kept=_before + step, moves=_now.moves + 1)
     if _started.is_set():
         _write_now()
+
+
+def next_run() -> None:
+    """Says that a run has ended, and that the steps of another one come after its own.
+
+    To the supervisor, who asks how far a task is, runs of one process are one.
+    """
+    global _before
+    _before = max(_now.step, 0)
 
 
 def _write() -> None:

@@ -13,12 +13,14 @@ import contextlib
 import functools
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfr_pipeline import files, gradients, urls
+from tfr_pipeline.cluster import heartbeat
 from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.experiment.members import FILE_NAME
@@ -26,7 +28,8 @@ from tfr_pipeline.metrics import query_table
 from tfr_pipeline.metrics.query_table import QueryTable
 from tfr_pipeline.pipeline.datasets.adapter import SPLITS, some_lists
 from tfr_pipeline.pipeline.datasets.kept_lists import KeptLists
-from tfr_pipeline.pipeline.run import data_fingerprint
+from tfr_pipeline.pipeline.fit import ModelFitPipeline
+from tfr_pipeline.pipeline.run import at_checkpoint, data_fingerprint, lock
 from tfr_pipeline.pipeline.run.finish import LATEST
 from tfr_pipeline.pipeline.run.shared_evaluation import EVALUATED, SharedEvaluation
 from tfr_pipeline.serving import versions
@@ -37,6 +40,7 @@ from tfr_pipeline.serving.predictor import Predictor
 # members give and the export: room for float32 rounding in another order.
 _TOLERANCE = 1e-4
 _LISTS_TO_COMPARE = 32
+_POLL_SECONDS = 0.5
 # Of `config.data`: what says which lists there are, and which of them validate.
 _WHICH_LISTS = (
     *("dir", "train", "valid", "test", "features", "folds", "fold", "test_fold"),
@@ -49,32 +53,85 @@ def train(
     configs: Sequence[Mapping[str, Any]],
     say: Say,
     *,
+    together: bool = False,
     accept_changed_data: bool = False,
-) -> Any:
+) -> ModelFitPipeline:
     """Trains runs one after the other in this process; each goes on where it was.
 
+    What another process trains meanwhile, it trains if that one dies; what has ended,
+    nobody trains again. It returns when all have ended.
+
     Args:
-      configs: Their configs.
+      configs: Their configs, one at least.
       say: Says which one is about to be trained.
+      together: This is a task of a job, all of which train each run.
       accept_changed_data: See `ModelFitPipeline.train`.
 
     Returns:
-      The dataset builder of the last one, with the lists that it has read.
+      The pipeline of the last one. Its dataset builder has the lists that were read.
 
     Raises:
       PipelineError: See `ModelFitPipeline.train_and_validate`.
     """
-    kept, pipeline = KeptLists(), None
-    for number, config in enumerate(configs, start=1):
-        say(f"member {number} of {len(configs)}, seed {config['seed']}:")
+    kept, waiting, said = KeptLists(), list(enumerate(configs, start=1)), False
+    while waiting:
+        elsewhere, idle = [], True
+        for number, config in waiting:
+            if not together and lock.is_held(config["model_dir"]):
+                elsewhere.append((number, config))
+                continue
+            try:
+                pipeline = build_pipeline(config, kept=kept)
+                if not at_checkpoint.has_ended(pipeline):
+                    idle = False
+                    with pipeline._run.held(lock.PATIENCE_SECONDS if together else 0.0):
+                        if pipeline.is_chief:
+                            what = f"member {number} of {len(configs)}"
+                            say(f"{what}, seed {config['seed']}:")
+                        pipeline.train_and_validate(
+                            verbose=1, accept_changed_data=accept_changed_data
+                        )
+                heartbeat.next_run()
+            except lock.InUseError:
+                if together:
+                    raise
+                elsewhere.append((number, config))
+            finally:
+                gradients.forget_unused()
+        waiting = elsewhere
+        if waiting and idle:
+            if not said:
+                numbers = ", ".join(str(number) for number, _ in waiting)
+                say(f"waiting for other processes, which train member {numbers}")
+            said = True
+            time.sleep(_POLL_SECONDS)
+    return pipeline
+
+
+def combine_once(
+    runs: Sequence[str], folder: str, builder: Any = None, say: Say = print
+) -> dict[str, Any]:
+    """As `combine`, but of several processes that do so one does the work."""
+    while True:
         try:
-            pipeline = build_pipeline(config, kept=kept)
-            pipeline.train_and_validate(
-                verbose=1, accept_changed_data=accept_changed_data
-            )
-        finally:
-            gradients.forget_unused()
-    return None if pipeline is None else pipeline.dataset_builder
+            with lock.held(folder, 0.0):
+                return _combined(runs, folder) or combine(runs, folder, builder, say)
+        except lock.InUseError:
+            time.sleep(_POLL_SECONDS)
+
+
+def _combined(runs: Sequence[str], folder: str) -> dict[str, Any]:
+    """Returns `metrics.json` if it is of these runs as they are, else nothing."""
+    names = [_named(run, folder) for run in runs]
+    members = _read(folder, FILE_NAME).get("members") or ()
+    metrics = [os.path.join(at, "metrics.json") for at in (folder, *runs)]
+    if [one["run"] for one in members] != names or not all(
+        map(os.path.isfile, metrics)
+    ):
+        return {}
+    own, *others = (os.stat(path).st_mtime_ns for path in metrics)
+    exported = os.path.isdir(os.path.join(folder, "export", LATEST))
+    return _read(folder, "metrics.json") if exported and own > max(others) else {}
 
 
 def combine(

@@ -11,7 +11,10 @@ from tfr_pipeline.errors import ConfigError
 
 # Says which runs an ensemble is made of.
 FILE_NAME = "ensemble.json"
-_OURS = (FILE_NAME, "metrics.json", "per_query.parquet", "export", "report.html")
+_OURS = (
+    *(FILE_NAME, "metrics.json", "per_query.parquet", "export", "report.html"),
+    "lock",
+)
 
 
 def members_of(config: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

@@ -36,7 +36,9 @@ def read(path: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: expected a Parquet file, found: {reason}") from error
-    missing = [name for name in ("split", "query") if name not in table.column_names]
+    missing = [
+        name for name in ("split", "task", "query") if name not in table.column_names
+    ]
     if missing:
         raise DataError(
             f"{path}: expected a table with a row a query, as per_query.parquet of a "

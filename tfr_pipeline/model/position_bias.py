@@ -204,7 +204,8 @@ def _is_number(value: Any) -> bool:
 def complaint(error: tf.errors.OpError) -> str | None:
     """Returns what a training step said of positions, if that is why it failed."""
     found = re.search(rf"\[({_WHERE}: .*?)\] \[+([-\d.]+)", str(error))
-    return found and f"{found[1]} {found[2]}."
+    advice = "Mend the data, or name another feature or more propensities."
+    return found and f"{found[1]} {found[2]}. {advice}"
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")

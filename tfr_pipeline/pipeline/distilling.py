@@ -62,13 +62,17 @@ class Distilling:
                 f"{'tasks' if several else 'classes'} {', '.join(what)}."
             )
         if self.told.column:
-            return OfColumn()
+            if self.told.missing is not None:
+                raise ConfigError(
+                    "distill.missing: it has no effect on a column. Leave it out."
+                )
+            return OfColumn(self.told.column)
         if builder.features is None:
             raise ConfigError(
                 "pipeline.distill: expected a dataset builder that describes its "
                 "features, such as SimpleDatasetBuilder, found another."
             )
-        return teachers.load(self.told.teacher, builder.features)
+        return teachers.load(self.told.teacher, builder.features, self.told.missing)
 
     @property
     def files(self) -> list[str]:
@@ -98,7 +102,7 @@ class Distilling:
     def _measured(self, lists: Lists) -> QueryMetrics:
         lists = lists.widened()
         scores = self.teacher.scores(lists)
-        teachers.check_finite(lists, scores)
+        teachers.check_finite(lists, scores, self.teacher)
         return QueryMetrics.of_part(lists.labels, scores, lists.row_splits)
 
     def _lists(self, split: str) -> Iterator[Lists]:

@@ -40,12 +40,15 @@ class DistillSettings:
       loss: `softmax_loss`: the divergence of the student's softmax over the list from
         the teacher's. `mean_squared_loss`: squared differences, of the scores of a list
         less their mean, to those of the teacher with mean 0 and deviation 1.
+      missing: Of files of trees: the value of features that they take for a missing
+        one, beside NaN.
     """
 
     teacher: str = ""
     weight: float = 0.5
     temperature: float = 1.0
     loss: str = SOFTMAX
+    missing: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.teacher, str) or not self.teacher.strip():
@@ -55,7 +58,10 @@ class DistillSettings:
             )
         if self.teacher.startswith(COLUMN) and not self.column:
             raise ConfigError(f"distill.teacher: expected a name behind {COLUMN!r}.")
-        for key, value in (("weight", self.weight), ("temperature", self.temperature)):
+        for key in ("weight", "temperature", "missing"):
+            value = getattr(self, key)
+            if value is None and key == "missing":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(f"distill.{key}: expected a number, found {value!r}.")
         if not 0.0 <= self.weight <= 1.0:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline import copies, files, remote, urls
-from tfr_pipeline.data.sources.table_files import arrow
 from tfr_pipeline.errors import DataError
-from tfr_pipeline.metrics import query_table
+from tfr_pipeline.metrics import query_table, query_values
 from tfr_pipeline.metrics.classification import ClassMetrics
 from tfr_pipeline.metrics.evaluation import QueryMetrics
 from tfr_pipeline.metrics.query_table import AnyMetrics
@@ -120,15 +119,10 @@ def read_queries(path: str, metrics: dict[str, Any]) -> dict[str, Measured]:
     Raises:
       DataError: It cannot be read.
     """
-    pa = arrow()
-    try:
-        table = pa.parquet.read_table(path)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-        keys = list(zip(columns["split"], columns["task"], strict=True))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        cause = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot read the table of queries: {cause}") from error
+    table = query_values.read(path)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
     found: dict[str, Measured] = {}
+    keys = zip(columns["split"], columns["task"], strict=True)
     for split, task in dict.fromkeys(keys):
         some = (columns["split"] == split) & (columns["task"] == task)
         part = {name: column[some] for name, column in columns.items()}

@@ -34,16 +34,17 @@ class Teacher(Protocol):
         """Returns float32 `[documents]`."""
 
 
-def load(path: str, features: Features) -> Teacher:
+def load(path: str, features: Features, missing: float | None = None) -> Teacher:
     """Returns the teacher that a path leads to.
 
     Args:
       path: Of a run, ensemble or SavedModel of ours, or of a file of trees.
       features: What the documents of the student have.
+      missing: What trees take for a missing value, beside NaN.
 
     Raises:
-      ConfigError: It takes other features, has several scores a document, or needs a
-        library that is not installed.
+      ConfigError: It takes other features, has several scores a document, needs a
+        library that is not installed, or is told of missing values and no trees.
       DataError: It is not there, or cannot be read.
     """
     path = files.local(path, "distill.teacher")
@@ -52,7 +53,12 @@ def load(path: str, features: Features) -> Teacher:
         if known is not None:
             (path,) = copies.fetch([path])
     if os.path.isfile(path):
-        return OfTrees(TreeFile(path), features)
+        return OfTrees(TreeFile(path), features, missing)
+    if missing is not None:
+        raise ConfigError(
+            f"distill.missing: expected it with a file of trees, found {path}, a model "
+            "of ours, which says itself what is missing. Leave it out."
+        )
     return OfModel(Predictor(path), features)
 
 
@@ -86,20 +92,27 @@ class OfTrees:
     It gets the numeric document features as they are in the data, before any
     preprocessing: by name where both sides have names, else by place, in the order of
     `columns_of`.
+
+    Args:
+      trees: The file.
+      features: What documents have.
+      missing: See `load`.
     """
 
-    def __init__(self, trees: TreeFile, features: Features):
-        self.kind, self._trees = trees.kind, trees
+    def __init__(
+        self, trees: TreeFile, features: Features, missing: float | None = None
+    ):
+        self.kind, self._trees, self._missing = trees.kind, trees, missing
         columns = columns_of(features)
         places = {name: place for place, name in columns.items()}
         named = {_plain(name): place for place, name in columns.items() if name}
         if trees.names and named and len(places) == len(columns):
-            missing = [name for name in trees.names if _plain(name) not in named]
-            if missing:
+            absent = [name for name in trees.names if _plain(name) not in named]
+            if absent:
                 raise ConfigError(
                     f"distill.teacher: {trees.path}: expected a model on columns of "
-                    f"the data; {missing[0]!r} is none of them"
-                    + (f", nor are {len(missing) - 1} more" if missing[1:] else "")
+                    f"the data; {absent[0]!r} is none of them"
+                    + (f", nor are {len(absent) - 1} more" if absent[1:] else "")
                     + f". The data has {', '.join(sorted(named))[:200]}."
                 )
             self._columns = [named[_plain(name)] for name in trees.names]
@@ -122,7 +135,10 @@ class OfTrees:
                 lists.values[dtype][rows, column].astype(np.float32)
                 for dtype, column in self._columns
             ]
-            parts.append(self._trees.score(np.stack(columns, axis=1)))
+            values = np.stack(columns, axis=1)
+            if self._missing is not None:
+                values[values == np.float32(self._missing)] = np.nan
+            parts.append(self._trees.score(values))
         return np.concatenate(parts)
 
 
@@ -164,9 +180,16 @@ def _plain(name: str) -> str:
 
 
 class OfColumn:
-    """Scores that stand in the data, apart from the features."""
+    """Scores that stand in the data, apart from the features.
+
+    Args:
+      name: Of the column.
+    """
 
     kind = "column"
+
+    def __init__(self, name: str = ""):
+        self.name = name
 
     def scores(self, lists: Lists) -> np.ndarray:
         """See `Teacher`."""
@@ -185,16 +208,17 @@ def taught(lists: Lists, teacher: Teacher) -> Lists:
       DataError: A score is not finite.
     """
     scores = teacher.scores(lists)
-    check_finite(lists, scores)
+    check_finite(lists, scores, teacher)
     return with_scores(lists, scores)
 
 
-def check_finite(lists: Lists, scores: np.ndarray) -> None:
+def check_finite(lists: Lists, scores: np.ndarray, teacher: Teacher) -> None:
     """Raises a `DataError` that names the first document whose score is not finite."""
     finite = np.isfinite(scores)
     if not finite.all():
         document = int(np.argmin(finite))
+        what = f"column {teacher.name!r}" if isinstance(teacher, OfColumn) else "score"
         raise DataError(
-            f"distill.teacher: the score of a document of {lists.place(document)} is "
+            f"distill.teacher: the {what} of a document of {lists.place(document)} is "
             f"{scores[document]}; expected a number."
         )

@@ -130,7 +130,11 @@ def _of_lightgbm(library: Any, path: str) -> Any:
 
 
 def _of_xgboost(library: Any, path: str) -> Any:
-    booster = library.Booster(model_file=path)
+    booster = library.Booster()
+    with open(path, "rb") as file:  # by content: of a file it would go by the name
+        booster.load_model(bytearray(file.read()))
+    if "c" in (booster.feature_types or ()):
+        raise ValueError("it takes categories; expected numbers alone")
     names = booster.feature_names
     # Those behind the best one are in the file, too.
     best = booster.attr("best_iteration")
@@ -146,9 +150,14 @@ def _of_xgboost(library: Any, path: str) -> Any:
 
 def _of_catboost(library: Any, path: str) -> Any:
     model = library.CatBoost()
-    model.load_model(path, format="json" if path.endswith(".json") else "cbm")
-    if model.get_cat_feature_indices() or model.get_text_feature_indices():
-        raise ValueError("it takes categories or texts; expected numbers alone")
+    with open(path, "rb") as file:
+        is_json = file.read(_HEAD).lstrip().startswith(b"{")
+    model.load_model(path, format="json" if is_json else "cbm")
+    others = ("cat", "text", "embedding")
+    if any(getattr(model, f"get_{kind}_feature_indices")() for kind in others):
+        raise ValueError(
+            "it takes categories, texts or vectors; expected numbers alone"
+        )
 
     def score(values: np.ndarray) -> Any:
         return model.predict(values, prediction_type="RawFormulaVal")

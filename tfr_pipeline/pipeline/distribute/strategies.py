@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -27,6 +28,8 @@ DEFAULT_PARTITIONER = object()
 # that trains nothing.
 SERVERS = ("worker", "ps")
 EVALUATOR = "evaluator"
+# Functions that are made for each model, or for each value.
+_OURS = ("compute_gathered_values", "agreement.<locals>", "RankingModel._many_steps")
 
 
 class _Mirrored(tf.distribute.MirroredStrategy):
@@ -72,6 +75,8 @@ def get_strategy(
         return _Mirrored(devices)
     if strategy == MWMS_STRATEGY:
         tf.get_logger().addFilter(_is_news)
+        if cluster_resolver is None and (told := os.environ.get("TF_CONFIG")):
+            return _of_job(told)
         return tf.distribute.MultiWorkerMirroredStrategy(
             cluster_resolver=cluster_resolver
         )
@@ -105,9 +110,20 @@ def get_strategy(
     raise ConfigError(unknown_name("strategy", strategy, STRATEGIES))
 
 
+@functools.lru_cache(maxsize=1)
+def _of_job(tf_config: str) -> tf.distribute.Strategy:
+    """Returns the strategy of the job that TF_CONFIG describes, one for all pipelines.
+
+    A process takes part in its job once: TensorFlow would open the same port again, and
+    number the exchanges of a second strategy as those of the first.
+    """
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leaves out that TensorFlow makes the function anew by which workers gather."""
-    return "compute_gathered_values" not in record.getMessage()
+    """Leaves out that TensorFlow makes a function anew, as each model of ours does."""
+    message = record.getMessage()
+    return "retracing" not in message or not any(name in message for name in _OURS)
 
 
 def resolver_of_environment() -> Any:

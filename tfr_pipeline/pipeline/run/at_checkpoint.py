@@ -8,10 +8,15 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline.errors import RunError
+from tfr_pipeline.pipeline.datasets.adapter import SPLITS
+from tfr_pipeline.pipeline.run import data_fingerprint
 from tfr_pipeline.pipeline.run.checkpoint_files import latest
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
-from tfr_pipeline.pipeline.run.directory import RunDirectory
+from tfr_pipeline.pipeline.run.comparison import FREE_LATER, differences
+from tfr_pipeline.pipeline.run.directory import RunDirectory, read_json
+from tfr_pipeline.pipeline.run.finish import LATEST
 from tfr_pipeline.pipeline.run.state import RunState
+from tfr_pipeline.serialization import plain
 from tfr_pipeline.serving import remote_versions, versions
 from tfr_pipeline.serving.module import export_module
 
@@ -26,6 +31,38 @@ def check(run: RunDirectory) -> None:
         raise RunError(
             f"{run.checkpoints}: found no checkpoint to finish a run from; train first."
         )
+
+
+def has_ended(pipeline: Any) -> bool:
+    """Whether nothing is left to do for a `ModelFitPipeline`.
+
+    Its run directory is that of a run with the same settings and data, which was
+    exported and evaluated when it ended. Every task of a job asks, and all hear what
+    the chief sees.
+    """
+    ended = pipeline._run.is_ours and _is_done(pipeline)
+    return bool(pipeline._role.agree(int(ended)))
+
+
+def _is_done(pipeline: Any) -> bool:
+    path = pipeline._run.path
+    names = ("config.json", "environment.json", "metrics.json")
+    config, environment, metrics = (os.path.join(path, name) for name in names)
+    if not all(map(os.path.isfile, (config, environment, metrics))):
+        return False
+    # The first is written whenever a run begins or goes on, the last at its end.
+    if os.stat(metrics).st_mtime_ns < os.stat(config).st_mtime_ns:
+        return False
+    if not os.path.isdir(os.path.join(path, "export", LATEST)):
+        return False
+    told, free = plain(pipeline._told(), "config"), FREE_LATER - {"num_epochs"}
+    if any(differences(read_json(config), told, free)):
+        return False
+    noted = read_json(environment).get("data")
+    found = pipeline._data()
+    return isinstance(noted, dict) and not data_fingerprint.difference(
+        noted, found, SPLITS
+    )
 
 
 def model(pipeline: Any, best: bool = False) -> tuple[tf.keras.Model, Checkpoints, int]:

@@ -46,7 +46,12 @@ class Record(RunCallback):
                 "training loss was finite. Look for features so large that batch "
                 "statistics overflow; preprocess them (log1p) or leave them out."
             )
-        row = {"epoch": epoch, "step": step, **self._progress.figures}
+        # Of an epoch within which the run was interrupted, the row has the rest.
+        begin = step - self._progress.steps
+        row = {
+            **{"epoch": epoch, "from_step": begin, "step": step},
+            **self._progress.figures,
+        }
         row.update({key: float(value) for key, value in (logs or {}).items()})
         self._state.history.append(row)
         self._run.write_history(self._state)

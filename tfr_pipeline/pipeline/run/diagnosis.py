@@ -19,6 +19,8 @@ from tfr_pipeline.model import parts
 from tfr_pipeline.model.feature_block import FeatureBlock
 from tfr_pipeline.pipeline.datasets.adapter import adapt, some_lists
 from tfr_pipeline.pipeline.datasets.protocol import BatchRequest
+from tfr_pipeline.serving import teachers
+from tfr_pipeline.serving.teachers import Teacher
 
 # Enough to see what is wrong with all of them, of data that may have no end.
 _BATCHES_TO_EXPLAIN = 20
@@ -72,6 +74,7 @@ def explain_non_finite(
     replicas: int,
     step: int,
     by_length: bool = False,
+    teacher: Teacher | None = None,
 ) -> str:
     """Says which batch broke the loss or its gradient, and what is wrong with it.
 
@@ -82,6 +85,11 @@ def explain_non_finite(
       replicas: Number of replicas that share a global batch.
       step: Number of the global batch.
       by_length: How batches were made; see `BatchRequest`.
+      teacher: That of a student; where its scores stand in the data, nobody has looked
+        at them before.
+
+    Raises:
+      DataError: The teacher has no score for a document of the batch.
     """
     message = (
         f"the loss or its gradient is NaN or infinite in step {step} (counted from 0)."
@@ -90,6 +98,8 @@ def explain_non_finite(
         settings = {"by_length": True} if by_length else {}
         plan = dataset_builder.plan("train", layout, replicas, **settings)
         lists = some_lists(dataset_builder, "train", plan.batch_of_step(step), layout)
+        if teacher is not None and teachers.stands_in_data(teacher):
+            teachers.check_finite(lists, teacher.scores(lists), teacher)
         index = range(lists.num_lists)
         ids = [str(query) for query in lists.query_ids]
         shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")

@@ -22,7 +22,7 @@ from tfr_pipeline import __version__, copies, files, remote, urls
 from tfr_pipeline.errors import ConfigError, DataError, RunError
 from tfr_pipeline.metrics import query_table
 from tfr_pipeline.pipeline.run import comparison, data_fingerprint, revision
-from tfr_pipeline.pipeline.run.lock import RunLock, held
+from tfr_pipeline.pipeline.run.lock import PATIENCE_SECONDS, RunLock, held
 from tfr_pipeline.pipeline.run.mirror import Mirror
 from tfr_pipeline.pipeline.run.snapshot import is_of_state
 from tfr_pipeline.pipeline.run.state import RunState
@@ -97,11 +97,14 @@ class RunDirectory:
         return os.path.join(self.path, "checkpoints")
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         """Keeps other jobs out of the directory within a block.
 
+        Args:
+          patience: Seconds to wait for another job to leave it.
+
         Raises:
-          RunError: Another job is in it.
+          InUseError: Another job is in it, which is a `RunError`.
         """
         if not self.is_ours or self._lock is not None:
             yield
@@ -111,7 +114,7 @@ class RunDirectory:
         _check_kinds(self.path)
         with contextlib.ExitStack() as block:
             stack = self._kept or block
-            self._lock = stack.enter_context(held(self.path))
+            self._lock = stack.enter_context(held(self.path, patience))
             stack.callback(self._forget_lock)
             if self._mirror is not None:
                 stack.enter_context(self._mirror.opened())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import tensorflow as tf
+
 from tfr_pipeline.model import layer_names
 from tfr_pipeline.pipeline import checks
-from tfr_pipeline.pipeline.run import beginning, seeds
+from tfr_pipeline.pipeline.run import beginning, loop, seeds
 from tfr_pipeline.pipeline.run.checkpoint_files import latest
 from tfr_pipeline.pipeline.run.finish import check_places
 from tfr_pipeline.pipeline.run.freezing import Freezing
@@ -38,9 +40,14 @@ def lines(pipeline: Any) -> list[str]:
         train, valid = (
             feed.dataset(split, layout, model=model) for split in ("train", "valid")
         )
-        logs = model.fit(
-            train, steps_per_epoch=1, epochs=1, verbose=0, callbacks=callbacks
-        ).history
+        try:
+            logs = model.fit(
+                train, steps_per_epoch=1, epochs=1, verbose=0, callbacks=callbacks
+            ).history
+        except tf.errors.OpError as error:
+            if (cause := loop.explained(error)) is not None:
+                raise cause from None
+            raise
     validation = "none" if valid is None else f"{valid_steps or 'all'} batches"
     if checks.selects(hparams):
         validation += f", selects by {pipeline._monitor()}"

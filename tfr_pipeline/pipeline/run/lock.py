@@ -32,6 +32,10 @@ _held: set[str] = set()
 _mutex = threading.Lock()
 
 
+class InUseError(RunError):
+    """Another process holds the lock."""
+
+
 class RunLock:
     """A lock that its holder's death gives free, also on network file systems.
 
@@ -41,12 +45,15 @@ class RunLock:
 
     Args:
       folder: The run directory; made if it is not there.
+      patience: Seconds to wait for a holder to leave.
 
     Raises:
-      RunError: Another process holds the lock, or the folder cannot be written to.
+      InUseError: Another process holds the lock, which is a `RunError`.
+      RunError: The folder cannot be written to.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, patience: float = PATIENCE_SECONDS):
+        self._patience = patience
         self._folder, self._path = folder, os.path.join(folder, NAME)
         self._real = os.path.realpath(folder)
         with _mutex:
@@ -71,7 +78,7 @@ class RunLock:
 
     def _lock(self) -> int:
         """Returns the file, once it is locked."""
-        limit, said = time.monotonic() + PATIENCE_SECONDS, False
+        limit, said = time.monotonic() + self._patience, False
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -105,8 +112,8 @@ class RunLock:
         except OSError:
             return False
 
-    def _refusal(self, holder: str) -> RunError:
-        return RunError(
+    def _refusal(self, holder: str) -> InUseError:
+        return InUseError(
             f"{self._folder}: in use by another job, {holder or 'unknown'} "
             "(host:process:since). Wait for its end, stop it, or choose another "
             f"model_dir.{_unconfigured(os.environ)} If that host is gone for good, "
@@ -162,9 +169,9 @@ def is_held(folder: str) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: str) -> Iterator[RunLock]:
-    """Holds the lock of a run directory within a block."""
-    lock = RunLock(folder)
+def held(folder: str, patience: float = PATIENCE_SECONDS) -> Iterator[RunLock]:
+    """Holds the lock of a run directory within a block; see `RunLock`."""
+    lock = RunLock(folder, patience)
     try:
         yield lock
     finally:

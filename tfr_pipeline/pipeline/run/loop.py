@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.data.reading import explain
-from tfr_pipeline.errors import ConfigError, DataError, RunError
+from tfr_pipeline.errors import ConfigError, DataError, PipelineError, RunError
 from tfr_pipeline.model import position_bias
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS
 from tfr_pipeline.pipeline.distribute.parameter_server import Validate
@@ -147,6 +147,12 @@ def explaining_interrupts(folder: str) -> Iterator[None]:
         ) from None
 
 
+def explained(error: tf.errors.OpError) -> PipelineError | None:
+    """Returns what an error of a training step says of the data; None for nothing."""
+    wrong = position_bias.complaint(error)
+    return DataError(wrong) if wrong else explain.in_python(error)
+
+
 def train(
     pipeline: Any,
     model: tf.keras.Model,
@@ -217,7 +223,7 @@ def train(
                 verbose=0,  # `Progress` says what there is to say
             )
         except tf.errors.OpError as error:
-            if (cause := explain.in_python(error)) is not None:
+            if (cause := explained(error)) is not None:
                 raise cause from None
             raise
 
@@ -248,8 +254,6 @@ def train(
     except tf.errors.DataLossError as error:
         raise diagnosis.explain_data_loss(pipeline._dataset_builder, error) from error
     except tf.errors.InvalidArgumentError as error:
-        if (wrong := position_bias.complaint(error)) is not None:
-            raise DataError(wrong) from None
         if NON_FINITE_LOSS not in str(error):
             raise
         if dispatcher is not None:
@@ -272,6 +276,7 @@ def train(
                 feed.replicas,
                 step,
                 feed.by_length("train", layout),
+                feed.distilling.teacher if feed.distilling else None,
             )
         ) from None
     finally:

@@ -184,6 +184,11 @@ class Progress(RunCallback):
         self._writers = []
 
     @property
+    def steps(self) -> int:
+        """Steps of this epoch that were taken in this process, so far."""
+        return self._steps
+
+    @property
     def _title(self) -> str:
         return f"epoch {self._epoch + 1}/{self.params['epochs']}"
 
