@@ -135,12 +135,11 @@ def explained(subject: Subject, query: str | None) -> Section:
         scores = subject.predictor.score(lists, task=subject.task or None)
         order = np.argsort(-scores, kind="stable")[:_DOCUMENTS]
         baseline = typical(subject.lists.widened()).get("float32")
-        asked = subject.predictor, lists, baseline
-        which = {"documents": order, "task": subject.task or None}
-        found = integrated_gradients(*asked, **which)
+        asked, task = (subject.predictor, lists, baseline), subject.task or None
+        found = integrated_gradients(*asked, documents=order, task=task)
         # Jumps have no gradients.
         if np.abs(found.gaps).max() > 0.05 * max(float(np.ptp(scores)), 1e-6):
-            found = shapley_values(*asked, **which)
+            found = shapley_values(*asked, documents=order, task=task)
     except (ConfigError, RunError) as error:
         return _left_out(name, title, error)
     how = "by integrated gradients"
