@@ -81,6 +81,7 @@ SCORERS = {
 # Of the inputs; "log1p" of others.
 PREPROCESS = {
     "dnn": "quantile_normal",
+    "gam": "quantile_normal",
     "tabm": "quantile_normal",
     "dcn": "quantile_normal",
     # What a value is beside all others, and beside those of its list.
