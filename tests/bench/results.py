@@ -538,14 +538,14 @@ def _cost(dataset: Dataset, folder: pathlib.Path, runs: list[pathlib.Path]) -> N
 
 def _rank_milliseconds(dataset: Dataset, runs: list[pathlib.Path]) -> float:
     from tfr_pipeline.compat import tf
-    from tfr_pipeline.serving.predictor import Predictor
+    from tfr_pipeline.serving.predictor import find_export, load
 
-    rank = Predictor(str(runs[0])).model.signatures["rank"]
+    model = load(find_export(str(runs[0])))
+    rank = model.signatures["rank"]
     x = tf.constant(dataset.splits[0].train.x[:SCORED])
     splits = tf.constant([0, len(x)], tf.int64)
-    names = rank.structured_input_signature[1]
-    arguments = {"features": x, "row_splits": splits}
-    arguments = {name: arguments[name] for name in names if name in arguments}
+    ids = tf.constant([""] * len(x))
+    arguments = {"features": x, "row_splits": splits, "ids": ids}
     return milliseconds(lambda: rank(**arguments))
 
 
