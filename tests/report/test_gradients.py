@@ -13,6 +13,7 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.attention_scorers import DASALCScorer
 from tfr_pipeline.model.scorers import DNNScorer
+from tfr_pipeline.report import shapley
 from tfr_pipeline.report.gradients import integrated_gradients
 from tfr_pipeline.report.shapley import shapley_values
 
@@ -94,7 +95,17 @@ def test_shapley_values_share_what_features_do_together(folder) -> None:
     found = shapley_values(predictor, lists, -np.ones(4), documents=[0])
     np.testing.assert_allclose(found.values, [[1.5, 1.5, 1.0, 0.0]], atol=1e-6)
     assert found.orders == 32
+    np.testing.assert_allclose(found.errors, 0.0, atol=1e-6)
     np.testing.assert_allclose(found.gaps, 0.0, atol=1e-6)
+
+
+def test_too_many_scores_for_shapley_values_are_refused(folder, monkeypatch) -> None:
+    predictor = export(linear(WEIGHTS), folder / "long" / "1")
+    monkeypatch.setattr(shapley, "_MOST_DOCUMENTS", 100)
+    with pytest.raises(ConfigError, match=r"expected at most 100\. Ask for fewer"):
+        shapley_values(predictor, ONE)
+    none = shapley_values(predictor, ONE, documents=[])
+    assert none.values.shape == (0, 4)
 
 
 def test_missing_values_stay_and_have_nothing_to_do_with_it(folder) -> None:

@@ -28,7 +28,8 @@ from tfr_pipeline.serving.predictor import Predictor
 _MATRIX = "float32"
 _PIECES = 8  # at first
 _ROUNDS = 20
-_MOST_PIECES = 4096  # of a document
+# Of a document; less where many documents stand in the list, which all are scored.
+_MOST_PIECES, _LEAST_PIECES, _MOST_SCORES = 4096, 64, 4_000_000
 _DOCUMENTS_PER_CALL = 16384
 
 
@@ -43,6 +44,8 @@ class Attributions:
       scores: float64 `[documents]`.
       baseline_scores: float64 `[documents]`, with the baseline in its place.
       orders: Of Shapley values, how many orders they are the means of; else 0.
+      errors: float64 `[documents, columns]`, standard errors of these means; None for
+        two orders, which do not tell, and for gradients.
     """
 
     names: tuple[str, ...]
@@ -51,6 +54,7 @@ class Attributions:
     scores: np.ndarray
     baseline_scores: np.ndarray
     orders: int = 0
+    errors: np.ndarray | None = None
 
     @property
     def gaps(self) -> np.ndarray:
@@ -96,7 +100,10 @@ def integrated_gradients(
     path = Path(predictor, lists, baseline, documents, task)
     count, columns = path.steps.shape
     span = max(float(np.ptp(predictor.score(path.lists, task=path.task))), 1e-3)
-    values, ends = _integrals(path, count, columns, tolerance * min(1.0, span))
+    scored = max(1, count * path.lists.num_documents)
+    most = int(np.clip(_MOST_SCORES // scored, _LEAST_PIECES, _MOST_PIECES))
+    tolerance *= min(1.0, span)
+    values, ends = _integrals(path, count, columns, tolerance, most)
     return Attributions(path.names, path.documents, values, ends[:, 1], ends[:, 0])
 
 
@@ -231,6 +238,7 @@ def _integrals(
     count: int,
     columns: int,
     tolerance: float,
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Integrates along the ways of documents.
 
@@ -239,6 +247,7 @@ def _integrals(
       count: Number of documents.
       columns: Number of columns.
       tolerance: What the sum over a way may lack.
+      most: Of so many pieces none is cut any more.
 
     Returns:
       `[count, columns]`, and the scores at both ends, `[count, 2]`.
@@ -257,7 +266,7 @@ def _integrals(
         change *= (stop - start)[:, np.newaxis]
         gap = np.abs(after - before - change.sum(axis=1))
         cut = gap > tolerance / (2.0 * pieces[which])
-        cut &= pieces[which] < _MOST_PIECES
+        cut &= pieces[which] < most
         if number == _ROUNDS - 1:
             cut[:] = False
         np.add.at(result, which[~cut], change[~cut])

@@ -137,8 +137,10 @@ def explained(subject: Subject, query: str | None) -> Section:
         baseline = typical(subject.lists.widened()).get("float32")
         asked, task = (subject.predictor, lists, baseline), subject.task or None
         found = integrated_gradients(*asked, documents=order, task=task)
-        # Jumps have no gradients.
-        if np.abs(found.gaps).max() > 0.05 * max(float(np.ptp(scores)), 1e-6):
+        # Jumps have no gradients, and so a gap, or one that is not a number.
+        differences = np.abs(found.scores - found.baseline_scores)
+        span = max(float(np.ptp(scores)), differences.max(initial=0.0), 1e-3)
+        if not np.abs(found.gaps).max(initial=0.0) <= 0.05 * span:
             found = shapley_values(*asked, documents=order, task=task)
     except (ConfigError, RunError) as error:
         return _left_out(name, title, error)
@@ -148,6 +150,10 @@ def explained(subject: Subject, query: str | None) -> Section:
             f"by Shapley values, means over {found.orders} orders of the features (the "
             "model has jumps, at which it has no gradients)"
         )
+        if found.errors is None:
+            how += ", which tell the large ones apart, and no more"
+        else:
+            how += f", standard errors of at most {found.errors.max():.1g}"
     text = (
         f"The first {len(order)} of {lists.num_documents} documents of query "
         f"{lists.query_ids[0]}. A number is what a feature adds to the score of a "

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline.data.lists import Lists
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.report.gradients import Attributions, Path
 from tfr_pipeline.serving.predictor import Predictor
 
 # About so many documents are scored, in at least a pair of orders and in at most 32.
-_DOCUMENTS = 400_000
+_DOCUMENTS = 1_000_000
 _MOST_PAIRS = 16
+# One pair of more than so many would take an hour.
+_MOST_DOCUMENTS = 10_000_000
 
 
 def shapley_values(
@@ -43,10 +46,11 @@ def shapley_values(
       seed: Of the orders.
 
     Returns:
-      The means over `orders` orders.
+      The means over `orders` orders, and their `errors`.
 
     Raises:
-      ConfigError: See `integrated_gradients`.
+      ConfigError: See `integrated_gradients`; or two orders would score more than ten
+        million documents.
 
     Example:
       >>> def largest(predictor, lists):
@@ -58,19 +62,29 @@ def shapley_values(
     count, columns = len(path.documents), len(path.names)
     moves = [np.flatnonzero(steps) for steps in path.steps]
     points = sum(len(active) + 1 for active in moves) * path.lists.num_documents
-    pairs = int(np.clip(_DOCUMENTS // (2 * points), 1, _MOST_PAIRS))
-    values = np.zeros((count, columns))
+    if 2 * points > _MOST_DOCUMENTS:
+        raise ConfigError(
+            f"Shapley values of {count} of {path.lists.num_documents:,} documents with "
+            f"{columns} features take {2 * points:,} scores; expected at most "
+            f"{_MOST_DOCUMENTS:,}. Ask for fewer documents, or of a shorter list."
+        )
+    pairs = int(np.clip(_DOCUMENTS // max(1, 2 * points), 1, _MOST_PAIRS))
+    values = np.zeros((pairs, count, columns))
     ends = np.zeros((count, 2))
     for which, active in enumerate(moves):
-        for _ in range(pairs):
+        for pair in range(pairs):
             order = random.permutation(active)
             for one in (order, order[::-1]):
                 # Point i has the first i features of the order.
                 own = np.zeros((len(one) + 1, columns))
                 own[:, one] = np.tri(len(one) + 1, len(one), -1)
                 scores = path.scores(np.full(len(own), which), own)
-                values[which, one] += np.diff(scores)
+                values[pair, which, one] += np.diff(scores) / 2.0
                 ends[which] = scores[[0, -1]]
-    values /= 2 * pairs
-    names, scores = path.names, ends[:, 1]
-    return Attributions(names, path.documents, values, scores, ends[:, 0], 2 * pairs)
+    errors = None
+    if pairs > 1:
+        errors = values.std(axis=0, ddof=1) / pairs**0.5
+    return Attributions(
+        path.names, path.documents, values.mean(axis=0), ends[:, 1], ends[:, 0],
+        2 * pairs, errors,
+    )  # fmt: skip
