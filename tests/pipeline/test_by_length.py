@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.training_helpers import changed, make_config, make_data
+from tfr_pipeline.compat import tf
 from tfr_pipeline.data.batching import windowed
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.model.attention_scorers import AttentionScorer
@@ -66,6 +67,8 @@ def test_a_run_goes_on_with_the_batches_it_would_have_had(config, windows, monke
     if windows:
         monkeypatch.setattr(windowed, "WINDOW", 4_000)
         monkeypatch.setattr(windowed, "BLOCK", 400)
+    plan = build_pipeline(config)._feed.plan("train", "padded")
+    assert isinstance(plan, windowed.WindowedPlan) == windows
     whole = [
         *one_epoch(build_pipeline(config)),
         *one_epoch(build_pipeline(config), start=10),
@@ -75,15 +78,48 @@ def test_a_run_goes_on_with_the_batches_it_would_have_had(config, windows, monke
         np.testing.assert_array_equal(found, wanted)
 
 
-def test_a_scorer_that_says_nothing_keeps_the_list_size(config):
+class ByPlace(tf.keras.losses.Loss):
+    """A loss of a user's, with a weight for each of twenty places."""
+
+    def call(self, y_true, y_pred):
+        return tf.reduce_mean(y_pred * tf.range(20.0), axis=1)
+
+
+def centred(values):
+    """Preprocessing of a user's that looks at the whole list, padding included."""
+    return values - tf.reduce_mean(values, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "name"),
+    [
+        ("model", "scorer", "Wide"),
+        ("pipeline", "loss", "ByPlace"),
+        ("model", "preprocess", "centred"),
+    ],
+)
+def test_what_says_nothing_of_list_sizes_keeps_them(config, section, key, name):
     config = changed(config, data__list_size=20)
-    config["model"]["scorer"] = f"{__name__}:Wide"
+    config[section][key] = f"{__name__}:{name}"
     pipeline = build_pipeline(config)
+    pipeline._layout()
     assert {mask.shape[1] for mask in one_epoch(pipeline)} == {20}
     # Without one, each batch was ever as long as its longest list.
     assert build_pipeline(changed(config, data__list_size=None))._feed.by_length(
         "train", "padded"
     )
+
+
+def test_a_model_builder_with_steps_of_its_own_keeps_the_list_size(config):
+    pipeline = build_pipeline(changed(config, data__list_size=20))
+    assert pipeline._feed.by_length("train", "padded")
+
+    class Own(type(pipeline._model_builder)):
+        def preprocess(self, context_inputs, example_inputs, mask):
+            return super().preprocess(context_inputs, example_inputs, mask)
+
+    pipeline._model_builder.__class__ = Own
+    assert not pipeline._feed.by_length("train", "padded")
 
 
 def test_whoever_calls_the_dataset_builder_gets_what_tf_ranking_makes(config):

@@ -396,6 +396,19 @@ def test_a_run_states_its_own_figures_and_those_of_its_teacher(data, trees, tmp_
         path.write_text(before)
 
 
+def test_a_run_teaches_within_the_scope_of_a_strategy(data, tmp_path):
+    # A model that is loaded or asked in a scope can be called by replicas alone.
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    mirrored = {"strategy": "MirroredStrategy", "num_epochs": 1}
+    build_pipeline(make_config(data, teacher, **mirrored)).train_and_validate()
+    distill = {"teacher": str(teacher)}
+    config = make_config(data, student, **mirrored, distill=distill)
+    build_pipeline(config).train_and_validate()
+    told = json.loads((student / "metrics.json").read_text())["distillation"]
+    own = json.loads((teacher / "metrics.json").read_text())["valid"]["ndcg@10"]
+    assert told["valid"]["ndcg@10"]["skip"] == pytest.approx(own["skip"], abs=1e-6)
+
+
 def test_a_temperature_that_changes_nothing_is_warned_of():
     told = {"teacher": "a", "temperature": 2.0, "loss": "mean_squared_loss"}
     with pytest.warns(UserWarning, match="temperature=2 has no effect"):

@@ -67,6 +67,8 @@ _WITHOUT_LAMBDA_WEIGHT = (
     RankingLossKey.GUMBEL_APPROX_NDCG_LOSS,
     RankingLossKey.MIXTURE_EM_LOSS,
     RankingLossKey.UNIQUE_SOFTMAX_LOSS,
+    # Gains take its place.
+    RankingLossKey.GAIN_SOFTMAX_LOSS,
 )
 
 

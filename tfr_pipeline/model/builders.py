@@ -177,15 +177,8 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
     @property
     def layouts(self) -> tuple[str, ...]:
         """`packed` and `padded`, less what the parts rule out."""
-        own_steps = any(
-            getattr(type(self), name) is not getattr(ModelBuilder, name)
-            for name in ("create_inputs", "preprocess", "score", "build")
-        )
-        if own_steps or not (
-            _calls_as(self._input_creator, _theirs.FeatureSpecInputCreator)
-            and _calls_as(
-                self._preprocessor, _theirs.PreprocessorWithSpec, PreprocessorWithSpec
-            )
+        if not (
+            self._has_known_steps
             and (
                 "packed" in declared.layouts(self._scorer)
                 or _calls_as(self._scorer, _theirs.UnivariateScorer)
@@ -197,16 +190,43 @@ class ModelBuilder(ModelBuilderWithMask, tfr.keras.model.ModelBuilder):
         specs = [*examples.values(), *creator._context_feature_spec.values()]
         if not examples or not all(map(loose.can_keep, specs)):
             return ("padded",)
+        return ("padded",) if self._mixes_documents() else ("packed", "padded")
+
+    @property
+    def any_list_size(self) -> bool:
+        """Whether nothing here depends on how far lists are padded."""
+        return (
+            self._has_known_steps
+            and declared.any_list_size(self._scorer)
+            and not self._mixes_documents()
+        )
+
+    @property
+    def _has_known_steps(self) -> bool:
+        own_steps = any(
+            getattr(type(self), name) is not getattr(ModelBuilder, name)
+            for name in ("create_inputs", "preprocess", "score", "build")
+        )
+        return (
+            not own_steps
+            and _calls_as(self._input_creator, _theirs.FeatureSpecInputCreator)
+            and _calls_as(
+                self._preprocessor, _theirs.PreprocessorWithSpec, PreprocessorWithSpec
+            )
+        )
+
+    def _mixes_documents(self) -> bool:
         spec = getattr(self._preprocessor, "_preprocess_spec", {})
         parts_of = [
             [(name, part) for part in (x.functions if isinstance(x, Chain) else [x])]
             for name, x in spec.items()
         ]
+        examples = self._input_creator._example_feature_spec
         # Those that come first of all features, then those that come next, and so on.
-        for of_place in itertools.zip_longest(*parts_of):
-            if mixes_documents(dict(filter(None, of_place)), examples):
-                return ("padded",)
-        return ("packed", "padded")
+        return any(
+            mixes_documents(dict(filter(None, of_place)), examples)
+            for of_place in itertools.zip_longest(*parts_of)
+        )
 
     def create_inputs(self) -> tuple[dict[str, Any], dict[str, Any], Any]:
         """See `ModelBuilderWithMask`."""

@@ -9,7 +9,6 @@ exports.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,7 @@ from tfr_pipeline import urls
 from tfr_pipeline.data import room
 from tfr_pipeline.data.batching.tensors import as_tensor
 from tfr_pipeline.model.layers.hub import HubEncoder
+from tfr_pipeline.scopes import outside_scope
 
 _ENCODED = "encoded_"
 _AT_ONCE = 256  # texts, or files of images, that are encoded together
@@ -195,11 +195,7 @@ class Encoding:
 
 
 def _outside_scope(encoder: HubEncoder) -> HubEncoder:
-    """Returns the encoder as it is without a strategy.
-
-    What a module was loaded with within the scope of one can be called by its replicas
-    alone.
-    """
+    """Returns the encoder as it is without a strategy."""
     if not tf.distribute.has_strategy():
         return encoder
     weights = encoder.get_weights()
@@ -210,9 +206,7 @@ def _outside_scope(encoder: HubEncoder) -> HubEncoder:
         copy.set_weights(weights)
         return copy
 
-    # The scope is one of the thread.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(copied).result()
+    return outside_scope(copied)
 
 
 def _matrix(rows: int, like: np.ndarray, encoder: HubEncoder) -> np.ndarray | None:

@@ -61,6 +61,7 @@ class Feed:
         self._hparams = hparams
         self._strategy = strategy
         self._workers = 1
+        self._any_list_size = True  # for the losses; see `choose_layout`
         self._sizes: Iterator[np.ndarray] | None = None
         self._graph, self._adversarial = settings.active(
             hparams.graph, hparams.adversarial
@@ -97,6 +98,12 @@ class Feed:
         )
         if self.distilling is not None:
             _ = self.distilling.teacher  # known before anything is read
+        # One that takes packed batches knows of no list size.
+        self._any_list_size = all(
+            "packed" in declared.layouts(item)
+            for item in objects
+            if not isinstance(item, tf.keras.metrics.Metric)
+        )
         if on_tpu:
             losses = [
                 item for item in objects if isinstance(item, tf.keras.losses.Loss)
@@ -183,8 +190,11 @@ class Feed:
         builder = self._dataset_builder
         if getattr(builder.hparams, "list_size", None) is None:
             return True
-        scorer = parts.scorer(self._model_builder)
-        return not builder.makes_own_features and declared.any_list_size(scorer)
+        return (
+            not builder.makes_own_features
+            and self._any_list_size
+            and getattr(self._model_builder, "any_list_size", False)
+        )
 
     def plan(self, split: str, layout: str) -> Plan:
         """Returns which lists stand in which batch of `train` or `valid`.

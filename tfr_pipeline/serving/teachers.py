@@ -14,6 +14,7 @@ from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.errors import ConfigError, DataError
 from tfr_pipeline.features import Features
 from tfr_pipeline.layout import BlockLayout
+from tfr_pipeline.scopes import outside_scope
 from tfr_pipeline.serving.ensemble import differences
 from tfr_pipeline.serving.predictor import Predictor
 from tfr_pipeline.serving.tree_files import TreeFile
@@ -59,7 +60,7 @@ def load(path: str, features: Features, missing: float | None = None) -> Teacher
             f"distill.missing: expected it with a file of trees, found {path}, a model "
             "of ours, which says itself what is missing. Leave it out."
         )
-    return OfModel(Predictor(path), features)
+    return OfModel(outside_scope(lambda: Predictor(path)), features)
 
 
 class OfModel:
@@ -83,7 +84,7 @@ class OfModel:
 
     def scores(self, lists: Lists) -> np.ndarray:
         """See `Teacher`."""
-        return self._predictor.score(lists)
+        return outside_scope(lambda: self._predictor.score(lists))
 
 
 class OfTrees:

@@ -26,7 +26,7 @@ from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.ranking_model import NON_FINITE_LOSS, RankingModel
 from tfr_pipeline.optimizers import by_layer
-from tfr_pipeline.pipeline.distribute import strategies
+from tfr_pipeline.scopes import outside_scope
 
 # Batches under way for each worker: one that it computes, one that is on its way.
 _UNDER_WAY = 2
@@ -335,7 +335,7 @@ class Validate(tf.keras.callbacks.Callback):
         if self._dataset is None:
             return
         make = self._make
-        found = strategies.outside_scope(
+        found = outside_scope(
             lambda: self._on_workers(twin, make) if make else self._here(twin)
         )
         logs.update({f"val_{name}": value for name, value in found.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import itertools
@@ -136,12 +135,6 @@ def resolver_of_environment() -> Any:
 def strategy_scope(strategy: tf.distribute.Strategy | None) -> Any:
     """Returns the scope of a strategy, or a scope that does nothing for None."""
     return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
-def outside_scope(function: Callable[[], Any]) -> Any:
-    """Returns what a function returns in a thread, which has no strategy."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
 
 
 def is_chief(strategy: tf.distribute.Strategy | None) -> bool:

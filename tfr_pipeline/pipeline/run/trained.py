@@ -8,7 +8,6 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline import outputs
-from tfr_pipeline.pipeline.distribute import strategies
 from tfr_pipeline.pipeline.distribute.parameter_server import Dispatcher
 from tfr_pipeline.pipeline.run import learning, template
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
@@ -16,6 +15,7 @@ from tfr_pipeline.pipeline.run.directory import RunDirectory
 from tfr_pipeline.pipeline.run.finish import Exporter, finish
 from tfr_pipeline.pipeline.run.shared_evaluation import SharedEvaluation
 from tfr_pipeline.pipeline.run.state import RunState
+from tfr_pipeline.scopes import outside_scope
 
 
 class Trained:
@@ -55,7 +55,7 @@ class Trained:
             return
         self._run.check()
         # Within `model.fit` there is a strategy, and nothing of it shall be traced.
-        self._exporter = strategies.outside_scope(self._write_template)
+        self._exporter = outside_scope(self._write_template)
         self._run.has_written(template.MODEL)
 
     def _write_template(self) -> Exporter:
