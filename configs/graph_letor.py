@@ -19,6 +19,8 @@ from configs import letor
 def get_config(model: str = "dnn") -> ConfigDict:
     """Returns the config of `letor` with a graph."""
     config = letor.get_config(model)
+    # Between -1 and 0, whatever the grades: so that a multiplier means something.
+    config.pipeline.loss = "approx_ndcg_loss"
     config.pipeline.graph = ConfigDict()
     config.pipeline.graph.edges = placeholder(str)
     config.pipeline.graph.nodes = "documents"

@@ -40,4 +40,6 @@ def get_config() -> ConfigDict:
     config.model.name = "tables"
     del config.model.preprocess  # which was a word
     config.model.preprocess = ConfigDict(STEPS)
+    # For labels of any size; gains, 2^label, are for grades.
+    config.pipeline.loss = "approx_ndcg_loss"
     return config

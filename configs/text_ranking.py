@@ -34,6 +34,8 @@ def get_config(model: str = "frozen") -> ConfigDict:
         raise ValueError(f"expected {', '.join(MODELS)}, found {model!r}")
     config = letor.get_config("dnn")
     config.model.name = "text_ranking"
+    config.pipeline.loss = "approx_ndcg_loss"
+    config.model.preprocess = "log1p"
     if model == "numbers":
         return config
     del config.model.preprocess  # which was a word

@@ -50,6 +50,8 @@ from tests.bench.quality import CONFIG, lightgbm_splits
 from tests.bench.quality import tfr_pipeline as command
 
 FOLDS, SCORED = 5, 200
+# Share of the distance to a teacher; the loss of labels is some hundred times larger.
+TEACHER = 0.99
 METRICS = ("ndcg@1", "ndcg@5", "ndcg@10")
 TREES = ("lightgbm", "lightgbm_tuned", "catboost_tuned")
 # A model that has been trained: features `[documents, columns]` to scores.
@@ -610,7 +612,8 @@ def measure_distilled(
                 *given,
                 f"--config.model_dir={run}",
                 f"--config.seed={seed}",
-                f"--config.pipeline.distill={{'teacher': '{teacher}'}}",
+                f"--config.pipeline.distill="
+                f"{{'teacher': '{teacher}', 'weight': {TEACHER}}}",
                 *flags,
             )
             tables.append(_of_run(run, split.fold, seed))
