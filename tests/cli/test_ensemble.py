@@ -211,25 +211,141 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     assert not out.exists()
 
 
+def train_here(configs, command, workers, say):
+    """Stands for processes of the members."""
+    for one in configs:
+        own = f"--config.seed={one['seed']}", f"--config.model_dir={one['model_dir']}"
+        assert main([*command, *own]) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_members_that_have_ended_are_not_trained_or_averaged_again(
-    project, ensemble, capsys
+    project, ensemble, capsys, monkeypatch, workers
 ):
+    from tfr_pipeline.cluster import beat, heartbeat
+    from tfr_pipeline.experiment import member_processes
+
+    monkeypatch.setattr(heartbeat, "_before", 0)
+    monkeypatch.setattr(heartbeat, "_now", beat.Beat())
+    monkeypatch.setattr(member_processes, "train", train_here)
     files = [path for path in sorted(ensemble.rglob("*")) if path.is_file()]
     before = [path.stat().st_mtime_ns for path in files]
     capsys.readouterr()
-    assert main(flags(project, ensemble, "--ensemble=2")) == 0
+    words = flags(project, ensemble, "--ensemble=2", f"--workers={workers}")
+    assert main(words) == 0
     said = capsys.readouterr().out
     assert "test ensemble" in said and "member 1 of 2" not in said
     assert [path.stat().st_mtime_ns for path in files] == before
-    # A file of the export is gone, or the run was stopped while it went on: it has not.
+    if workers == 1:  # a supervisor hears of the steps of both
+        steps = [read(ensemble / f"member-{i}/metrics.json")["step"] for i in range(2)]
+        assert heartbeat.now().step == sum(steps)
+
+
+def test_a_run_has_ended_when_it_has_its_epochs_and_exports(ensemble, tmp_path):
     from tfr_pipeline.experiment.build import build_pipeline
     from tfr_pipeline.pipeline.run.at_checkpoint import has_ended
 
-    config = read(ensemble / "member-0" / "config.json")
-    config["model_dir"] = str(ensemble / "member-0")
-    assert has_ended(build_pipeline(config))
-    more = {**config, "pipeline": {**config["pipeline"], "num_epochs": 3}}
-    assert not has_ended(build_pipeline(more))
+    run = tmp_path / "run"
+    shutil.copytree(ensemble / "member-0", run, symlinks=True)
+    config = {**read(run / "config.json"), "model_dir": str(run)}
+
+    def ended(**told):
+        pipeline = build_pipeline(config | {"pipeline": config["pipeline"] | told})
+        return has_ended(pipeline)
+
+    epochs = config["pipeline"]["num_epochs"]
+    metrics = read(run / "metrics.json")
+    assert metrics["epochs"] == epochs and ended() and not ended(num_epochs=epochs + 1)
+    # It was stopped while it went on; a copy has other times.
+    more = config | {"pipeline": config["pipeline"] | {"num_epochs": epochs + 1}}
+    (run / "config.json").write_text(json.dumps(more))
+    os.utime(run / "metrics.json")
+    assert not ended(num_epochs=epochs + 1)
+    metrics["stopped"] = "no better epoch"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert ended(num_epochs=epochs + 1)
+    # Written by an earlier version.
+    (run / "config.json").write_text(json.dumps(config))
+    old = {k: v for k, v in metrics.items() if k not in ("epochs", "stopped")}
+    (run / "metrics.json").write_text(json.dumps(old))
+    assert not ended()
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    for name in ("best_model_by_metric", "latest_model"):
+        assert ended()
+        kept = (run / "export" / name).rename(tmp_path / name)
+        assert ended() == (name[:4] == "best" and metrics["best_step"] is None)
+        (run / "export" / name).mkdir()
+        assert not ended()
+        (run / "export" / name).rmdir()
+        kept.rename(run / "export" / name)
+
+
+def test_an_ensemble_that_was_killed_while_it_was_averaged_is_averaged_again(
+    ensemble, tmp_path
+):
+    from tfr_pipeline.experiment.ensemble import _combined, combine_once
+    from tfr_pipeline.serving import versions
+
+    folder = tmp_path / "two"
+    shutil.copytree(ensemble, folder, symlinks=True)
+    runs = [str(folder / f"member-{i}") for i in range(2)]
+    os.utime(folder / "metrics.json")
+    whole = _combined(runs, str(folder))
+    assert whole == read(folder / "metrics.json")
+    about = read(folder / "ensemble.json")
+    # Of one member less, killed before it had an export: all else is of both.
+    one = {"members": about["members"][:1]}
+    (folder / "ensemble.json").write_text(json.dumps(one))
+    assert not _combined(runs[:1], str(folder))
+    (folder / "metrics.json").write_text(json.dumps(whole | one))
+    assert not _combined(runs[:1], str(folder))  # the export is of both
+    content = combine_once(runs[:1], str(folder))
+    assert content == _combined(runs[:1], str(folder))
+    assert not _combined(runs, str(folder))
+    assert [found["run"] for found in content["members"]] == ["member-0"]
+    newest = versions.find_export(str(folder))
+    assert os.path.basename(newest) == os.path.basename(versions.find_export(runs[0]))
+    # A member was exported again since, or its export is gone.
+    about = (folder / "ensemble.json").read_text()
+    (folder / "ensemble.json").write_text(about.replace(runs[0], "moved"))
+    assert _combined(runs[:1], str(folder))
+    number = os.path.basename(newest)
+    (folder / "ensemble.json").write_text(about.replace(f"/{number}", "/7"))
+    assert not _combined(runs[:1], str(folder))
+    (folder / "ensemble.json").write_text(about)
+    assert _combined(runs[:1], str(folder))
+    versions.remove(str(folder / "export" / "latest_model"))
+    assert not _combined(runs[:1], str(folder))
+
+
+def test_who_waits_says_for_whom_once(ensemble, tmp_path, monkeypatch, capsys):
+    from tfr_pipeline.experiment.ensemble import combine_once, train
+    from tfr_pipeline.pipeline.run import lock
+
+    folder, said, naps = tmp_path / "two", [], []
+    shutil.copytree(ensemble, folder, symlinks=True)
+    runs = [str(folder / f"member-{i}") for i in range(2)]
+    os.utime(folder / "metrics.json")
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            held.release()
+
+    monkeypatch.setattr(time, "sleep", nap)
+    held = lock.RunLock(str(folder))
+    assert combine_once(runs, str(folder), say=said.append)
+    held = lock.RunLock(runs[0])
+    config = read(folder / "member-0" / "config.json") | {"model_dir": runs[0]}
+    naps.clear()
+    train([config], said.append)
+    assert len(said) == 3 and "which train member 1" in said[1]
+    for line, place in ((said[0], folder), (said[2], runs[0])):
+        assert f":{os.getpid()}:" in line and f"remove {place}/lock" in line
+    # `ensemble` does not mix its files with those of another one.
+    with lock.held(str(folder)):
+        assert main(["ensemble", runs[0], f"--output={folder}"]) == 1
+    assert "in use by another job" in capsys.readouterr().err
 
 
 @pytest.mark.slow

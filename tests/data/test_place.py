@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import subprocess
@@ -281,3 +282,15 @@ def test_workers_of_one_host_share_its_memory(tf_config, count):
     task = '{"type": "worker", "index": 0}'
     text = tf_config and tf_config.replace("TASK", task)
     assert cluster_spec.readers_here(text) == count
+
+
+def test_tasks_that_work_alone_share_the_memory_of_their_host(monkeypatch):
+    cluster = {"worker": ["a:1", "a:2", "b:1"]}
+    text = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}})
+    monkeypatch.setenv("TF_CONFIG", text)
+    monkeypatch.setenv(cluster_spec.READERS, "")
+    assert cluster_spec.readers_here(None) == 1
+    cluster_spec.leave()
+    assert "TF_CONFIG" not in os.environ
+    assert cluster_spec.readers_here(None) == 2
+    assert cluster_spec.readers_here(text.replace("a:2", "c:2")) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 
 from tfr_pipeline.cli import arguments
 from tfr_pipeline.cli.quiet import load_tensorflow
@@ -41,6 +43,15 @@ def run(args: argparse.Namespace) -> int:
     folder = check_folder(args.output, "--output")
     load_tensorflow()
     from tfr_pipeline.experiment import ensemble
+    from tfr_pipeline.pipeline.run import lock
 
-    ensembles.report(ensemble.combine(args.runs, folder), folder)
+    new = not os.path.exists(folder)
+    try:
+        with lock.held(folder):
+            content = ensemble.combine(args.runs, folder)
+    finally:
+        if new:  # of the lock alone, where nothing came of it
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+    ensembles.report(content, folder)
     return 0

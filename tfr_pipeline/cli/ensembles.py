@@ -39,7 +39,8 @@ def train(args: argparse.Namespace, config: Mapping[str, Any]) -> int:
     members, builder = members_of(config, args.ensemble), None
     if workers > 1 and not args.dry_run:
         # Before TensorFlow, whose threads processes had better not be forked from.
-        command = ["train", f"--config={args.config}", *_without(args.overrides)]
+        command = ["train", f"--config={args.config}", "--unless_ended"]
+        command += _without(args.overrides)
         if args.accept_changed_data:
             command.append("--accept_changed_data")
         member_processes.train(members, command, workers, console.say)
@@ -92,7 +93,7 @@ def _in_job(
     if config["pipeline"].get("strategy") == "MultiWorkerMirroredStrategy":
         return True
     # The others are no peers of this one: each task trains members of its own.
-    del os.environ["TF_CONFIG"]
+    cluster_spec.leave()
     return False
 
 

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "own (default: one after the other in this process)",
     )
     parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--unless_ended", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,6 +100,11 @@ def run(args: argparse.Namespace) -> int:
     if args.lr_range is not None:
         lr_range.run(pipeline, config["model_dir"], *rates)
         return 0
+    if args.unless_ended:  # of `--ensemble --workers`
+        from tfr_pipeline.pipeline.run import at_checkpoint
+
+        if at_checkpoint.has_ended(pipeline):
+            return 0
     pipeline.train_and_validate(verbose=1, accept_changed_data=args.accept_changed_data)
     if pipeline.is_chief:
         _report(files.local(config["model_dir"]))

@@ -19,6 +19,8 @@ TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
+# How many tasks of this host read, in one that has left its cluster; see `leave`.
+READERS = "TFR_PIPELINE_READERS"
 _MULTI_WORKER = "MultiWorkerMirroredStrategy"
 _PARAMETER_SERVER = "ParameterServerStrategy"
 # Jobs whose tasks train.
@@ -80,12 +82,15 @@ def readers_here(text: str | None) -> int:
     """Returns how many tasks on the host of this one read training data, 1 at least.
 
     Args:
-      text: Value of TF_CONFIG.
+      text: Value of TF_CONFIG; where there is none, what `leave` has noted counts.
 
     Example:
       >>> readers_here(TF_CONFIG_EXAMPLE)
       1
     """
+    if not text:
+        noted = os.environ.get(READERS, "")
+        return max(1, int(noted)) if noted.isdecimal() else 1
     config, problems = parse(text)
     if not config or problems or "ps" in config["cluster"]:
         return 1  # of those with parameter servers the chief reads
@@ -96,6 +101,15 @@ def readers_here(text: str | None) -> int:
     host = own[0].rpartition(":")[0]
     addresses = [a for job in _TRAINERS for a in jobs.get(job, [])]
     return max(1, sum(a.rpartition(":")[0] == host for a in addresses))
+
+
+def leave() -> None:
+    """Makes this task work alone from now on: its process has no TF_CONFIG any more.
+
+    What it shares with the others of its host it still does, see `readers_here`.
+    """
+    os.environ[READERS] = str(readers_here(os.environ.get("TF_CONFIG")))
+    os.environ.pop("TF_CONFIG", None)
 
 
 def parse(text: str | None) -> tuple[dict[str, Any] | None, list[tuple[str, str]]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tfr_pipeline import files, gradients, urls
-from tfr_pipeline.cluster import heartbeat
+from tfr_pipeline.cluster import beat, heartbeat
 from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.experiment.members import FILE_NAME
@@ -82,7 +82,11 @@ def train(
                 continue
             try:
                 pipeline = build_pipeline(config, kept=kept)
-                if not at_checkpoint.has_ended(pipeline):
+                if at_checkpoint.has_ended(pipeline):
+                    # As far as the process was that trained it.
+                    step = _read(config["model_dir"], "metrics.json").get("step")
+                    heartbeat.moves(beat.REST, step)
+                else:
                     idle = False
                     with pipeline._run.held(lock.PATIENCE_SECONDS if together else 0.0):
                         if pipeline.is_chief:
@@ -103,6 +107,9 @@ def train(
             if not said:
                 numbers = ", ".join(str(number) for number, _ in waiting)
                 say(f"waiting for other processes, which train member {numbers}")
+                for _, config in waiting:
+                    if lock.is_held(config["model_dir"]):
+                        say(str(lock.in_use(config["model_dir"])))
             said = True
             time.sleep(_POLL_SECONDS)
     return pipeline
@@ -112,26 +119,41 @@ def combine_once(
     runs: Sequence[str], folder: str, builder: Any = None, say: Say = print
 ) -> dict[str, Any]:
     """As `combine`, but of several processes that do so one does the work."""
+    said = False
     while True:
         try:
             with lock.held(folder, 0.0):
                 return _combined(runs, folder) or combine(runs, folder, builder, say)
-        except lock.InUseError:
+        except lock.InUseError as error:
+            if not said:
+                say(f"waiting: {error}")
+            said = True
             time.sleep(_POLL_SECONDS)
 
 
 def _combined(runs: Sequence[str], folder: str) -> dict[str, Any]:
     """Returns `metrics.json` if it is of these runs as they are, else nothing."""
-    names = [_named(run, folder) for run in runs]
-    members = _read(folder, FILE_NAME).get("members") or ()
     metrics = [os.path.join(at, "metrics.json") for at in (folder, *runs)]
-    if [one["run"] for one in members] != names or not all(
-        map(os.path.isfile, metrics)
-    ):
+    if not all(map(os.path.isfile, metrics)):
         return {}
     own, *others = (os.stat(path).st_mtime_ns for path in metrics)
-    exported = os.path.isdir(os.path.join(folder, "export", LATEST))
-    return _read(folder, "metrics.json") if exported and own > max(others) else {}
+    content = _read(folder, "metrics.json")
+    about = _read(folder, FILE_NAME).get("members") or ()
+    names = [_named(run, folder) for run in runs]
+    # One is written before the export, the other after: in between they differ.
+    for members in (about, content.get("members") or ()):
+        if [one["run"] for one in members] != names:
+            return {}
+    try:
+        exports = [versions.find_export(run) for run in runs]
+        exported = versions.find_export(os.path.join(folder, "export", LATEST))
+    except DataError:
+        return {}
+    # The folders may have been moved since.
+    noted = [os.path.basename(one["export"]) for one in about]
+    same = noted == [os.path.basename(path) for path in exports]
+    ours = os.path.basename(exported) == _version(exports)
+    return content if same and ours and own > max(others) else {}
 
 
 def combine(
@@ -161,9 +183,7 @@ def combine(
         builder = _builder_of(runs, told, say)
     place = os.path.join(folder, "export", LATEST)
     versions.check(place)
-    # Other members, or some that were trained further, have another number.
-    version = sum(_number(one.path) for one in members)
-    path = os.path.join(place, str(version))
+    path = os.path.join(place, _version([one.path for one in members]))
     names = [_named(run, folder) for run in runs]
     about = [
         {"run": name, "seed": config.get("seed"), "export": member.path}
@@ -298,9 +318,14 @@ def _read(run: str, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _number(export: str) -> int:
-    name = os.path.basename(export)
-    return int(name) if name.isascii() and name.isdigit() else 1
+def _version(exports: Sequence[str]) -> str:
+    """Returns the version of the mean of exports.
+
+    Other members, or some that were trained further, have another one.
+    """
+    names = map(os.path.basename, exports)
+    numbers = (int(n) if n.isascii() and n.isdigit() else 1 for n in names)
+    return str(sum(numbers))
 
 
 def _named(run: str, folder: str) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import RunError
+from tfr_pipeline.errors import DataError, RunError
 from tfr_pipeline.pipeline.datasets.adapter import SPLITS
 from tfr_pipeline.pipeline.run import data_fingerprint
 from tfr_pipeline.pipeline.run.checkpoint_files import latest
 from tfr_pipeline.pipeline.run.checkpoints import Checkpoints
 from tfr_pipeline.pipeline.run.comparison import FREE_LATER, differences
 from tfr_pipeline.pipeline.run.directory import RunDirectory, read_json
-from tfr_pipeline.pipeline.run.finish import LATEST
+from tfr_pipeline.pipeline.run.finish import BEST, LATEST
 from tfr_pipeline.pipeline.run.state import RunState
 from tfr_pipeline.serialization import plain
 from tfr_pipeline.serving import remote_versions, versions
@@ -53,7 +53,15 @@ def _is_done(pipeline: Any) -> bool:
     # The first is written whenever a run begins or goes on, the last at its end.
     if os.stat(metrics).st_mtime_ns < os.stat(config).st_mtime_ns:
         return False
-    if not os.path.isdir(os.path.join(path, "export", LATEST)):
+    # Times may be those of a copy, and the last be of a run with fewer epochs.
+    content, hparams = read_json(metrics), pipeline._hparams
+    if not (content.get("stopped") or content.get("epochs") == hparams.num_epochs):
+        return False
+    best = hparams.export_best_model and content.get("best_step") is not None
+    try:
+        for name in (LATEST, BEST) if best else (LATEST,):
+            versions.find_export(os.path.join(path, "export", name))
+    except DataError:
         return False
     told, free = plain(pipeline._told(), "config"), FREE_LATER - {"num_epochs"}
     if any(differences(read_json(config), told, free)):

@@ -127,10 +127,15 @@ def of_history(checkpoints: Checkpoints) -> dict[str, Any]:
     steady = [row for row in history[1:] or history if "documents" in row]
     documents = sum(row["documents"] for row in steady)
     seconds = sum(row["seconds"] for row in steady)
+    epochs = None
+    if history:  # which lacks the last epoch if the process died while it validated
+        last = history[-1]
+        epochs = int(checkpoints.step * (last["epoch"] + 1) // last["step"])
     return {
         "documents_per_second": round(documents / seconds, 1) if seconds else None,
         "seconds": {"training": round(sum(row["seconds"] for row in history), 3)},
         "step": checkpoints.step,
+        "epochs": epochs,
         "best_step": state.best_step if state.best_value is not None else None,
         "best_value": state.best_value,
         "stopped": state.stopped or None,

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 
+from tfr_pipeline.cluster import cluster_spec
 from tfr_pipeline.errors import RunError
 
 NAME = "lock"
@@ -58,7 +59,7 @@ class RunLock:
         self._real = os.path.realpath(folder)
         with _mutex:
             if self._real in _held:
-                raise self._refusal(_name())
+                raise in_use(self._folder, _name())
             _held.add(self._real)
         self._file = -1
         try:
@@ -95,7 +96,7 @@ class RunLock:
                     return file
                 os.close(file)
                 if time.monotonic() >= limit:
-                    raise self._refusal(holder) from None
+                    raise in_use(self._folder, holder) from None
                 if not said:
                     print(f"waiting for {holder} to leave {self._folder}", flush=True)
                     said = True
@@ -111,14 +112,6 @@ class RunLock:
             return os.path.samestat(os.fstat(file), os.stat(self._path))
         except OSError:
             return False
-
-    def _refusal(self, holder: str) -> InUseError:
-        return InUseError(
-            f"{self._folder}: in use by another job, {holder or 'unknown'} "
-            "(host:process:since). Wait for its end, stop it, or choose another "
-            f"model_dir.{_unconfigured(os.environ)} If that host is gone for good, "
-            f"remove {self._path}."
-        )
 
     def check(self) -> None:
         """Checks that the lock is still there.
@@ -143,6 +136,24 @@ class RunLock:
             self._file = -1
         with _mutex:
             _held.discard(self._real)
+
+
+def in_use(folder: str, holder: str | None = None) -> InUseError:
+    """Returns what a process is told that does not get a lock.
+
+    Args:
+      folder: The run directory.
+      holder: Who holds the lock, as `host:process:since`; by default as its file says.
+    """
+    path = os.path.join(folder, NAME)
+    if holder is None:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            holder = file.read(500).decode(errors="replace")
+    return InUseError(
+        f"{folder}: in use by another job, {holder or 'unknown'} (host:process:since). "
+        "Wait for its end, stop it, or choose another model_dir."
+        f"{_unconfigured(os.environ)} If that host is gone for good, remove {path}."
+    )
 
 
 def is_held(folder: str) -> bool:
@@ -185,7 +196,7 @@ def _name() -> str:
 
 def _unconfigured(environment: Mapping[str, str]) -> str:
     """Says that this is one of several processes that do not know of each other."""
-    if environment.get("TF_CONFIG"):
+    if environment.get("TF_CONFIG") or environment.get(cluster_spec.READERS):
         return ""
     for count, rank in _SCHEDULERS:
         tasks = environment.get(count, "")
