@@ -236,8 +236,6 @@ def test_both_layouts_learn_the_same_without_batch_norm_and_dropout(data, tmp_pa
     for layout in ("packed", "padded"):
         config = make_config(data, tmp_path / layout, layout=layout, num_epochs=2)
         config["model"]["scorer_args"].update(use_batch_norm=False, dropout=0.0)
-        # Else padded batches have lists of like lengths, and so others than packed ones.
-        config["data"]["documents_per_batch"] = 60
         pipeline = build_pipeline(config)
         losses[layout] = [row["val_loss"] for row in fit(pipeline)[1]]
         assert pipeline._layout() == layout

@@ -61,7 +61,8 @@ class Feed:
         self._hparams = hparams
         self._strategy = strategy
         self._workers = 1
-        self._any_list_size = True  # for the losses; see `choose_layout`
+        # What `choose_layout` finds: of the losses, and of all.
+        self._any_list_size, self._could_pack = True, False
         self._sizes: Iterator[np.ndarray] | None = None
         self._graph, self._adversarial = settings.active(
             hparams.graph, hparams.adversarial
@@ -129,6 +130,7 @@ class Feed:
         both = [x for x in both if all(x in layouts for layouts in taken.values())]
         if on_tpu:
             both = [layout for layout in both if layout == "padded"]
+        self._could_pack = "packed" in both
         wanted = self._hparams.layout
         if not both or (wanted and wanted not in both):
             others = [
@@ -186,6 +188,10 @@ class Feed:
           layout: The batch layout.
         """
         if split != "train" or layout != "padded" or self._on_tpu or self._graph:
+            return False
+        if (
+            self._could_pack
+        ):  # who asks for padding there has the batches of packed ones
             return False
         builder = self._dataset_builder
         if getattr(builder.hparams, "list_size", None) is None:
