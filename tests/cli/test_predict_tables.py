@@ -66,6 +66,7 @@ def scores(path: pathlib.Path) -> dict[tuple[str, str], str]:
     return {(qid, name): score for qid, name, _, score in rows}
 
 
+@pytest.mark.slow
 def test_predictions_are_the_same_from_any_form_of_a_table(
     tmp_path: pathlib.Path,
 ) -> None:

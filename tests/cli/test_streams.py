@@ -49,6 +49,7 @@ def test_what_was_written_to_files_is_kept_when_a_stream_is_closed(
     ]
 
 
+@pytest.mark.slow
 def test_training_goes_on_when_its_readers_have_gone(project, tmp_path, monkeypatch):
     read, write = os.pipe()
     os.close(read)

@@ -314,6 +314,7 @@ def test_a_loss_of_ones_own_is_a_part_of_a_sum(data, tmp_path, used, kinds, loss
     assert pipeline._layout() == "padded"  # what the class of one's own declares
 
 
+@pytest.mark.slow
 def test_a_part_of_a_sum_has_arguments_of_its_own(data, tmp_path, used):
     mine = {"loss": OWN_LOSS, "weight": 0.5, "scale": 3.0}
     loss = {"softmax_loss": {"weight": 1, "temperature": 0.5}, "mine": mine}

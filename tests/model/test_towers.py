@@ -82,6 +82,7 @@ def test_the_bias_before_a_normalisation_stays_where_it_is():
     np.testing.assert_allclose(dense(normal(4, 3)), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("features", [1, 7, 40])
 def test_stacked_towers_train_as_towers_of_keras(features, width):

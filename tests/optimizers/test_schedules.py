@@ -164,6 +164,7 @@ def test_weight_decay_shrinks_weights_that_have_no_gradient():
     np.testing.assert_allclose(moved, [0.1, 0.1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_optimizer_settings_of_a_config_change_the_training(data, tmp_path):
     """A step of SGD moves the weights by rate times gradient, and no further."""
 

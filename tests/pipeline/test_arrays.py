@@ -63,6 +63,7 @@ def train(data: Any, folder: pathlib.Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_arrays_train_to_the_same_metrics_and_ranks_as_files_of_them(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -108,6 +109,7 @@ def test_arrays_train_to_the_same_metrics_and_ranks_as_files_of_them(
         np.testing.assert_array_equal(ranked[0][name].numpy(), ranked[1][name].numpy())
 
 
+@pytest.mark.slow
 def test_a_run_on_other_arrays_is_not_gone_on_with(tmp_path: pathlib.Path) -> None:
     features, labels, qid = arrays(0)
     train(from_arrays(features, labels, qid, **BATCHES), tmp_path / "run")

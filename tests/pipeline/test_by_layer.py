@@ -170,6 +170,7 @@ def test_norms_are_those_of_the_sum_over_replicas():
     assert moved == pytest.approx([3.0, 8.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [{}, {"clipnorm": 0.01}])
 def test_norms_are_those_of_the_gradients_in_the_logs_of_each_epoch(
     data, tmp_path, args

@@ -204,6 +204,7 @@ def test_signatures_give_classes_and_probabilities(folder, predicted):
     assert without["ids"].numpy().tolist() == [b"0", b"1"]
 
 
+@pytest.mark.slow
 def test_padded_batches_train_as_packed_ones_do(folder, tmp_path):
     rows = []
     for layout in ("packed", "padded"):
@@ -215,6 +216,7 @@ def test_padded_batches_train_as_packed_ones_do(folder, tmp_path):
         assert rows[1][name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_two_classes_need_one_score_only(tmp_path):
     features, names = animals(120, 0)
     labels = np.where(names == "owl", "yes", np.where(names == "", None, "no"))

@@ -165,6 +165,7 @@ def test_a_trained_module_is_called_in_each_step(pipeline, texts, counted):
     assert np.abs(encoder(text) - before(text)).max() > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainable", [False, True])
 def test_a_run_of_replicas_exports_what_takes_texts(pipeline, text_module, trainable):
     made = pipeline(

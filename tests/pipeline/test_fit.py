@@ -222,6 +222,7 @@ def test_training_stops_when_nothing_gets_better(data, tmp_path):
     assert len(read_history(tmp_path / "run")) == 3
 
 
+@pytest.mark.slow
 def test_document_budgets_train_every_list(data, tmp_path):
     config = make_config(data, tmp_path / "run", num_epochs=1)
     config["data"]["documents_per_batch"] = 60
@@ -356,6 +357,7 @@ def test_a_scorer_of_another_number_than_the_loss_takes_is_named(
         SimplePipeline(builder, dataset, hparams).train_and_validate()
 
 
+@pytest.mark.slow
 def test_a_lambda_weight_among_the_loss_arguments_is_trained_with_and_recorded(
     data, tmp_path
 ):
@@ -390,6 +392,7 @@ def test_a_loss_of_tf_rankings_own_gets_padded_batches(data, finished, tmp_path)
     assert read_json(ours)["layout"] == "packed"
 
 
+@pytest.mark.slow
 def test_tf_rankings_hyperparameters_are_taken(data, tmp_path):
     model, dataset, _ = parts(data, tmp_path / "run")
     hparams = tfr.keras.pipeline.PipelineHparams(
@@ -418,6 +421,7 @@ class PlainModelBuilder(AbstractModelBuilder):
         return tf.keras.Model({"features": features, DEFAULT_MASK: mask}, scores)
 
 
+@pytest.mark.slow
 def test_a_plain_keras_model_trains_and_exports(data, tmp_path):
     _, dataset, hparams = parts(data, tmp_path / "run")
     SimplePipeline(PlainModelBuilder(), dataset, hparams).train_and_validate()

@@ -81,7 +81,11 @@ def builder(train, valid="", kind=SimpleDatasetBuilder, context=CONTEXT, **hpara
 
 @pytest.mark.parametrize(
     ("cache", "window"),
-    [("memory", 9_000), ("folder", 9_000), ("memory", 1 << 27)],
+    [
+        pytest.param("memory", 9_000, marks=pytest.mark.slow),
+        ("folder", 9_000),
+        pytest.param("memory", 1 << 27, marks=pytest.mark.slow),
+    ],
     ids=["large in memory", "large on disk", "small"],
 )
 @pytest.mark.parametrize(
@@ -118,6 +122,7 @@ def test_batches_are_those_of_files_with_nothing_but_the_fold(
     assert isinstance(lists, DiskLists) == (cache == "folder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", ["part-*", "part-[3-6],part-[0-2]"])
 def test_folds_do_not_depend_on_files_or_their_order(folder, files):
     pattern = ",".join(str(folder / part) for part in files.split(","))

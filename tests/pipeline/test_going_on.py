@@ -82,6 +82,7 @@ def test_what_changes_the_result_is_refused_by_name(tmp_path, key, value):
             claim_both(tmp_path / str(number), *pair)
 
 
+@pytest.mark.slow
 def test_a_script_with_another_batch_size_is_refused(data, tmp_path):
     features = Features.load(str(data))
 

@@ -336,6 +336,7 @@ def test_a_column_without_a_score_is_named_wherever_lists_are(tmp_path, cache):
         build_pipeline(config).train()
 
 
+@pytest.mark.slow
 def test_a_student_of_a_teacher_that_knows_ranks_better_than_without(noisy):
     quality = {}
     for weight in (0.0, 0.9):

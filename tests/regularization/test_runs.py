@@ -114,6 +114,7 @@ def step_with_labels(config, labels):
         return first_step(config)[2]
 
 
+@pytest.mark.slow
 def test_a_warm_start_may_add_a_graph(run, data, graph, tmp_path) -> None:
     told = {"graph": graph, "warm_start": {"from": str(run)}, "num_epochs": 1}
     config = make_config(data, tmp_path / "warm", strategy=None, **told)
@@ -198,6 +199,7 @@ def test_a_graph_needs_neighbours(data, graph, tmp_path) -> None:
         checked(plain_config(data, tmp_path, graph=told))
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_graph(data, graph, tmp_path) -> None:
     path = tmp_path / "graph.tsv"
     lines = pathlib.Path(graph["edges"]).read_text().splitlines(keepends=True)

@@ -102,6 +102,7 @@ def test_the_page_has_all_there_is_and_loads_nothing(gam, dnn) -> None:
     assert "python " in page.sections["How to repeat this run"]  # of these tests
 
 
+@pytest.mark.slow
 def test_the_same_page_comes_again_from_moved_data(gam, project, tmp_path) -> None:
     moved = str(tmp_path / "copy")
     shutil.copytree(gam, moved)
@@ -122,6 +123,7 @@ def test_the_same_page_comes_again_from_moved_data(gam, project, tmp_path) -> No
     assert "query 51" in page.sections["One list explained"]
 
 
+@pytest.mark.slow
 def test_a_run_without_test_data_is_told_by_its_validation_data(gam, tmp_path) -> None:
     path = str(tmp_path / "run")
     shutil.copytree(gam, path)
@@ -138,6 +140,7 @@ def test_a_run_without_test_data_is_told_by_its_validation_data(gam, tmp_path) -
     assert "The model is additive" in page.sections["Shapes"]
 
 
+@pytest.mark.slow
 def test_lists_of_large_data_are_sampled_and_it_says_how_many(gam) -> None:
     page = page_of(gam, "--documents=60")
     assert " lists, of 1" in page.sections["Feature importance"]
@@ -180,6 +183,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(gam, monkeypatch) ->
     assert len(err.splitlines()) == 1 and not os.path.exists("never.html")
 
 
+@pytest.mark.slow
 def test_a_run_of_several_tasks_is_told_by_the_task_that_is_asked_for(
     tmp_path,
 ) -> None:

@@ -62,6 +62,7 @@ def rank(signatures):
     return signatures[RANK]
 
 
+@pytest.mark.slow
 def test_rank_scores_as_predict_does(signatures, rank):
     found = rank(**inputs(LISTS))
     records = tf.constant([elwc(ranked) for ranked in LISTS])

@@ -117,6 +117,7 @@ def test_what_has_no_dropout_cannot_be_sampled(tmp_path):
         predictor.sample(as_lists(LISTS), 5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_sends_to_its_members(tmp_path):
     _, member = exported(DNNScorer(**DIMS, dropout=0.3), tmp_path / "model")
     path = export_ensemble([member, member], str(tmp_path / "ensemble"))
