@@ -189,9 +189,7 @@ class Feed:
         """
         if split != "train" or layout != "padded" or self._on_tpu or self._graph:
             return False
-        if (
-            self._could_pack
-        ):  # who asks for padding there has the batches of packed ones
+        if self._could_pack:  # padding is asked for, and nothing else
             return False
         builder = self._dataset_builder
         if getattr(builder.hparams, "list_size", None) is None:
