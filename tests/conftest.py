@@ -11,9 +11,15 @@ import tempfile
 import time
 import warnings
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A machine that has much to do draws and runs slowly; that is no fault of the code.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 # Folders with long files come first, so that no process is left alone with one at the
 # end. Tests of `cluster` wait more than they compute: they alternate with others.
