@@ -189,7 +189,8 @@ class QuantileNormal(Step):
         tables = [_knots(np.array(row, np.float32), extreme) for row in quantiles]
         knots, *beside = (np.stack(rows) for rows in zip(*tables, strict=True))
         # Columns in rows, as `searchsorted` wants them.
-        rows = tf.transpose(tf.reshape(values, [-1, len(tables)]))
+        matrix = tf.reshape(values, [-1, len(tables)])
+        rows = tf.transpose(matrix)
         place = _first_not_less(knots, rows)
         place += np.arange(len(tables), dtype=np.int32)[:, np.newaxis] * knots.shape[1]
         table = tf.constant(np.stack([part.ravel() for part in beside], axis=1))
@@ -205,7 +206,8 @@ class QuantileNormal(Step):
         )
         bound = tf.constant(most, tf.float32)
         normal = tf.minimum(tf.maximum(tf.math.ndtri(rank), -bound), bound)
-        normal = tf.transpose(tf.where(tf.math.is_nan(rows), rows, normal))
+        # Not before: Grappler would transpose booleans, of which oneDNN complains.
+        normal = tf.where(tf.math.is_nan(matrix), matrix, tf.transpose(normal))
         return tf.ensure_shape(tf.reshape(normal, tf.shape(values)), values.shape)
 
     def get_config(self) -> dict[str, Any]:
