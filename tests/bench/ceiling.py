@@ -41,7 +41,7 @@ import numpy as np
 
 from tests.bench.quality import CONFIG
 from tests.bench.quality import tfr_pipeline as command
-from tests.bench.results import Part, lightgbm, load
+from tests.bench.results import Part, lightgbm, load, ndcgs, seconds_of
 
 MEASURED = {"choose": 2, "test": 3}  # part: seed
 QUERIES = 1000
@@ -126,12 +126,9 @@ class Known:
         return np.load(self.folder / f"{name}.npy")
 
 
-def ndcgs(part: Part, scores: np.ndarray) -> np.ndarray:
-    """Returns NDCG@10 `[lists]`, NaN where nothing is relevant."""
-    from tfr_pipeline.metrics.evaluation import QueryMetrics
-
-    scores = np.asarray(scores, np.float64).ravel()
-    return QueryMetrics.of(part.y, scores, part.row_splits).skip("ndcg@10")
+def of_part(part: Part, scores: np.ndarray) -> np.ndarray:
+    """Returns NDCG@10 `[lists]` of the scores of a part; see `ndcgs`."""
+    return ndcgs(part.y, np.asarray(scores, np.float64).ravel(), part.row_splits)
 
 
 def trees(data: Known, system: str, part: str) -> tuple[np.ndarray, float]:
@@ -149,7 +146,7 @@ def trees(data: Known, system: str, part: str) -> tuple[np.ndarray, float]:
         found.write_text(json.dumps({"seconds": seconds}))
     scores = np.load(data.work / f"{system}-{part}.npy")
     seconds = json.loads(found.read_text())["seconds"]
-    return ndcgs(data.part(part), scores)[None], seconds
+    return of_part(data.part(part), scores)[None], seconds
 
 
 def ours(
@@ -183,8 +180,7 @@ def ours(
         table: Any = pyarrow.parquet.read_table(measured)
         column = table["ndcg@10"].to_numpy()
         values.append(column.astype(np.float64))
-        found = json.loads((run / "metrics.json").read_text())["seconds"]
-        seconds.append(sum(found.values()) if isinstance(found, dict) else found)
+        seconds.append(seconds_of(run))
     return np.array(values), float(np.mean(seconds))
 
 
@@ -224,7 +220,7 @@ def main() -> None:
     for of in args.data.split(","):
         data = Known(of, args.work.resolve())
         part = data.part(args.part)
-        ceiling = ndcgs(part, data.utility(args.part))
+        ceiling = of_part(part, data.utility(args.part))
         print(f"| {of} | NDCG@10 | % of ceiling | error | seeds | s |")
         print("|---|---|---|---|---|---|")
         for system in args.systems.split(","):

@@ -15,8 +15,8 @@ queries validates, its test file is measured.
   cross-validation, four folds of the training and validation queries of each fold, then
   trained with early stopping on validation. `pip install catboost` first.
 - `tf_ranking`: TF-Ranking's own pipeline on ELWC: its best model by validation NDCG@10
-  of a DNN 64-32 with batch normalisation, dropout 0.3, approximate NDCG, Adam at 0.003
-  and log1p, as `dnn` has them.
+  of a DNN 64-32 with batch normalisation, dropout 0.3, Adam at 0.003, as `dnn` has
+  them, approximate NDCG and log1p.
 - An argument of `configs/letor.py`: `tfr-pipeline cv`, or `train`.
 - `NAME-ensemble`: the seeds of `NAME` averaged; `NAME-distilled`: one network of the
   config `NAME` that learns of that ensemble.
@@ -184,13 +184,16 @@ def best_feature(split: Split) -> Score:
     return lambda x: sign * x[:, index]
 
 
-def ndcg(labels: np.ndarray, scores: np.ndarray, row_splits: np.ndarray) -> float:
-    """Returns the mean NDCG@10 over the lists that have a relevant document."""
+def ndcgs(labels: np.ndarray, scores: np.ndarray, row_splits: np.ndarray) -> np.ndarray:
+    """Returns NDCG@10 `[lists]`, NaN where nothing is relevant."""
     from tfr_pipeline.metrics.evaluation import QueryMetrics
 
-    return float(
-        np.nanmean(QueryMetrics.of(labels, scores, row_splits).skip("ndcg@10"))
-    )
+    return QueryMetrics.of(labels, scores, row_splits).skip("ndcg@10")
+
+
+def ndcg(labels: np.ndarray, scores: np.ndarray, row_splits: np.ndarray) -> float:
+    """Returns the mean NDCG@10 over the lists that have a relevant document."""
+    return float(np.nanmean(ndcgs(labels, scores, row_splits)))
 
 
 def lightgbm(train: tuple, valid: tuple, settings: dict[str, Any]) -> Score:
@@ -530,12 +533,15 @@ def measure_ours(
 
 
 def _cost(dataset: Dataset, folder: pathlib.Path, runs: list[pathlib.Path]) -> None:
-    seconds = []
-    for run in runs:
-        found = json.loads((run / "metrics.json").read_text())["seconds"]
-        seconds.append(sum(found.values()) if isinstance(found, dict) else found)
-    cost = {"seconds": float(np.mean(seconds)), "ms": _rank_milliseconds(dataset, runs)}
+    seconds = float(np.mean([seconds_of(run) for run in runs]))
+    cost = {"seconds": seconds, "ms": _rank_milliseconds(dataset, runs)}
     (folder / "cost.json").write_text(json.dumps(cost))
+
+
+def seconds_of(run: pathlib.Path) -> float:
+    """Returns the seconds that a run took, exports and evaluation included."""
+    found = json.loads((run / "metrics.json").read_text())["seconds"]
+    return sum(found.values()) if isinstance(found, dict) else found
 
 
 def _rank_milliseconds(dataset: Dataset, runs: list[pathlib.Path]) -> float:
