@@ -6,16 +6,14 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import types
 
 import numpy as np
 import pytest
 
-from tests.cli.command_helpers import LETOR
-from tests.pipeline.training_helpers import environment, make_data, read_json
+from tests.cli.command_helpers import LETOR, start
+from tests.pipeline.training_helpers import make_data, read_json
 from tfr_pipeline.choosing import training
 from tfr_pipeline.choosing.systems import find
 from tfr_pipeline.cli.main import main
@@ -241,20 +239,10 @@ def test_a_claim_is_of_one_process(tmp_path):
         assert again
 
 
-def start(words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tfr_pipeline", *words],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_killed_it_goes_on_and_finds_the_same(done, data, tmp_path):
     folder = tmp_path / "cv"
-    process = start(words(data, folder))
+    process = start(*words(data, folder))
     limit = time.monotonic() + 200
     # In the second run, after its first checkpoint.
     while not list(folder.glob("fold-2-*/checkpoints/*.index")):
@@ -274,7 +262,7 @@ def test_killed_it_goes_on_and_finds_the_same(done, data, tmp_path):
 def test_workers_share_the_runs_and_more_seeds_may_follow(data, done, tmp_path):
     folder = pathlib.Path(shutil.copytree(done, tmp_path / "cv"))
     before = times(folder)
-    process = start(words(data, folder, "--seeds=2", "--workers=2"))
+    process = start(*words(data, folder, "--seeds=2", "--workers=2"))
     out = process.communicate(timeout=280)[0]
     assert process.returncode == 0, out
     assert times(folder).items() >= before.items()

@@ -54,6 +54,17 @@ def command(*args: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def start(*arguments: Any) -> subprocess.Popen[str]:
+    """Starts `tfr-pipeline` with arguments; errors go where the output goes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfr_pipeline", *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Project:
     """Where the files of a small project are.

@@ -6,16 +6,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.cli.command_helpers import command
+from tests.cli.command_helpers import command, start
 from tests.cluster.launching import finished, kill_what_is_left, launch
-from tests.pipeline.training_helpers import environment
 from tfr_pipeline.cli.main import main
 
 
@@ -353,13 +351,7 @@ def test_an_ensemble_that_was_killed_goes_on(project, ensemble, tmp_path):
     folder = tmp_path / "killed"
     words = flags(project, folder, "--ensemble=2", "--workers=2")
     words.append("--config.pipeline.checkpoint_every_steps=1")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tfr_pipeline", *words],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start(*words)
     checkpoint = folder / "member-0" / "checkpoints" / "checkpoint"
     limit = time.monotonic() + 200
     while not checkpoint.exists() and time.monotonic() < limit:
@@ -435,18 +427,9 @@ def test_commands_on_several_machines_share_the_members_and_one_that_dies_is_rep
     words = flags(project, folder, "--ensemble=2")
     words.append("--config.pipeline.checkpoint_every_steps=1")
 
-    def begin():
-        return subprocess.Popen(
-            [sys.executable, "-m", "tfr_pipeline", *words],
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    first = begin()
+    first = start(*words)
     until(folder / "member-0" / "lock", first)
-    second = begin()
+    second = start(*words)
     until(folder / "member-1" / "lock", second)
     until(folder / "member-0" / "checkpoints" / "checkpoint", first)
     first.kill()
