@@ -39,6 +39,7 @@ def config(data, tmp_path):
 
 def one_epoch(pipeline, layout="padded", start=0):
     """Returns the mask, or the row splits, of the batches of an epoch."""
+    pipeline._layout()
     dataset = pipeline._feed.dataset("train", layout, start)
     steps = pipeline._feed.steps("train", layout)
     batches = [batch[1] for batch in dataset.take(steps)]
@@ -102,24 +103,25 @@ def test_what_says_nothing_of_list_sizes_keeps_them(config, section, key, name):
     config = changed(config, data__list_size=20)
     config[section][key] = f"{__name__}:{name}"
     pipeline = build_pipeline(config)
-    pipeline._layout()
     assert {mask.shape[1] for mask in one_epoch(pipeline)} == {20}
     # Without one, each batch was ever as long as its longest list.
-    assert build_pipeline(changed(config, data__list_size=None))._feed.by_length(
-        "train", "padded"
-    )
+    without = build_pipeline(changed(config, data__list_size=None))
+    without._layout()
+    assert without._feed.by_length("train")
 
 
 def test_a_model_builder_with_steps_of_its_own_keeps_the_list_size(config):
     pipeline = build_pipeline(changed(config, data__list_size=20))
-    assert pipeline._feed.by_length("train", "padded")
+    pipeline._layout()
+    assert pipeline._feed.by_length("train")
 
     class Own(type(pipeline._model_builder)):
         def preprocess(self, context_inputs, example_inputs, mask):
             return super().preprocess(context_inputs, example_inputs, mask)
 
     pipeline._model_builder.__class__ = Own
-    assert not pipeline._feed.by_length("train", "padded")
+    pipeline._layout()
+    assert not pipeline._feed.by_length("train")
 
 
 def test_whoever_calls_the_dataset_builder_gets_what_tf_ranking_makes(config):
@@ -147,7 +149,7 @@ def test_packed_batches_are_what_they_were(data, tmp_path):
 def test_a_bad_batch_is_found_again(config):
     pipeline = build_pipeline(changed(config, data__list_size=200))
     builder, step = pipeline._dataset_builder, 3
-    lists = builder.lists("train", "padded")
+    lists = builder.lists("train", pipeline._layout())
     batch = pipeline._feed.plan("train", "padded").batch_of_step(step)
     message = explain_non_finite(
         pipeline._model_builder, builder, "padded", 1, step, by_length=True

@@ -61,8 +61,7 @@ class Feed:
         self._hparams = hparams
         self._strategy = strategy
         self._workers = 1
-        # What `choose_layout` finds: of the losses, and of all.
-        self._any_list_size, self._could_pack = True, False
+        self._by_length = False  # `choose_layout` finds out
         self._sizes: Iterator[np.ndarray] | None = None
         self._graph, self._adversarial = settings.active(
             hparams.graph, hparams.adversarial
@@ -99,12 +98,6 @@ class Feed:
         )
         if self.distilling is not None:
             _ = self.distilling.teacher  # known before anything is read
-        # One that takes packed batches knows of no list size.
-        self._any_list_size = all(
-            "packed" in declared.layouts(item)
-            for item in objects
-            if not isinstance(item, tf.keras.metrics.Metric)
-        )
         if on_tpu:
             losses = [
                 item for item in objects if isinstance(item, tf.keras.losses.Loss)
@@ -130,7 +123,6 @@ class Feed:
         both = [x for x in both if all(x in layouts for layouts in taken.values())]
         if on_tpu:
             both = [layout for layout in both if layout == "padded"]
-        self._could_pack = "packed" in both
         wanted = self._hparams.layout
         if not both or (wanted and wanted not in both):
             others = [
@@ -149,7 +141,28 @@ class Feed:
             self._check_same_features()
         else:
             self._check_same_mask()
+        # Where packing is possible, padding is asked for, and nothing else.
+        self._by_length = "packed" not in both and self._takes_any_length(objects)
         return layout
+
+    def _takes_any_length(self, objects: list[Any]) -> bool:
+        """Whether nobody may count on `list_size`.
+
+        Who may: a TPU, a graph, whose lists of neighbours are as long, and code of the
+        user's.
+        """
+        if self._on_tpu or self._graph:
+            return False
+        builder = self._dataset_builder
+        if getattr(builder.hparams, "list_size", None) is None:
+            return True
+        # A loss that takes packed batches knows of no list size.
+        losses = [x for x in objects if not isinstance(x, tf.keras.metrics.Metric)]
+        return (
+            not builder.makes_own_features
+            and all("packed" in declared.layouts(loss) for loss in losses)
+            and getattr(self._model_builder, "any_list_size", False)
+        )
 
     def _check_same_mask(self) -> None:
         """Padded batches must have the mask that the model takes."""
@@ -177,28 +190,13 @@ class Feed:
                     f"dataset builder has {pair[1]}."
                 )
 
-    def by_length(self, split: str, layout: str | None) -> bool:
+    def by_length(self, split: str) -> bool:
         """Whether lists of about one length come together; see `BatchRequest`.
-
-        Not where somebody may count on `list_size`: a TPU, a graph, whose lists of
-        neighbours are as long, or code of the user's.
 
         Args:
           split: `train` or `valid`, whose batches are as they are.
-          layout: The batch layout.
         """
-        if split != "train" or layout != "padded" or self._on_tpu or self._graph:
-            return False
-        if self._could_pack:  # padding is asked for, and nothing else
-            return False
-        builder = self._dataset_builder
-        if getattr(builder.hparams, "list_size", None) is None:
-            return True
-        return (
-            not builder.makes_own_features
-            and self._any_list_size
-            and getattr(self._model_builder, "any_list_size", False)
-        )
+        return split == "train" and self._by_length
 
     def plan(self, split: str, layout: str) -> Plan:
         """Returns which lists stand in which batch of `train` or `valid`.
@@ -207,7 +205,7 @@ class Feed:
           split: See `dataset`.
           layout: Likewise.
         """
-        settings = {"by_length": True} if self.by_length(split, layout) else {}
+        settings = {"by_length": True} if self.by_length(split) else {}
         return self._dataset_builder.plan(split, layout, self.replicas, **settings)
 
     def steps(self, split: str, layout: str | None) -> int | None:
@@ -259,7 +257,7 @@ class Feed:
         prepare = None if self._adversarial else getattr(model, "preparation", None)
         # Workers of a coordinator read texts by themselves.
         coordinates = strategies.is_coordinator(self._strategy)
-        by_length = self.by_length(split, layout)
+        by_length = self.by_length(split)
         encode = None if coordinates else getattr(model, "encoding", None)
         if self._strategy is None or coordinates:
             return BatchRequest(
@@ -309,7 +307,7 @@ class Feed:
         make = getattr(builder, "reader_for_workers", None)
         if make is None or not builder.layouts or split not in builder.splits:
             return None
-        by_length = self.by_length(split, layout)
+        by_length = self.by_length(split)
         found: WindowReader | None = make(
             BatchRequest(split=split, layout=layout, by_length=by_length)
         )
@@ -426,7 +424,7 @@ class Feed:
                     layout=layout,
                     replicas=self.replicas,
                     shard=shard,
-                    by_length=self.by_length(split, layout),
+                    by_length=self.by_length(split),
                 ).ask(builder)
         if self._graph is not None or self.distilling is not None:
             self.dataset("train", layout)  # says what is wrong with them

@@ -275,7 +275,7 @@ def train(
                 layout,
                 feed.replicas,
                 step,
-                feed.by_length("train", layout),
+                feed.by_length("train"),
                 feed.distilling.teacher if feed.distilling else None,
             )
         ) from None
