@@ -479,10 +479,12 @@ def keep(folder: pathlib.Path, tables: list[Any], cost: dict[str, Any]) -> None:
     (folder / "cost.json").write_text(json.dumps(cost))
 
 
-def measure_here(dataset: Dataset, system: str, seeds: list[int], trials: int) -> None:
+def measure_here(
+    dataset: Dataset, system: str, seeds: list[int], trials: int, folds: int
+) -> None:
     """Measures a system that is not ours."""
     tables, seconds, score = [], [], None
-    for split in dataset.splits:
+    for split in dataset.splits[:folds]:
         for seed in seeds if system == "tf_ranking" else seeds[:1]:
             start = time.perf_counter()
             if system == "feature":
@@ -689,6 +691,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--baseline", default="lightgbm_tuned")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=FOLDS,
+        help="the first folds only, of trees and tf_ranking: enough for what they cost",
+    )
     args, flags = parser.parse_known_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
     dataset = Dataset(args.dataset, args.data.resolve(), args.work.resolve())
@@ -702,7 +710,7 @@ def main() -> None:
         elif kind == "distilled":
             measure_distilled(dataset, name, seeds, flags)
         elif system in (*TREES, "feature", "tf_ranking"):
-            measure_here(dataset, system, seeds, args.trials)
+            measure_here(dataset, system, seeds, args.trials, args.folds)
         else:
             measure_ours(dataset, system, seeds, flags)
         print(f"{system} is measured", file=sys.stderr, flush=True)
