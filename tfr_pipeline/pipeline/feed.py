@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfr_pipeline import declared, files
+from tfr_pipeline import files
 from tfr_pipeline.data.batching.windowed import WindowedPlan
 from tfr_pipeline.errors import ConfigError
-from tfr_pipeline.layout import BlockLayout
-from tfr_pipeline.model import parts
 from tfr_pipeline.model.ranking_model import RankingModel
+from tfr_pipeline.pipeline import layouts
 from tfr_pipeline.pipeline.checks import plateau_arguments
 from tfr_pipeline.pipeline.datasets.adapter import adapt, check_folds, reads_files
 from tfr_pipeline.pipeline.datasets.batches import WindowReader, fetched_ahead
@@ -117,78 +116,16 @@ class Feed:
                     stacklevel=3,
                 )
             return None
-        model = getattr(self._model_builder, "layouts", ("padded",))
-        both = [layout for layout in model if layout in data]
-        taken = {type(item).__name__: declared.layouts(item) for item in objects}
-        both = [x for x in both if all(x in layouts for layouts in taken.values())]
-        if on_tpu:
-            both = [layout for layout in both if layout == "padded"]
-        wanted = self._hparams.layout
-        if not both or (wanted and wanted not in both):
-            others = [
-                f"{name}: {layouts}"
-                for name, layouts in taken.items()
-                if layouts != declared.BOTH
-            ]
-            raise ConfigError(
-                f"layout: {wanted!r} is not possible here; model builder: {model}, "
-                f"dataset builder: {data}, {''.join(f'{x}, ' for x in others)}"
-                f"possible: {both}. A loss or metric of yours that takes packed "
-                "batches says so with `layouts = ('packed', 'padded')` in its class."
-            )
-        layout = wanted or both[0]
-        if layout == "packed":
-            self._check_same_features()
-        else:
-            self._check_same_mask()
-        # Where packing is possible, padding is asked for, and nothing else.
-        self._by_length = "packed" not in both and self._takes_any_length(objects)
-        return layout
-
-    def _takes_any_length(self, objects: list[Any]) -> bool:
-        """Whether nobody may count on `list_size`.
-
-        Who may: a TPU, a graph, whose lists of neighbours are as long, and code of the
-        user's.
-        """
-        if self._on_tpu or self._graph:
-            return False
-        builder = self._dataset_builder
-        if getattr(builder.hparams, "list_size", None) is None:
-            return True
-        # A loss that takes packed batches knows of no list size.
-        losses = [x for x in objects if not isinstance(x, tf.keras.metrics.Metric)]
-        return (
-            not builder.makes_own_features
-            and all("packed" in declared.layouts(loss) for loss in losses)
-            and getattr(self._model_builder, "any_list_size", False)
+        layout, packs = layouts.agreed(
+            self._model_builder, builder, objects, self._hparams.layout, on_tpu
         )
-
-    def _check_same_mask(self) -> None:
-        """Padded batches must have the mask that the model takes."""
-        expected = parts.mask_feature_name(self._model_builder)
-        found = self._dataset_builder.specs.mask_feature_name
-        # A function of the user's own may make another.
-        own = self._dataset_builder.makes_own_features
-        if expected is not None and expected != found and not own:
-            raise ConfigError(
-                f"mask_feature_name: the model builder expects {expected!r}, the "
-                f"dataset builder makes {found!r}. Give both the same name."
-            )
-
-    def _check_same_features(self) -> None:
-        """The packed features of data and model must have the same form."""
-        expected = parts.example_specs(self._model_builder)
-        found = self._dataset_builder.specs.example
-        for name in sorted({*expected, *found}):
-            if name not in expected and not _in_matrix(found[name]):
-                continue  # The model does not look at it.
-            pair = [_form(name, specs.get(name)) for specs in (expected, found)]
-            if pair[0] != pair[1]:
-                raise ConfigError(
-                    f"feature {name!r}: the model builder expects {pair[0]}, the "
-                    f"dataset builder has {pair[1]}."
-                )
+        self._by_length = (
+            not packs  # or padding is asked for, and nothing else
+            # They count on `list_size`; lists of neighbours are as long.
+            and not (on_tpu or self._graph)
+            and layouts.takes_any_length(self._model_builder, builder, objects)
+        )
+        return layout
 
     def by_length(self, split: str) -> bool:
         """Whether lists of about one length come together; see `BatchRequest`.
@@ -445,17 +382,3 @@ class Feed:
             else:
                 data = builder.build_valid_dataset()
             limits.check_elements(split, data.element_spec)
-
-
-def _in_matrix(spec: Any) -> bool:
-    """Whether a feature of packed batches is some columns of a matrix."""
-    return isinstance(spec, tf.io.FixedLenFeature) and spec.dtype != tf.string
-
-
-def _form(name: str, spec: Any) -> Any:
-    """Returns of a `tf.io` spec what must be the same in data and model."""
-    if isinstance(spec, tf.io.FixedLenFeature):
-        return BlockLayout.from_spec({name: spec}).slots
-    if spec is None:
-        return "nothing"
-    return f"tf.io.{type(spec).__name__} of {tf.as_dtype(spec.dtype).name}"
