@@ -337,7 +337,7 @@ def test_both_libraries_load_with_keras_2() -> None:
     assert done.stdout.split()[1:] == ["SoftmaxLoss", "GraphRegularization"]
 
 
-@pytest.mark.parametrize("legacy", [None, "1"])
+@pytest.mark.parametrize("legacy", [None, pytest.param("1", marks=pytest.mark.slow)])
 def test_tensorflow_may_be_imported_first_if_its_keras_was_not_used(legacy) -> None:
     done = run_python(
         "-c",

@@ -29,7 +29,9 @@ class Narrow(Project):
     dtype: str = ""
 
 
-@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("float16", marks=pytest.mark.slow), "bfloat16"]
+)
 def narrow(request, project, tmp_path_factory) -> Narrow:
     """The text of the project in packed files of 16 bits, and a model of them."""
     found = Narrow(tmp_path_factory.mktemp(request.param), request.param)

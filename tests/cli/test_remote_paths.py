@@ -71,7 +71,9 @@ def check_results(place, local):
     assert {f"{version}/saved_model.pb", "saved_model.pb"} <= set(found)
 
 
-@pytest.mark.parametrize("scheme", ["memory", "file"])
+@pytest.mark.parametrize(
+    "scheme", ["memory", pytest.param("file", marks=pytest.mark.slow)]
+)
 def test_in_one_process_the_whole_path_gives_what_local_paths_give(
     local, tmp_path, monkeypatch, scheme
 ):

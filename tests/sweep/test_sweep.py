@@ -170,9 +170,10 @@ def test_what_is_not_ours_stays_when_a_trial_is_stripped(sweep):
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (
+        pytest.param(
             'hyper.sweep("pipeline.loss", ["softmx_loss", "softmax_loss"])',
             "did you mean 'softmax_loss'",
+            marks=pytest.mark.slow,
         ),
         (
             'hyper.product(hyper.fixed("pipeline.optimizer", "sgd"), '
