@@ -25,6 +25,7 @@ def get_config(method: str = "tower") -> ConfigDict:
         raise ValueError(f"expected {', '.join(METHODS)}, found {method!r}")
     config = letor.get_config("dnn")
     config.data.train_batch_size = 64
+    config.data.sessions = True  # of `data.folds`: by query
     config.model.position_bias = ConfigDict({"feature": "position", "method": method})
     if method == "ips":
         config.model.position_bias.propensities = placeholder(str)

@@ -1,15 +1,15 @@
 """Any LETOR-style folder that `tfr-pipeline convert` filled.
 
-    tfr-pipeline train --config=configs/letor.py:dnn \
+    tfr-pipeline train --config=configs/letor.py:best \
         --config.data.dir=DIR --config.model_dir=OUT
 
-Arguments: `best`, the recipe that ranks best, see docs/results.md; `dnn`, a plain
-feed-forward network over all features; `gam`, one small network a
-feature, whose scores can be read off feature by feature; `dasalc`, which looks at a
-document beside the others of its list, with the settings of its paper, for data of the
-size of MSLR-WEB30K; `attention`, a smaller one of that kind; `tabm`, many networks that
-share their weights, on normally distributed inputs; `dcn`, deep & cross; `builder`, a
-model builder of your own, named by `--config.model.builder=module:callable`.
+Arguments: `best`, the recipe that ranks best, see docs/results.md, which is also what
+comes without an argument; `dnn`, a plain feed-forward network over all features; `gam`,
+one small network a feature, whose scores can be read off feature by feature; `dasalc`,
+which looks at a document beside the others of its list, as large as in its paper;
+`attention`, a smaller one of that kind; `tabm`, many networks that share their weights;
+`dcn`, deep & cross; `builder`, a model builder of your own, named by
+`--config.model.builder=module:callable`.
 
 NDCG@10 on kept-aside folds of real data, beside trees, and what a run takes: see
 docs/results.md.
@@ -84,12 +84,13 @@ PREPROCESS = {
     "gam": "quantile_normal",
     "tabm": "quantile_normal",
     "dcn": "quantile_normal",
+    "dasalc": "quantile_normal",
     # What a value is beside all others, and beside those of its list.
     "best": ("quantile_normal", {"list_quantile_normal": True}),
 }
 
 
-def get_config(model: str = "dnn") -> ConfigDict:
+def get_config(model: str = "best") -> ConfigDict:
     """Returns the config of an experiment with one of `SCORERS`, or with `builder`."""
     if model not in (*SCORERS, "builder"):
         known = f"{', '.join(SCORERS)} or builder"
@@ -156,13 +157,8 @@ def get_config(model: str = "dnn") -> ConfigDict:
     config.pipeline.checkpoint_every_seconds = 600.0  # 0 saves after epochs only
     config.pipeline.strategy = "MirroredStrategy"
     config.pipeline.tpu = ""  # "local" for TPUStrategy
-    if model == "dasalc":
-        config.data.train_batch_size = 128
+    if model in ("dasalc", "attention"):
         # Attention takes memory with the square of the longest list.
-        config.data.list_size = 200
-        config.pipeline.loss = "softmax_loss"
-        config.pipeline.learning_rate = 0.001
-    elif model == "attention":
         config.data.list_size = 200
         config.pipeline.learning_rate = 0.001
     elif model in ("tabm", "best"):
@@ -187,7 +183,7 @@ def get_config(model: str = "dnn") -> ConfigDict:
     return config
 
 
-def get_sweep(hyper, model: str = "dnn"):
+def get_sweep(hyper, model: str = "best"):
     """Returns what `tfr-pipeline sweep` tries, with one of `SCORERS` or `builder`."""
     rates, batches = (3e-4, 3e-2), [8, 16, 32, 64]
     if model in ("tabm", "best"):

@@ -250,6 +250,28 @@ def test_files_that_a_cross_validation_does_not_read_are_named(data, tmp_path):
     assert all(held["test"] is None for held in found.data)
 
 
+def test_clicks_are_refused(data, tmp_path):
+    config = make_config(data, tmp_path)
+    config["data"]["sessions"] = True
+    with pytest.raises(ConfigError, match="expected grades, found clicks"):
+        rotations_of(config, 3)
+
+
+@pytest.mark.parametrize(("each", "warned"), [(3, 1), (1, 0)])
+def test_ids_that_look_like_sessions_are_named(text, tmp_path, recwarn, each, warned):
+    sessions = [
+        group.replace(query, f"{query}/{number}")
+        for number in range(each)
+        for query, group in text.items()
+    ]
+    (tmp_path / "train.txt").write_text("".join(sessions))
+    convert(str(tmp_path / "train.txt"), str(tmp_path / "data"))
+    config = make_config(tmp_path / "data", tmp_path / "run")
+    queries.check(rotations_of(config, 3), KeptLists())
+    found = [w for w in recwarn if "are sessions of" in str(w.message)]
+    assert len(found) == warned
+
+
 def test_folds_of_the_config_are_refused(data, tmp_path):
     config = make_config(data, tmp_path)
     config["data"].update(folds=5, fold=0)

@@ -123,6 +123,13 @@ def test_runs_with_other_folds_are_averaged_and_not_measured(
     assert not (tmp_path / "out" / "per_query.parquet").exists()
 
 
+def test_a_member_that_is_named_twice_is_refused(ensemble, tmp_path, capsys):
+    runs = [str(ensemble / "member-0"), f"{ensemble}/./member-0"]
+    assert main(["ensemble", *runs, f"--output={tmp_path / 'out'}"]) == 2
+    assert "named more than once" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "value", "message"),
     [

@@ -176,6 +176,20 @@ def test_data_with_weights_is_refused(sessions):
         PositionSettings().taken_from(Features.from_json(described))
 
 
+def test_sessions_of_a_query_are_in_one_fold(sessions, tmp_path):
+    config = config_of(sessions, tmp_path / "run", num_positions=5)
+    config["data"].update(valid=None, folds=3, fold=1)
+    with pytest.raises(ConfigError, match=r"data\.sessions: expected true"):
+        build_pipeline(config)
+    config["data"]["sessions"] = True
+    builder = build_pipeline(config)._dataset_builder
+    train, valid = (
+        {query.rpartition("/")[0] for query in builder.lists(split, "packed").query_ids}
+        for split in ("train", "valid")
+    )
+    assert train and valid and not train & valid
+
+
 def test_training_with_a_graph_is_refused(sessions, tmp_path):
     config = config_of(sessions, tmp_path / "run")
     config["pipeline"]["adversarial"] = {"multiplier": 0.1}

@@ -72,6 +72,14 @@ def test_the_command_writes_sessions_that_train_reads(graded, tmp_path, capsys):
     assert lists.values["float32"].shape[1] == 8
     true = read_json(str(tmp_path / "propensities.json"))["propensities"]
     np.testing.assert_allclose(true, [1, 1 / 2, 1 / 3, 1 / 4], atol=1e-6)
+    # Fewer positions of the same model take none away; another model is refused.
+    flags = [f"--input={graded}", f"--output={tmp_path}", "--split=test"]
+    assert main(["clicks", "simulate", *flags, "--depth=2", "--sessions=9"]) == 0
+    assert read_json(str(tmp_path / "propensities.json"))["propensities"] == true
+    for more in ("--eta=2", "--model=dcm"):
+        capsys.readouterr()
+        assert main(["clicks", "simulate", *flags, more]) == 2
+        assert "one model of clicks" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_sessions(graded_lists):

@@ -49,6 +49,18 @@ def test_each_list_is_held_out_once_and_trained_on_otherwise(ids, folds):
     assert (trained_on == ~held_out).all()
 
 
+@settings(max_examples=50, deadline=None)
+@given(ids=IDS, folds=st.integers(2, 4), number=st.integers(1, 3))
+def test_sessions_are_in_the_fold_of_their_query(ids, folds, number):
+    ids = [*ids, *map(str, range(10, 20))]
+    sessions = [f"{query}/{i}" for i in range(number) for query in ids]
+    found = fold_of_lists(np.array(sessions, object), folds, sessions=True)
+    wanted = fold_of_lists(np.array(ids, object), folds)
+    assert found.tolist() == wanted.tolist() * number
+    held_out = Fold(folds, 1, True, sessions=True)(np.array(sessions, object))
+    assert held_out.tolist() == (found == 1).tolist()
+
+
 def test_neighbours_are_not_dealt_out_in_their_order():
     # Queries of one day, or of one kind, stand together in many files.
     found = fold_of_lists(np.array([f"q{i:04}" for i in range(1000)], object), 5)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfr_pipeline import urls
 from tfr_pipeline.choosing.rotations import FOLDERS, FOLDS, PARTS, Rotations
-from tfr_pipeline.data.folds import fold_of_lists
+from tfr_pipeline.data.folds import SESSION, fold_of_lists, query_of_session
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.experiment import settings
 from tfr_pipeline.features import Features
@@ -51,6 +51,7 @@ def check(rotations: Rotations, kept: KeptLists) -> list[int] | None:
         builder.kept = kept
         ids = builder.lists("train", "packed").query_ids
         fold_of = fold_of_lists(ids, len(rotations))
+        _warn_of_sessions(set(ids.tolist()), len(rotations))
         queries = np.array([query or f"\t{i}" for i, query in enumerate(ids)], object)
         return [
             len(set(queries[fold_of == held["test_fold"]])) for held in rotations.data
@@ -72,6 +73,18 @@ def check(rotations: Rotations, kept: KeptLists) -> list[int] | None:
     measured = found[2::3]
     _check_disjoint(dict(zip(rotations.parts[2::3], measured, strict=True)))
     return [len(part) for part in measured]
+
+
+def _warn_of_sessions(ids: set[str], folds: int) -> None:
+    """Warns of ids that look like sessions of far fewer queries."""
+    queries = {query_of_session(query) for query in ids}
+    if all(SESSION in query for query in ids) and folds <= len(queries) < len(ids) / 2:
+        warnings.warn(
+            f"{len(ids)} query ids such as {min(ids)[:60]!r} are taken for as many "
+            f"queries. If they are sessions of {len(queries)} queries, what is "
+            "measured has been trained on: give a list the id of its query alone.",
+            stacklevel=4,
+        )
 
 
 def _check_disjoint(found: Mapping[str, set[str]]) -> None:

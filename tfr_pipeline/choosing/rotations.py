@@ -65,6 +65,14 @@ def rotations_of(
       DataError: Parts are not there.
     """
     data = dict(config.get("data") or {})
+    model = config.get("model") or {}
+    if data.get("sessions") or model.get("position_bias"):
+        raise ConfigError(
+            "data.sessions, model.position_bias: expected grades, found clicks. Those "
+            "held out have the bias of those trained on, and would call it right. "
+            "Train one run, and measure it on grades, by data.test or `evaluate`; see "
+            "docs/clicks.md."
+        )
     for key in _OWN:
         if data.get(key) is not None:
             raise ConfigError(

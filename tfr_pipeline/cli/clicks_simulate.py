@@ -93,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     load_tensorflow()
     from tfr_pipeline.clicks import models, simulation
 
+    path = os.path.join(args.output, "propensities.json")
+    known = _known(path, args)
     sessions = simulation.Sessions(
         count=args.sessions,
         model=models.click_model(args.model, args.eta, args.stay),
@@ -114,8 +116,8 @@ def run(args: argparse.Namespace) -> int:
     )
     rates = found["clicks_by_position"]
     if args.model == "pbm":
-        path = os.path.join(args.output, "propensities.json")
-        true = models.examination(len(rates), args.eta)
+        # Another split may have shown fewer documents.
+        true = models.examination(max(len(rates), known), args.eta)
         simulation.write_propensities(path, true, method="true", eta=args.eta)
     print(
         f"{urls.redact(args.output)}: {args.split}: {found['sessions']:,} sessions, "
@@ -124,3 +126,27 @@ def run(args: argparse.Namespace) -> int:
     shown = " ".join(f"{rate:.3f}" for rate in rates[:10])
     print(f"share clicked by position: {shown}")
     return 0
+
+
+def _known(path: str, args: argparse.Namespace) -> int:
+    """Returns for how many positions sessions that are there have propensities.
+
+    Raises:
+      ConfigError: The sessions to come have others: one file is of all splits.
+    """
+    from tfr_pipeline import files
+    from tfr_pipeline.errors import ConfigError
+
+    if not files.exists(path):
+        return 0
+    found = files.read_json(path)
+    found = found if isinstance(found, dict) else {}
+    asked = args.eta if args.model == "pbm" else None
+    if found.get("method") != "true" or found.get("eta") != asked:
+        raise ConfigError(
+            f"{urls.redact(path)}: expected none, or those of --model=pbm "
+            f"--eta={args.eta}; found method={found.get('method')!r} "
+            f"eta={found.get('eta')}. All sessions in a folder have one model of "
+            "clicks: give another --output, or remove the file if none trains by it."
+        )
+    return len(found["propensities"])

@@ -9,14 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from tfr_pipeline import files
+from tfr_pipeline.data.folds import query_of_session
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources.options import Options
 from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
 from tfr_pipeline.features import FILE_NAME, Features
 from tfr_pipeline.layout import BlockLayout
-
-SESSION = "/"  # see `simulation`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,7 @@ def read_log(
         )
     if lists.labels is None or lists.labels.ndim != 1:
         raise DataError("clicks: expected one label a document, 1 for a click.")
-    queries = [str(query).rpartition(SESSION)[0] or query for query in lists.query_ids]
+    queries = [query_of_session(str(query)) for query in lists.query_ids]
     _, of_lists = np.unique(np.array(queries, str), return_inverse=True)
     _, of_ids = np.unique(lists.document_ids.astype(str), return_inverse=True)
     keys = of_lists[lists.row_ids].astype(np.int64) * (of_ids.max(initial=0) + 1)

@@ -14,6 +14,7 @@ from tfr_pipeline import files
 from tfr_pipeline.clicks import models
 from tfr_pipeline.clicks.rankers import Ranker, rankers
 from tfr_pipeline.data.convert.conversion import convert
+from tfr_pipeline.data.folds import SESSION
 from tfr_pipeline.data.lists import Lists
 from tfr_pipeline.data.sources.column_types import arrow
 from tfr_pipeline.data.sources.numbering import column_names
@@ -22,8 +23,6 @@ from tfr_pipeline.data.sources.source import read_lists
 from tfr_pipeline.errors import ConfigError, DataError
 
 POSITION = "position"
-# Between the query id and the number of a session in the id of its list.
-SESSION = "/"
 _SESSIONS_A_PART = 1000
 
 

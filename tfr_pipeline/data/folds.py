@@ -11,8 +11,23 @@ import numpy as np
 
 from tfr_pipeline.errors import ConfigError, DataError
 
+# Between the id of a query and what tells its sessions apart, in the id of a list.
+SESSION = "/"
 
-def fold_of_lists(query_ids: np.ndarray, folds: int) -> np.ndarray:
+
+def query_of_session(query_id: str) -> str:
+    """Returns the id of the query that a session is of.
+
+    Example:
+      >>> query_of_session("red shoes/17"), query_of_session("red shoes")
+      ('red shoes', 'red shoes')
+    """
+    return query_id.rpartition(SESSION)[0] or query_id
+
+
+def fold_of_lists(
+    query_ids: np.ndarray, folds: int, sessions: bool = False
+) -> np.ndarray:
     """Returns the fold of each list.
 
     Queries are ordered by a hash of their ids and dealt out in turn, so that their
@@ -23,6 +38,8 @@ def fold_of_lists(query_ids: np.ndarray, folds: int) -> np.ndarray:
     Args:
       query_ids: Array of `str`, `[lists]`.
       folds: How many there are to be.
+      sessions: Whether the lists are sessions, which are in the fold of their query;
+        see `query_of_session`.
 
     Returns:
       int64 `[lists]`, from 0 to `folds - 1`.
@@ -34,8 +51,11 @@ def fold_of_lists(query_ids: np.ndarray, folds: int) -> np.ndarray:
       >>> fold_of_lists(np.array(["a", "b", "c", "b"], object), 3).tolist()
       [1, 0, 2, 0]
     """
+    ids = query_ids.tolist()
+    if sessions:
+        ids = [query_of_session(query) for query in ids]
     # No id has a tab.
-    keys = [query or f"\t{place}" for place, query in enumerate(query_ids.tolist())]
+    keys = [query or f"\t{place}" for place, query in enumerate(ids)]
     queries = list(set(keys))
     if len(queries) < folds:
         raise DataError(
@@ -62,16 +82,18 @@ class Fold:
       fold: The one that is held out, from 0.
       held_out: Whether its lists are meant; those of the others if not.
       beside: Another one that is held out, whose lists are not meant either way.
+      sessions: See `fold_of_lists`.
     """
 
     folds: int
     fold: int
     held_out: bool
     beside: int | None = None
+    sessions: bool = False
 
     def __call__(self, query_ids: np.ndarray) -> np.ndarray:
         """Returns bool `[lists]` for query ids; see `fold_of_lists`."""
-        found = fold_of_lists(query_ids, self.folds)
+        found = fold_of_lists(query_ids, self.folds, self.sessions)
         if self.held_out:
             return found == self.fold
         return (found != self.fold) & (found != self.beside)

@@ -123,6 +123,12 @@ def build_pipeline(
     if positions is not None:
         features = positions.taken_from(features)
         _check_for_positions(pipeline, pretrains)
+        if data.get("folds") and not data.get("sessions"):
+            raise ConfigError(
+                "config.data.sessions: expected true beside data.folds and "
+                "model.position_bias: sessions of a query, by what stands before the "
+                "last '/' of their ids, belong in one fold."
+            )
     features, teacher = _without_teacher(features, pipeline.get("distill"))
     _check_model_dir(model_dir, data, patterns)
     batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}

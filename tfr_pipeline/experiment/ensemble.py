@@ -44,7 +44,7 @@ _POLL_SECONDS = 0.5
 # Of `config.data`: what says which lists there are, and which of them validate.
 _WHICH_LISTS = (
     *("dir", "train", "valid", "test", "features", "folds", "fold", "test_fold"),
-    *("builder", "builder_args", "convert_labels_to_binary"),
+    *("sessions", "builder", "builder_args", "convert_labels_to_binary"),
 )
 Say = Callable[[str], None]
 

@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import itertools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ class Subject:
       split: The split that it is told about: `test`, `valid` or `data`; empty if
         nothing was measured.
       data: Patterns of the files of that split; empty if they are not known.
-      fold: Number of folds, and the one of these files that is that split; None if
-        all of their lists are.
+      fold: The settings `folds`, `fold` and `sessions` of the lists of these files that
+        are that split; empty if all are.
       predictor: The exported model, or None.
       lists: Lists of the split with documents, some of many; None without the data.
       total: Number of lists and of documents of the split.
@@ -53,7 +54,7 @@ class Subject:
     run: RunFiles
     split: str = ""
     data: str = ""
-    fold: tuple[int, int] | None = None
+    fold: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     predictor: Predictor | None = None
     lists: Lists | None = None
     total: tuple[int, int] = (0, 0)
@@ -155,15 +156,17 @@ def open_subject(
     return subject
 
 
-def _source(run: RunFiles) -> tuple[str, tuple[int, int] | None]:
+def _source(run: RunFiles) -> tuple[str, dict[str, Any]]:
     """Returns `data` and `fold` of the split that a run is told by."""
     data = run.config.get("data")
     if not isinstance(data, dict):
-        return "", None
+        return "", {}
     held = data.get({"valid": "fold", "test": "test_fold"}.get(run.split, ""))
     if data.get("folds") and held is not None:
-        return _pattern(data, "train"), (int(data["folds"]), int(held))
-    return _pattern(data, run.split), None
+        fold = {"folds": int(data["folds"]), "fold": int(held)}
+        fold["sessions"] = bool(data.get("sessions"))
+        return _pattern(data, "train"), fold
+    return _pattern(data, run.split), {}
 
 
 def _pattern(data: dict[str, Any], split: str) -> str:
@@ -208,9 +211,7 @@ def _read(subject: Subject, documents: int) -> None:
         subject.measured = measured_of(predictor, builder)
 
 
-def reading(
-    predictor: Predictor, data: str, fold: tuple[int, int] | None = None
-) -> Any:
+def reading(predictor: Predictor, data: str, fold: Mapping[str, Any]) -> Any:
     """Returns a dataset builder that reads files as a model knows them.
 
     Args:
@@ -218,11 +219,8 @@ def reading(
       data: Patterns of the files.
       fold: See `Subject`.
     """
-    told: dict[str, Any] = {}
-    if fold is not None:
-        told = {"folds": fold[0], "fold": fold[1]}
-    of_train, of_valid = (data, "") if told else ("", data)
-    hparams = DatasetHparams(of_train, of_valid, 1, 1, keep_document_ids=True, **told)
+    of_train, of_valid = (data, "") if fold else ("", data)
+    hparams = DatasetHparams(of_train, of_valid, 1, 1, keep_document_ids=True, **fold)
     return builder_from_features(predictor.features, hparams)
 
 

@@ -7,6 +7,7 @@ features that they are given. Records are parsed once for all of them.
 from __future__ import annotations
 
 import json
+import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -70,14 +71,17 @@ def check_members(members: Sequence[Predictor]) -> None:
       members: The models.
 
     Raises:
-      ConfigError: There is none; one of them gives several numbers for a label, or was
-        exported by an earlier version; or they take different features, or score
-        different tasks or classes.
+      ConfigError: There is none, or one twice; one of them gives several numbers for a
+        label, or was exported by an earlier version; or they take different features,
+        or score different tasks or classes.
     """
     if not members:
         raise ConfigError("ensemble: expected one run or more, found none.")
     first = members[0]
-    for member in members:
+    places = [os.path.realpath(member.path) for member in members]
+    for member, place in zip(members, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"ensemble: {member.path}: named more than once.")
         if member.several:
             raise ConfigError(
                 f"ensemble: {member.path}: expected one score a document and task, "

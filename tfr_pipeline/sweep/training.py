@@ -29,7 +29,7 @@ _OF_BATCHES = frozenset(
     {
         *("train_batch_size", "valid_batch_size", "documents_per_batch"),
         *("list_size", "valid_list_size", "truncation", "shuffle", "shuffle_examples"),
-        *("folds", "fold", "test_fold"),
+        *("folds", "fold", "test_fold", "sessions"),
     }
 )
 

@@ -6,6 +6,7 @@ are known here and nowhere else.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,16 @@ def splits_of(hparams: Any) -> dict[str, Split]:
     folds = getattr(hparams, "folds", None)
     if folds and "train" in found:
         pattern, test = found["train"].pattern, getattr(hparams, "test_fold", None)
+        fold_of = functools.partial(
+            Fold, folds, sessions=getattr(hparams, "sessions", False)
+        )
         for name, keep in (
-            ("train", Fold(folds, hparams.fold, False, test)),
-            ("valid", Fold(folds, hparams.fold, True)),
+            ("train", fold_of(hparams.fold, False, test)),
+            ("valid", fold_of(hparams.fold, True)),
         ):
             found[name] = Split(pattern, keep)
         if test is not None:
-            found["test"] = Split(pattern, Fold(folds, test, True))
+            found["test"] = Split(pattern, fold_of(test, True))
     return found
 
 

@@ -85,6 +85,8 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
       fold: The fold that validates, from 0.
       test_fold: Another fold, which neither trains nor validates and is measured at the
         end, in place of test files. None: there is no such fold.
+      sessions: Whether lists are sessions, whose ids are `QUERY/SESSION`: folds then
+        are by what stands before the last `/`, so that no query is in two of them.
 
     Raises:
       ConfigError: A number is not positive, the cache no folder, a name unknown, or
@@ -115,6 +117,7 @@ class DatasetHparams(tfr.keras.pipeline.DatasetHparams):
     folds: int | None = None
     fold: int | None = None
     test_fold: int | None = None
+    sessions: bool = False
 
     def __post_init__(self) -> None:
         for name in (
