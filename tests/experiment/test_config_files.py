@@ -212,6 +212,51 @@ def test_an_override_is_read_as_the_type_of_its_key(word, section, key, value):
     assert type(found) is type(value)
 
 
+LEAKY = {"name": "leaky_relu", "slope": 0.1}
+STEPS = ("quantile_normal", {"periodic": 4, "dim": 3})
+
+
+@pytest.mark.parametrize("argument", ["dnn", "gam", "tabm", "dcn", "best", "attention"])
+def test_a_name_is_overridden_by_a_dict_or_by_several(argument):
+    words = [f"model.scorer_args.activation={LEAKY}", f"model.preprocess={[*STEPS]}"]
+    found = load(*words, argument=argument)["model"]
+    assert found["scorer_args"]["activation"] == LEAKY
+    assert found["preprocess"] == STEPS
+    # As a dict over which several are put, and by the rule of `a,b`.
+    words = ["model.preprocess={'*': 'log1p'}", "model.preprocess=log1p,clip"]
+    with pytest.warns(UserWarning, match="more than once"):
+        found = load(*words, argument=argument)["model"]
+    assert found["preprocess"] == ("log1p", "clip")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("model.name", "[a]", "[a]"),
+        ("data.train", "a,b", "a,b"),
+        ("data.dir", "{'name': 'x'}", "{'name': 'x'}"),
+        ("model.scorer_args.activation", "{'slope': 1}", "{'slope': 1}"),
+        ("model.scorer_args.activation", "[1, 2]", "[1, 2]"),
+        ("model.scorer_args.activation", "\"{'name': 1}\"", "{'name': 1}"),
+        ("model.preprocess", "'(1, 2)'", "(1, 2)"),
+    ],
+)
+def test_text_that_looks_like_a_literal_stays_text(key, text, value):
+    found = load(f"{key}={text}")
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_a_dict_that_stands_for_a_name_is_recorded_as_a_run_compares_it(project):
+    words = [f"data.dir={project.data}", "model_dir=unused"]
+    words += [f"model.scorer_args.activation={LEAKY}", f"model.preprocess={[*STEPS]}"]
+    told = build_pipeline(load(*words))._config
+    assert told["model"]["scorer_args"]["activation"] == LEAKY
+    assert told["model"]["preprocess"] == [*STEPS]
+    assert json.loads(json.dumps(told)) == told
+
+
 def test_lists_of_a_scorer_are_overridden_as_tuples():
     found = load("model.scorer_args.hidden_layer_dims=(4, 2)")["model"]["scorer_args"]
     assert found["hidden_layer_dims"] == (4, 2)
@@ -252,6 +297,9 @@ def test_a_key_whose_default_is_none_can_be_set(write, default, text):
         ("pipeline.loss={'softmax_loss': 0.9}", {"softmax_loss": 0.9}),
         ("pipeline.schedule=cosine", "cosine"),
         ("model.preprocess={'1': 'none'}", {"1": "none"}),
+        ("pipeline.distill.teacher=three", "three"),
+        ("model.position_bias.dropout=0.3", 0.3),
+        ("model.interactions.text={'query': 'q'}", {"query": "q"}),
     ],
 )
 def test_a_setting_that_the_file_does_not_have_can_be_set(word, value):
@@ -259,6 +307,11 @@ def test_a_setting_that_the_file_does_not_have_can_be_set(word, value):
     for part in word.partition("=")[0].split("."):
         found = found[part]
     assert found == value and type(found) is type(value)
+
+
+def test_a_key_is_added_to_a_dict_that_was_given():
+    words = ["pipeline.distill={'teacher': 'three'}", "pipeline.distill.weight=0.9"]
+    assert load(*words)["pipeline"]["distill"] == {"teacher": "three", "weight": 0.9}
 
 
 def test_sections_that_the_file_does_not_have_can_be_set(write):
@@ -452,6 +505,10 @@ def test_an_unknown_name_offers_the_nearest(dry_run, override, nearest):
         ("pipeline.optimizer_args.weight_decya=2", "weight_decya"),
         ("pipeline.schedule.warmup_step=2", "warmup_step"),
         ("model.scorer_args.dropot=0.1", "dropot"),
+        ("pipeline.loss_args.reduction=sum", "as pipeline.loss_reduction, found 'sum'"),
+        ("pipeline.distill.teachr=x", "teachr"),
+        ("pipeline.optimizer_args.weight_decay=abc", "from 0 on, found 'abc'"),
+        ("pipeline.schedule.warmup_steps=-5", "warmup_steps: expected"),
         ("pipeline.metrics=(1, 2)", "config.pipeline.metrics"),
         ("pipeline.num_epochs=0", "num_epochs"),
         ("pipeline.learning_rate=-1", "learning_rate"),

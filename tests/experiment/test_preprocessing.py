@@ -154,7 +154,7 @@ def test_steps_of_ones_own_take_arguments():
         ({"price": {"clip": 3}}, "expected two numbers, the lower one first, found 3"),
         ({"price": [3]}, "expected the name of a step"),
         ({"price": {"none": 3}}, "'none' takes no arguments"),
-        ({"price": {"missing": "mode"}}, "a number, 'mean' or 'median'"),
+        ({"price": {"missing": "mode"}}, "number, 'mean' or 'median', found 'mode'"),
     ],
 )
 def test_what_is_wrong_is_named(preprocess, words):

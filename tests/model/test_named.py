@@ -61,6 +61,14 @@ def test_activations_are_their_formulas_and_survive_their_config(told, expected)
     ("key", "told", "message"),
     [
         ("activation", "geluu", "unknown activation 'geluu'; did you mean 'gelu'"),
+        ("activation", 3, "activation: expected a name, a dict of it .*, found 3"),
+        (
+            "kernel_constraint",
+            {"name": "max_norm", "max_value": -1},
+            "kernel_constraint 'max_norm': max_value: .* from 0 on, found -1",
+        ),
+        ("kernel_regularizer", {"name": "l2", "l2": -0.1}, "from 0 on, found -0.1"),
+        ("kernel_regularizer", {"name": "l2", "l2": "x"}, "from 0 on, found 'x'"),
         ("activation", {"slope": 1}, "activation: expected a name, or a dict"),
         (
             "activation",

@@ -13,6 +13,8 @@ from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.experiment.build import build_pipeline
 from tfr_pipeline.optimizers.factory import build_optimizer
 from tfr_pipeline.optimizers.schedules import Schedule
+from tfr_pipeline.pipeline.checks import check_warmup
+from tfr_pipeline.pipeline.hparams import PipelineHparams
 from tfr_pipeline.pipeline.run.callbacks import ReduceOnPlateau
 from tfr_pipeline.pipeline.run.state import RunState
 
@@ -238,6 +240,108 @@ def test_an_unknown_or_missing_name_is_an_error_with_the_nearest(call, message):
     with pytest.raises(ConfigError) as caught:
         call()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"name": "cosine", "final": 1.5}, "final: expected a share of"),
+        ({"name": "1cycle", "final": -5}, "final: .* from 0 to 1, found -5"),
+        ({"name": "1cycle", "rise": 0}, "rise: .*above 0 and below 1, found 0"),
+        ({"name": "1cycle", "rise": 1.5}, "rise: .*above 0 and below 1, found 1.5"),
+        ({"name": "1cycle", "momentum": 0.9}, "momentum: .*0.95.*, found 0.9"),
+        ({"name": "power", "decay_steps": 0}, "decay_steps: .*above 0, found 0"),
+        ({"name": "power", "decay_steps": 5, "power": -1}, "power: .*from 0 on"),
+        ({"name": "exponential", "decay_steps": -2}, "decay_steps: .*found -2"),
+        ({"name": "exponential", "decay_steps": "x"}, "decay_steps: .*found 'x'"),
+        (
+            {"name": "exponential", "decay_steps": 2, "decay_rate": math.nan},
+            "decay_rate: .*above 0, found nan",
+        ),
+        *(
+            (
+                {"name": "piecewise", "boundaries": steps, "values": [1, 1, 1]},
+                r"boundaries: .*\[100, 200\], found",
+            )
+            for steps in ([4, 2], [2, 2], [-1, 2], 5, ["a", "b"])
+        ),
+        (
+            {"name": "piecewise", "boundaries": [2], "values": [1, -1]},
+            r"values: .*found \[1, -1\]",
+        ),
+        ({"name": "constant", "warmup_steps": -5}, "warmup_steps: .*found -5"),
+        ({"name": "cosine", "warmup_steps": 2.5}, "warmup_steps: .*found 2.5"),
+        ({"name": "cosine", "warmup_steps": True}, "warmup_steps: .*found True"),
+        ({"name": "plateau", "factor": 2}, "factor: .*above 0 and below 1, found 2"),
+        ({"name": "plateau", "patience": -1}, "patience: .*found -1"),
+        ({"name": "plateau", "min_delta": -0.1}, "min_delta: .*found -0.1"),
+        ({"name": "plateau", "min_rate": 0.5}, "min_rate: .*learning rate, 0.3, found"),
+    ],
+)
+def test_an_argument_out_of_its_range_is_named(told, words):
+    with pytest.raises(ConfigError, match=f"^schedule '{told['name']}': {words}"):
+        build_optimizer("sgd", PEAK, TOTAL, told)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"name": "1cycle", "final": 0, "rise": 0.999, "warmup_steps": 2.0},
+        {"name": "cosine", "final": 1},
+        {"name": "exponential", "decay_rate": 1.1, "decay_steps": 0.5},
+        {"name": "piecewise", "boundaries": (), "values": (0.0,)},
+        {"name": "plateau", "factor": 0.999, "patience": 0, "min_rate": PEAK},
+    ],
+)
+def test_the_ends_of_the_ranges_are_taken(told):
+    rate = build_optimizer("sgd", PEAK, TOTAL, told).learning_rate
+    assert np.isfinite(float(rate))
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"weight_decay": "abc"}, "weight_decay: .*from 0 on, found 'abc'"),
+        ({"weight_decay": -1}, "weight_decay: .*from 0 on, found -1"),
+        ({"global_clipnorm": 0}, "global_clipnorm: .*above 0, found 0"),
+        ({"clipnorm": -1.0}, "clipnorm: .*above 0, found -1.0"),
+        ({"clipvalue": math.inf}, "clipvalue: .*above 0, found inf"),
+        ({"beta_1": "x"}, "beta_1: expected a number, found 'x'"),
+    ],
+)
+def test_an_argument_of_an_optimizer_that_cannot_be_is_named(args, words):
+    with pytest.raises(ConfigError, match=rf"^optimizer_args\.{words}"):
+        build_optimizer("adam", PEAK, TOTAL, args=args)
+
+
+def test_none_is_taken_where_an_optimizer_takes_it():
+    args = {"weight_decay": None, "clipnorm": None, "ema_overwrite_frequency": None}
+    assert build_optimizer("rmsprop", PEAK, TOTAL, args=args).clipnorm is None
+
+
+def test_a_warm_up_of_all_steps_is_warned_of_once_where_it_stands(recwarn):
+    def said(total, **settings):
+        hparams = PipelineHparams(
+            model_dir="",
+            num_epochs=1,
+            steps_per_epoch=1,
+            validation_steps=1,
+            learning_rate=PEAK,
+            loss="softmax_loss",
+            **settings,
+        )
+        recwarn.clear()
+        check_warmup(hparams, total)
+        return [str(warning.message) for warning in recwarn]
+
+    warm = {"name": "cosine", "warmup_steps": 20}
+    for total, count in ((19, 1), (20, 1), (21, 0)):
+        # The others have that schedule, too, and it is not named again.
+        found = said(total, schedule=warm, optimizers={"a*": {"optimizer": "sgd"}})
+        assert len(found) == count
+    assert said(5, schedule="cosine") == said(5) == []
+    (found,) = said(5, optimizers={"a*": {"schedule": warm}})
+    assert found.startswith("optimizers['a*'].schedule.warmup_steps=20: training ends")
 
 
 def test_plateau_reduces_the_rate_after_patience_epochs_and_not_below_the_least():

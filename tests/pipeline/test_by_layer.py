@@ -116,6 +116,14 @@ def test_a_run_with_two_optimizers_goes_on_to_the_same_weights(data, tmp_path):
         ({"*": {"rate": 1.0}}, r"unknown key 'rate' in optimizers\['\*'\]"),
         ({"*": {"optimizer": "adm"}}, "unknown optimizer 'adm'"),
         ({"*": {"learning_rate": -1}}, "learning_rate: expected a positive number"),
+        (
+            {"*": {"learning_rate": "x"}},
+            r"^optimizers\['\*'\]: .*learning_rate: expected a positive number",
+        ),
+        (
+            {"*": {"schedule": {"name": "1cycle", "momentum": [0.9]}}},
+            r"^optimizers\['\*'\]: schedule '1cycle': momentum: expected",
+        ),
         ({"*": 0.1}, r"optimizers\['\*'\]: expected a dict, found 0.1"),
     ],
 )

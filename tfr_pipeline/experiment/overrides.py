@@ -26,6 +26,9 @@ _FREE_KEYS = (
     "preprocess",
     "graph",
     "adversarial",
+    "distill",
+    "position_bias",
+    "interactions",
 )
 _WORDS = {"true": True, "false": False, "none": None}
 _KINDS: dict[type, str] = {
@@ -210,7 +213,7 @@ def apply(
         except RequiredValueError:
             kind = here.get_ref(last).get_type()
         kind = dict if issubclass(kind, ConfigDict) else kind
-        value = _read(text, kind, key, settings)
+        value = _read(text, kind, key, settings, free)
         with here.ignore_type():
             here[last] = value
 
@@ -236,7 +239,7 @@ def _add_missing(config: Any, key: str, settings: _Settings) -> None:
             here[last] = None
 
 
-def _read(text: str, found: type, key: str, settings: _Settings) -> Any:
+def _read(text: str, found: type, key: str, settings: _Settings, free: bool) -> Any:
     """Reads a value as the file has the key, or else as the key may be.
 
     Args:
@@ -244,14 +247,23 @@ def _read(text: str, found: type, key: str, settings: _Settings) -> Any:
       found: Type of the key in the file; `NoneType` or `object` if it has none there.
       key: Name of the key.
       settings: Knows the types of the key.
+      free: Whether it is an argument of something that knows its type.
     """
     untyped = found in (object, type(None))
     is_dict = isinstance(value := read_value(text), dict)
-    if not untyped and is_dict == (found is dict):
+    # Where a name stands, a name with arguments may.
+    if free and found is str and is_dict and "name" in value:
+        return value
+    several = isinstance(value, tuple | list) and found not in (tuple, list)
+    if not untyped and is_dict == (found is dict) and not several:
         return read_as(text, found, key)
     kinds = settings.kinds(key)
     if is_dict and dict in kinds:
         return value
+    if several and tuple in kinds:
+        return tuple(value)
+    if not untyped and is_dict == (found is dict):
+        return read_as(text, found, key)
     others = [kind for kind in kinds if kind is not dict]
     if (untyped or found is dict) and others:
         found = others[0]

@@ -12,11 +12,14 @@ from tfr_pipeline.errors import ConfigError, unknown_name
 from tfr_pipeline.optimizers import momentum
 from tfr_pipeline.optimizers.adam import Adam
 from tfr_pipeline.optimizers.schedules import (
-    _PLATEAU_ARGS,
     PLATEAU,
     Schedule,
+    check_plateau,
+    is_number,
     split_schedule,
 )
+
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def optimizer_classes() -> dict[str, Any]:
@@ -63,12 +66,15 @@ def build_optimizer(
         if cls is None:
             raise ConfigError(unknown_name("optimizer", name, classes))
     # weight_decay and clipping are named parameters or part of **kwargs.
-    known = {"weight_decay", "clipnorm", "clipvalue", "global_clipnorm"}
+    known = {"weight_decay", *_CLIPPING}
     known |= set(inspect.signature(cls).parameters)
     known -= {"kwargs", "name", "learning_rate"}
     for key in args or {}:
         if key not in known:
             raise ConfigError(unknown_name("argument", key, known, f"optimizer {name}"))
+    # A config has the class for its name; one's own takes what it likes.
+    if cls in optimizer_classes().values():
+        _check_numbers(cls, args or {})
     schedule_name, schedule_args = split_schedule(schedule)
     rate: Any = learning_rate
     if callable(schedule_name):
@@ -79,16 +85,29 @@ def build_optimizer(
                 f"found {rate!r}."
             )
     elif schedule_name == PLATEAU:
-        if schedule_args.get("warmup_steps"):
-            raise ConfigError("schedule 'plateau': it cannot be combined with warm-up.")
-        for key in schedule_args:
-            if key not in (*_PLATEAU_ARGS, "warmup_steps"):
-                raise ConfigError(
-                    unknown_name("argument", key, _PLATEAU_ARGS, "schedule 'plateau'")
-                )
+        check_plateau(schedule_args, learning_rate)
     elif schedule_name != "constant" or schedule_args:
         rate = Schedule(schedule_name, learning_rate, total_steps, **schedule_args)
     optimizer = cls(learning_rate=rate, **dict(args or {}))
     if isinstance(rate, Schedule) and rate.cycles_momentum:
         momentum.follow(optimizer, rate.momentum)
     return optimizer
+
+
+def _check_numbers(cls: Any, args: Mapping[str, Any]) -> None:
+    """Checks those arguments of an optimizer of Keras that are numbers."""
+    parameters = inspect.signature(cls).parameters
+    for key, value in args.items():
+        default = parameters[key].default if key in parameters else None
+        words, good = "", is_number(value)
+        if key in _CLIPPING:
+            words, good = "a number above 0", good and value > 0
+        elif key == "weight_decay":
+            words, good = "a number from 0 on", good and value >= 0
+        elif isinstance(default, float):
+            words = "a number"
+        optional = default is None and value is None
+        if words and not good and not optional:
+            raise ConfigError(
+                f"optimizer_args.{key}: expected {words}, found {value!r}."
+            )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import tensorflow as tf
@@ -10,8 +13,111 @@ import tensorflow as tf
 from tfr_pipeline.errors import ConfigError, unknown_name
 
 PLATEAU = "plateau"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and not true or false."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def _from_0(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _whole_from_0(value: Any) -> bool:
+    return _from_0(value) and value == int(value)
+
+
+def _are_from_0(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_from_0, value))
+
+
+def _above_0(value: Any) -> bool:
+    return is_number(value) and value > 0
+
+
+def _inside_0_and_1(value: Any) -> bool:
+    return is_number(value) and 0 < value < 1
+
+
+# Of each argument: what is expected, and whether a value is that.
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "warmup_steps": ("a whole number of steps from 0 on", _whole_from_0),
+    "final": (
+        "a share of the peak, from 0 to 1",
+        lambda value: is_number(value) and 0 <= value <= 1,
+    ),
+    "decay_rate": ("a number above 0", _above_0),
+    "decay_steps": ("a number of steps above 0", _above_0),
+    "power": ("a number from 0 on", _from_0),
+    "boundaries": (
+        "steps from 0 on, each later than the one before, such as [100, 200]",
+        lambda value: (
+            _are_from_0(value) and all(a < b for a, b in itertools.pairwise(value))
+        ),
+    ),
+    "values": ("numbers from 0 on, such as [1.0, 0.1]", _are_from_0),
+    "rise": ("a share of all steps, above 0 and below 1", _inside_0_and_1),
+    "momentum": (
+        "its least and its highest value, such as [0.85, 0.95]",
+        lambda value: (
+            _are_from_0(value)
+            and (not value or (len(value) == 2 and value[0] <= value[1] < 1.0))
+        ),
+    ),
+}
 # Those of the callback `ReduceOnPlateau`.
-_PLATEAU_ARGS = ("factor", "patience", "min_delta", "min_rate")
+_EXPECTED_OF_PLATEAU: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "factor": ("a number above 0 and below 1", _inside_0_and_1),
+    "patience": ("a whole number of epochs from 0 on", _whole_from_0),
+    "min_delta": ("a number from 0 on", _from_0),
+    "min_rate": ("a learning rate from 0 on", _from_0),
+}
+
+
+def _check_values(
+    name: str,
+    args: Mapping[str, Any],
+    expected: Mapping[str, tuple[str, Callable[[Any], bool]]],
+) -> None:
+    for key, value in args.items():
+        words, is_good = expected[key]
+        if not is_good(value):
+            raise ConfigError(
+                f"schedule {name!r}: {key}: expected {words}, found {value!r}."
+            )
+
+
+def check_plateau(args: Mapping[str, Any], learning_rate: float) -> None:
+    """Checks the arguments of a reduction on a plateau.
+
+    Args:
+      args: The arguments, those of the callback `ReduceOnPlateau`.
+      learning_rate: What the rate begins with.
+
+    Raises:
+      ConfigError: An unknown argument, or a value that cannot be.
+
+    Example:
+      >>> check_plateau({"factor": 0.5, "patience": 3}, 0.1)
+    """
+    if args.get("warmup_steps"):
+        raise ConfigError("schedule 'plateau': it cannot be combined with warm-up.")
+    args = {key: value for key, value in args.items() if key != "warmup_steps"}
+    for key in args:
+        if key not in _EXPECTED_OF_PLATEAU:
+            raise ConfigError(
+                unknown_name(
+                    "argument", key, _EXPECTED_OF_PLATEAU, f"schedule {PLATEAU!r}"
+                )
+            )
+    _check_values(PLATEAU, args, _EXPECTED_OF_PLATEAU)
+    if args.get("min_rate", 0.0) > learning_rate:
+        raise ConfigError(
+            f"schedule {PLATEAU!r}: min_rate: expected at most the learning rate, "
+            f"{learning_rate!r}, found {args['min_rate']!r}."
+        )
 
 
 @tf.keras.utils.register_keras_serializable(package="tfr_pipeline")
@@ -33,7 +139,8 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
       **args: Arguments of the curve.
 
     Raises:
-      ConfigError: An unknown schedule or argument, or one that is missing.
+      ConfigError: An unknown schedule or argument, one that is missing, or a value
+        that cannot be.
 
     Example:
       >>> rate = Schedule("cosine", 0.1, total_steps=100, warmup_steps=10)
@@ -72,29 +179,19 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
                         f"schedule {name!r}",
                     )
                 )
-        self.name, self.peak = name, float(peak)
-        self.total_steps, self.warmup_steps = int(total_steps), int(warmup_steps)
         self.args = {**known_args, **args}
         missing = [key for key, value in self.args.items() if value is None]
         if missing:
             raise ConfigError(f"schedule {name!r}: {', '.join(missing)} is required.")
+        _check_values(name, {"warmup_steps": warmup_steps, **self.args}, _EXPECTED)
+        self.name, self.peak = name, float(peak)
+        self.total_steps, self.warmup_steps = int(total_steps), int(warmup_steps)
         if name == "piecewise" and len(self.args["values"]) != 1 + len(
             self.args["boundaries"]
         ):
             raise ConfigError(
                 "schedule 'piecewise': expected one value more than boundaries, found "
                 f"{self.args['values']} and {self.args['boundaries']}."
-            )
-
-        momentum = tuple(self.args.get("momentum", ()))
-        if momentum and not (
-            len(momentum) == 2
-            and all(isinstance(value, int | float) for value in momentum)
-            and 0.0 <= momentum[0] <= momentum[1] < 1.0
-        ):
-            raise ConfigError(
-                "schedule '1cycle': momentum: expected its least and its highest "
-                f"value, such as [0.85, 0.95], found {self.args['momentum']!r}."
             )
 
     @property

@@ -151,12 +151,36 @@ def check(hparams: PipelineHparams, metrics: dict[str, list[Any]]) -> None:
             f"{name!r}. Set one of the two."
         )
     # Knows all names, and makes nothing that lasts.
-    for each in (hparams, *compilation.other_optimizers(hparams).values()):
-        check_optimizer(compilation.make_optimizer(each, 1))
+    check_optimizer(compilation.make_optimizer(hparams, 1))
+    for other in compilation.make_others(hparams, 1).values():
+        check_optimizer(other)
     if hparams.optimizers and plateau_arguments(hparams) is not None:
         raise ConfigError(
             "optimizers: expected one alone where the learning rate is reduced on a "
             "plateau. Choose another schedule."
+        )
+
+
+def check_warmup(hparams: PipelineHparams, total_steps: int) -> None:
+    """Warns of a warm-up that takes all steps.
+
+    Args:
+      hparams: Hyperparameters.
+      total_steps: Steps of all epochs.
+    """
+    told = {"": hparams.schedule}
+    for glob, other in compilation.other_optimizers(hparams).items():
+        if other.schedule is not hparams.schedule:
+            told[f"optimizers[{glob!r}]."] = other.schedule
+    for where, schedule in told.items():
+        name, args = split_schedule(schedule)
+        steps = args.get("warmup_steps", 0)
+        if callable(name) or steps < total_steps:  # one's own means what it likes
+            continue
+        warnings.warn(
+            f"{where}schedule.warmup_steps={steps}: training ends within the warm-up, "
+            f"after {total_steps} steps. Take a shorter warm-up, or more epochs.",
+            stacklevel=3,
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -157,8 +158,35 @@ def other_optimizers(hparams: PipelineHparams) -> dict[str, PipelineHparams]:
         own = {key: value for key, value in told.items() if value is not None}
         if "optimizer" in own:  # whose arguments are those of another one
             own = {"optimizer_args": {}, **own}
-        found[glob] = dataclasses.replace(hparams, **own)
+        with _naming(where):
+            found[glob] = dataclasses.replace(hparams, **own)
     return found
+
+
+def make_others(hparams: PipelineHparams, total_steps: int) -> dict[str, Any]:
+    """Returns the optimizers of `other_optimizers` by glob.
+
+    Args:
+      hparams: Hyperparameters.
+      total_steps: See `make_optimizer`.
+
+    Raises:
+      ConfigError: See `build_optimizer`; it says of which glob.
+    """
+    made = {}
+    for glob, told in other_optimizers(hparams).items():
+        with _naming(f"optimizers[{glob!r}]"):
+            made[glob] = make_optimizer(told, total_steps)
+    return made
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Puts a place before what is said of a wrong setting."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _share(
@@ -172,12 +200,12 @@ def _share(
         for path, weights in layer_names.weights(model).items()
     }
     known, others = [path for path in rest if rest[path]], []
-    for glob, told in other_optimizers(hparams).items():
+    for glob, other in make_others(hparams, total_steps).items():
         paths = [path for path in known if layer_names.matches(path, [glob])]
         if not paths:
             raise ConfigError(unknown_name("layers", glob, known, "optimizers"))
         own = [variable for path in paths for variable in rest.pop(path, [])]
-        others.append((make_optimizer(told, total_steps), own))
+        others.append((other, own))
     by_layer.share(optimizer, others)
 
 

@@ -270,6 +270,7 @@ class ModelFitPipeline(AbstractPipeline, tfr.keras.pipeline.ModelFitPipeline):
             layout = self._layout()
             with console.stage("reading data", "data read"):
                 steps = self._feed.check(layout)
+            checks.check_warmup(hparams, steps * hparams.num_epochs)
             with console.stage("building the model", "model built"):
                 model = self._compile(layout, steps * hparams.num_epochs)
             lock.enter_context(self._run.held())

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfr_pipeline import losses, metrics
+from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.metrics.keys import ClassMetricKey
 from tfr_pipeline.pipeline import classes
 from tfr_pipeline.pipeline.fit import ModelFitPipeline
@@ -64,8 +65,17 @@ def make_loss(loss: Any, reduction: str, args: Mapping[str, Any]) -> Any:
         a loss.
       reduction: Reduction of a loss by name.
       args: Arguments of the loss.
+
+    Raises:
+      ConfigError: See `losses.get`; or an argument has a setting of its own.
     """
     if not callable(loss):
+        for key, place in (("loss", "loss"), ("reduction", "loss_reduction")):
+            if key in args:
+                raise ConfigError(
+                    f"loss_args.{key}: expected it as pipeline.{place}, found "
+                    f"{args[key]!r:.80}. Move it there."
+                )
         return losses.get(loss=loss, reduction=reduction, **args)
     if is_function_of_batches(loss):
         return functools.update_wrapper(functools.partial(loss, **args), loss)

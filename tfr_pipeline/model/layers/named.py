@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +19,8 @@ _KINDS = {
     "regularizer": (tf.keras.regularizers, tf.keras.regularizers.Regularizer),
     "constraint": (tf.keras.constraints, tf.keras.constraints.Constraint),
 }
+# Their numbers that Keras takes below 0, too.
+_FROM_0 = ("l1", "l2", "factor", "min_value", "max_value", "rate")
 # What may be said of the kernels of a layer.
 OF_KERNELS = tuple(f"kernel_{kind}" for kind in _KINDS)
 # He et al., "Delving Deep into Rectifiers", ICCV 2015.
@@ -81,7 +85,13 @@ def activation(value: Any) -> tf.keras.layers.Layer:
       >>> activation({"name": "elu", "alpha": 0.5})(tf.constant([[3.0]])).numpy()
       array([[3.]], dtype=float32)
     """
-    if not isinstance(value, str | Mapping) or "class_name" in value:
+    if not isinstance(value, str | Mapping):
+        if value is None or callable(value):
+            return tf.keras.layers.Activation(value)
+        raise ConfigError(
+            f"activation: expected a name, a dict of it or a function, found {value!r}."
+        )
+    if "class_name" in value:
         return tf.keras.layers.Activation(value)
     name, args = _split("activation", value)
     functions = _functions()
@@ -167,6 +177,15 @@ def part(key: str, value: Any) -> Any:
         raise ConfigError(unknown_name(kind, name, known, key))
     known = [n for n in inspect.signature(classes[name]).parameters if n != "kwargs"]
     _check_arguments(key, name, args, known)
+    for argument, given in args.items():
+        if argument not in _FROM_0 or given is None:
+            continue
+        number = isinstance(given, Real) and not isinstance(given, bool)
+        if not number or not 0 <= given < math.inf:
+            raise ConfigError(
+                f"{key} {name!r}: {argument}: expected a number from 0 on, found "
+                f"{given!r}."
+            )
     try:
         made = classes[name](**args)
     except (TypeError, ValueError) as error:

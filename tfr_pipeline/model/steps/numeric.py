@@ -305,13 +305,14 @@ class Missing(Step):
         super().__init__(**kwargs)
         if value not in ("mean", "median"):
             try:
-                value = float(value)
+                number = float(value)
             except (TypeError, ValueError):
-                value = np.nan
-            if not np.isfinite(value):
+                number = np.nan
+            if not np.isfinite(number):
                 raise ConfigError(
                     f"missing: expected a number, 'mean' or 'median', found {value!r}."
                 )
+            value = number
         self.value = value
 
     def new_sketch(self) -> Moments | Quantiles | None:

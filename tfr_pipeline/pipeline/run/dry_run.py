@@ -30,6 +30,7 @@ def lines(pipeline: Any) -> list[str]:
     with contextlib.nullcontext() if role.coordinates else role.scope():
         layout = pipeline._layout()
         steps = feed.check(layout)
+        checks.check_warmup(hparams, steps * hparams.num_epochs)
         valid_steps = feed.steps("valid", layout)
         model = pipeline._compile(layout, steps * hparams.num_epochs)
         began = []
