@@ -229,7 +229,7 @@ def test_a_part_that_cannot_be_is_named_with_its_key(
         build_pipeline(changed(make_config(data, tmp_path), **{key: value}))
 
 
-@pytest.mark.parametrize("args", [{"dropout": -1}, {"activation": True}])
+@pytest.mark.parametrize("args", [{"dropout": -1}, {"kernel_initializer": 3}])
 def test_what_a_layer_cannot_do_with_is_no_fault_without_a_cause(data, tmp_path, args):
     config = make_config(data, tmp_path / "run")
     config["model"]["scorer_args"] |= args
