@@ -663,11 +663,10 @@ def report(dataset: Dataset, systems: list[str], baseline: str) -> Iterator[str]
         cost = json.loads((dataset.work / name / "cost.json").read_text())
         c = differences.get(name)
         more = " | "
-        if c:
-            low, high = c["ci"]
+        if c and c["difference"] is not None:
+            low, high = ("-" if end is None else f"{end:+.4f}" for end in c["ci"])
             more = (
-                f"{c['difference']:+.4f} [{low:+.4f}, {high:+.4f}] | "
-                f"{c['p_randomisation']:.4f}"
+                f"{c['difference']:+.4f} [{low}, {high}] | {c['p_randomisation']:.4f}"
             )
         cells = [name, *(f"{m:.4f}" for m in means)]
         error = np.std(last, ddof=1) / len(last) ** 0.5

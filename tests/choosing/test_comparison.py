@@ -284,7 +284,7 @@ def test_unknown_metrics_are_refused(tmp_path, metric, words):
         compare(find(paths(tmp_path / "a", tmp_path / "b")), metrics=[metric])
 
 
-def test_one_query_has_no_test_but_a_difference(tmp_path):
+def test_one_query_has_no_test_but_a_difference(tmp_path, capsys):
     for name, scores in (("a", [0.0, 1.0]), ("b", [1.0, 0.0])):
         metrics = QueryMetrics.of([1.0, 0.0], scores, [0, 2])
         write(tmp_path / name, [("test", "", ["q"], metrics)])
@@ -292,6 +292,10 @@ def test_one_query_has_no_test_but_a_difference(tmp_path):
     (row,) = found["results"][0]["comparisons"]
     assert row["difference"] == 0.5 and row["p_t"] is None
     assert row["p_randomisation"] == row["p_holm"] == 1.0
+    assert row["ci"] == [None, None]
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    last = capsys.readouterr().out.splitlines()[-2]
+    assert last.split()[:4] == ["b", "+0.3691", "-", "1.0000"]
 
 
 def test_without_relevant_documents_nothing_is_compared(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
+from tfr_pipeline.cli.against import BETTER, METRIC, UNDECIDED, verdict
 from tfr_pipeline.metrics.evaluation import QueryMetrics
 from tfr_pipeline.metrics.paired import paired_differences
 
@@ -51,6 +54,28 @@ def test_a_ranking_does_not_differ_from_itself() -> None:
     one = QueryMetrics.of(labels, random.normal(size=len(labels)), splits)
     for difference in paired_differences(one, one).values():
         assert difference == {"difference": 0.0, "ci": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize("queries", [1, 2, 9, 10])
+def test_one_query_has_no_interval_and_few_have_a_warning(queries) -> None:
+    random = np.random.default_rng(queries)
+    # Another one has no relevant document, and does not count.
+    labels = np.append(np.tile([1.0, 0.0, 0.0], queries), [0.0, 0.0, 0.0])
+    splits = 3 * np.arange(queries + 2)
+    good, bad = (QueryMetrics.of(labels, s, splits) for s in (labels, -labels))
+    noisy = QueryMetrics.of(labels, random.normal(size=len(labels)), splits)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = paired_differences(good, bad)["mrr"]
+        paired_differences(good, noisy)
+    assert found["difference"] == pytest.approx(1 - 1 / 3)
+    has_none = found["ci"] == [None, None]
+    assert has_none == (queries == 1)
+    assert [f"only {queries} of the queries" in str(w.message) for w in said] == (
+        [True, True] if queries < 10 else []
+    )
+    assert (good.means()["mrr"]["skip_ci"] == [None, None]) == has_none
+    assert verdict({METRIC: found}) == (UNDECIDED if has_none else BETTER)
 
 
 def test_nothing_is_defined_without_relevant_documents() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from tfr_pipeline.compat import tf
 from tfr_pipeline.errors import ConfigError
 from tfr_pipeline.model.attention_scorers import DASALCScorer
 from tfr_pipeline.model.scorers import DNNScorer
+from tfr_pipeline.model.steps.numeric import QuantileNormal
 from tfr_pipeline.report import shapley
-from tfr_pipeline.report.gradients import integrated_gradients
+from tfr_pipeline.report.gradients import GapWarning, integrated_gradients
 from tfr_pipeline.report.shapley import shapley_values
 
 LISTS = make_lists()
@@ -52,7 +54,9 @@ def test_attributions_sum_to_the_difference_of_scores(folder, name, scorer) -> N
     predictor = export(scorer, folder / name / "1", change=randomize)
     rows = [4, 0]
     baseline = ONE.values["float32"].mean(axis=0)
-    found = integrated_gradients(predictor, ONE, baseline, documents=rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GapWarning)
+        found = integrated_gradients(predictor, ONE, baseline, documents=rows)
     scores = predictor.score(ONE)
     tolerance = 1e-3 * min(1.0, float(np.ptp(scores)))
     for place, row in enumerate(rows):
@@ -67,10 +71,35 @@ def test_attributions_sum_to_the_difference_of_scores(folder, name, scorer) -> N
 def test_a_model_with_jumps_tells_what_its_gradients_miss(folder) -> None:
     step = Known(lambda x: tf.cast(x[:, :1] > 0, tf.float32) + x[:, 1:2])
     predictor = export(step, folder / "step" / "1")
-    found = integrated_gradients(predictor, ONE, np.full(4, -9.0))
+    with pytest.warns(GapWarning, match="to within 1, expected 0.001: .*shapley_val"):
+        found = integrated_gradients(predictor, ONE, np.full(4, -9.0))
     np.testing.assert_allclose(found.values[:, 0], 0.0)
     jumped = (ONE.values["float32"][:, 0] > 0).astype(float)
     np.testing.assert_allclose(found.gaps, jumped, atol=1e-4)
+
+
+def test_normal_quantiles_jump_where_documents_share_a_value(folder) -> None:
+    step = QuantileNormal()
+    sketch = step.new_sketch()
+    even = np.linspace(-5, 5, 1000)
+    counts = np.repeat([0.0, 1.0], 500)
+    sketch.update(np.stack([even, counts, even, even], axis=1))
+    step.statistics = step.learn(sketch)
+    predictor = export(
+        Known(lambda x: tf.reduce_sum(step(x)[:, :2], axis=1, keepdims=True)),
+        folder / "quantile" / "1",
+    )
+    values = np.tile(np.float32([[2.0, 1.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0]]), (2, 1))
+    rows = ONE.values["float32"].copy()
+    rows[:4] = values
+    lists = dataclasses.replace(ONE, values={"float32": rows})
+    with pytest.warns(GapWarning):
+        found = integrated_gradients(predictor, lists, np.zeros(4), documents=[0, 1])
+    # Ranks of 0 and 1 are 1/4 and 3/4; between them the rank hardly moves.
+    np.testing.assert_allclose(found.gaps, [2 * 0.6745, 0.0], atol=0.01)
+    np.testing.assert_allclose(found.values[:, 0], 0.5244, atol=0.01)
+    exact = shapley_values(predictor, lists, np.zeros(4), documents=[0])
+    np.testing.assert_allclose(exact.values[0, :2], [0.5244, 1.349], atol=0.01)
 
 
 def test_shapley_values_of_a_linear_model_are_its_weights(folder) -> None:

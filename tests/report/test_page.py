@@ -157,6 +157,30 @@ def test_a_remote_run_gets_its_page(gam, faulty) -> None:  # noqa: F811
     assert list(page.sections) == [title for title in ALL if title != ALL[3]]
 
 
+@pytest.mark.slow
+def test_queries_without_relevant_documents_leave_the_comparison_out(
+    gam, dnn, project, tmp_path
+) -> None:
+    lines = (project.text / "test.txt").read_text().splitlines()
+    text = "\n".join("0 " + line.split(" ", 1)[1] for line in lines)
+    (tmp_path / "test.txt").write_text(text + "\n")
+    flags = [f"--input={tmp_path}/test.txt", f"--output={tmp_path}/data"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["convert", *flags, "--split=test", "--num_features=8"]) == 0
+    page = page_of(
+        gam,
+        f"--baseline={dnn}",
+        f"--data={tmp_path}/data/test-*",
+        f"--output={tmp_path}/page.html",
+        output=f"{tmp_path}/page.html",
+    )
+    assert "Wins and losses" in page.sections
+    assert "Left out: no query defines ndcg@10: none has a relevant document." in (
+        page.notes
+    )
+    assert "against the baseline" not in page.sections["Quality"]
+
+
 def test_what_cannot_be_is_one_line(gam, dnn, project, tmp_path) -> None:
     code, _, err = report(f"--run={project.data}")
     assert code == 1 and "expected a run directory" in err

@@ -15,7 +15,7 @@ from tfr_pipeline.metrics.paired import same_labels
 from tfr_pipeline.metrics.query_table import QueryTable
 from tfr_pipeline.pipeline.run.measuring import Measured
 from tfr_pipeline.report import statistics
-from tfr_pipeline.report.comparison import compare_queries
+from tfr_pipeline.report.comparison import NothingToCompareError, compare_queries
 from tfr_pipeline.report.importance import Importance
 from tfr_pipeline.report.run_files import read_queries
 from tfr_pipeline.report.slices import Slice, slices
@@ -69,6 +69,21 @@ def test_wins_and_losses_are_those_of_each_query() -> None:
     assert found.query_ids[0] == lists.query_ids[np.nanargmax(plain)]
     assert found.mean == pytest.approx(counted.mean())
     assert found.interval[0] < found.mean < found.interval[1]
+
+
+def test_one_query_alone_wins_without_showing_anything() -> None:
+    good, bad = (
+        QueryMetrics.of([1.0, 0.0], scores, [0, 2])
+        for scores in ([2.0, 1.0], [1.0, 2.0])
+    )
+    with pytest.warns(UserWarning, match="one has no interval"):
+        found = compare_queries(good, bad, ["q"])
+    assert found.counts == (1, 0, 0) and found.interval is None
+    none = QueryMetrics.of([0.0, 0.0], [1.0, 2.0], [0, 2])
+    with pytest.raises(NothingToCompareError, match=r"no query defines ndcg@10"):
+        compare_queries(none, none, ["q"])
+    (one,) = slices([0.5], [1.0])
+    assert (one.mean, one.interval) == (0.5, None)
 
 
 def test_models_measured_on_other_queries_are_not_compared() -> None:

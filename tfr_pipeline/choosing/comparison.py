@@ -11,7 +11,7 @@ import numpy as np
 
 from tfr_pipeline.choosing.systems import System
 from tfr_pipeline.errors import ConfigError, DataError, unknown_name
-from tfr_pipeline.metrics.bootstrap import intervals, ratio
+from tfr_pipeline.metrics.bootstrap import intervals, ratio, warn_of_few
 from tfr_pipeline.metrics.query_values import CONVENTIONS, SKIP, QueryValues
 from tfr_pipeline.metrics.significance import holm, randomisation_test, t_test
 
@@ -67,8 +67,9 @@ def compare(
       `path`, `seeds`); and `results`, one a task, with `task`, `queries`, `means` by
       system, metric and convention, and `comparisons`: `system`, `metric`,
       `convention`, `difference` (to the baseline, positive where the system has more),
-      `ci` (95%, bootstrap over queries), `p_randomisation`, `p_t`, and `p_holm`, which
-      is `p_randomisation` corrected for all comparisons there are.
+      `ci` (95%, bootstrap over queries; `[None, None]` below two), `p_randomisation`,
+      `p_t`, and `p_holm`, which is `p_randomisation` corrected for all comparisons
+      there are. Below ten queries it warns.
 
     Raises:
       DataError: They have not measured the same queries, labels and conventions.
@@ -91,6 +92,7 @@ def compare(
         for task in tasks
     ]
     rows = [row for result in results for row in result["comparisons"]]
+    warn_of_few(min((n for row in rows if (n := row["queries"])), default=0))
     corrected = holm([row["p_randomisation"] for row in rows])
     for row, p in zip(rows, corrected, strict=True):
         row["p_holm"] = p

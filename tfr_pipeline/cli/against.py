@@ -65,6 +65,8 @@ def _metric(differences: dict[str, Any]) -> str:
 def verdict(differences: dict[str, Any]) -> int:
     """Returns the exit code for what `paired_differences` returned.
 
+    Without an interval, of fewer than two queries, nothing is shown.
+
     Example:
       >>> verdict({"ndcg@10": {"difference": 0.1, "ci": [-0.1, 0.3]}})
       4
@@ -87,12 +89,11 @@ def together(codes: list[int]) -> int:
 
 def line(differences: dict[str, Any]) -> str:
     """Says what came out, in one line."""
-    from tfr_pipeline.cli.tables import number
+    from tfr_pipeline.cli.tables import interval, number
 
     found, metric = differences[_metric(differences)], _metric(differences)
-    low, high = map(number, found["ci"])
     words = {BETTER: "better", WORSE: "worse", UNDECIDED: "no difference shown"}
     return (
         f"{metric}: model less against {number(found['difference'])}, 95% interval "
-        f"{low} to {high} over paired queries: {words[verdict(differences)]}"
+        f"{interval(found['ci'])} over paired queries: {words[verdict(differences)]}"
     )

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from tfr_pipeline.cli.tables import number, table
+from tfr_pipeline.cli.tables import interval, table
 from tfr_pipeline.errors import DataError
 
 COLUMNS = ("accuracy", "macro_f1", "log_loss")
@@ -38,10 +38,10 @@ def report(rows: Mapping[str, Mapping[str, Any]], out: TextIO) -> None:
     if len(names) > _MOST_CLASSES:
         more = len(names) - _MOST_CLASSES
         print(f"and {more} more classes, in the file of --output", file=out)
-    low, high = map(number, means["accuracy"].get("skip_ci") or (None, None))
+    ends = interval(means["accuracy"].get("skip_ci"))
     print(
         f"{means['documents']} examples, and {means['unlabelled']} without a class, "
-        f"left out above; accuracy 95% interval {low} to {high}",
+        f"left out above; accuracy 95% interval {ends}",
         file=out,
     )
 

@@ -123,6 +123,8 @@ def _means(means: dict[str, Any], width: int, seeds: dict[str, int]) -> list[str
 
 
 def _differences(rows: list[dict[str, Any]], width: int, baseline: str) -> list[str]:
+    from tfr_pipeline.cli.tables import interval
+
     lines = []
     said = ""
     for row in rows:
@@ -138,11 +140,10 @@ def _differences(rows: list[dict[str, Any]], width: int, baseline: str) -> list[
             widths = (12, 20, 10, 10, 10)
             cells = (f"{h:>{w}}" for h, w in zip(heads, widths, strict=True))
             lines.append(" " * width + "".join(cells))
-        low, high = (_signed(bound) for bound in row["ci"])
         ps = (row[key] for key in ("p_randomisation", "p_t", "p_holm"))
         lines.append(
             f"{row['system']:<{width}}{_signed(row['difference']):>12}"
-            f"{f'{low} to {high}':>20}" + "".join(f"{_p(p):>10}" for p in ps)
+            f"{interval(row['ci'], '+.4f'):>20}" + "".join(f"{_p(p):>10}" for p in ps)
         )
     return lines
 

@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report_ranking(rows: dict[str, Any], report: TextIO) -> None:
     """Prints a table of what was measured, and what there is to say of it."""
-    from tfr_pipeline.cli.tables import number, table
+    from tfr_pipeline.cli.tables import interval, table
 
     print(table(rows), file=report)
     means, best = rows["model"], rows.get("best feature")
@@ -159,11 +159,10 @@ def _report_ranking(rows: dict[str, Any], report: TextIO) -> None:
             f"best feature: {best['feature']}, {best['first']} values first",
             file=report,
         )
-    low, high = map(number, means["ndcg@10"]["skip_ci"] or (None, None))
     print(
         f"{means['queries']} queries ({means['queries_without_relevant']} "
         f"without a relevant document, skipped above), {means['documents']} "
-        f"documents; ndcg@10 95% interval {low} to {high}",
+        f"documents; ndcg@10 95% interval {interval(means['ndcg@10']['skip_ci'])}",
         file=report,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLUMNS = ("ndcg@1", "ndcg@5", "ndcg@10", "mrr", "map")
@@ -34,3 +34,14 @@ def table(
 def number(value: float | None) -> str:
     """Returns a metric with four digits, or a dash where no query defines it."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def interval(ends: Sequence[float | None] | None, form: str = ".4f") -> str:
+    """Returns an interval as `low to high`, or a dash where there is none.
+
+    Example:
+      >>> interval([0.25, 0.5]), interval([None, None])
+      ('0.2500 to 0.5000', '-')
+    """
+    low, high = ends or (None, None)
+    return "-" if low is None or high is None else f"{low:{form}} to {high:{form}}"

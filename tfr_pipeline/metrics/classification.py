@@ -153,8 +153,9 @@ class ClassMetrics:
           `accuracy`, `macro_f1` (the mean over classes that are among labels or
           predictions, as in scikit-learn) and `log_loss`, each a dict of `skip`, the
           mean over labelled examples, and `skip_ci`, its 95% percentile bootstrap
-          interval; None where nothing is labelled. `classes` has for each class by name
-          its `examples`, how many were `predicted`, `precision`, `recall` and `f1`.
+          interval; None where nothing is labelled, the bounds also where one example
+          is. `classes` has for each class by name its `examples`, how many were
+          `predicted`, `precision`, `recall` and `f1`.
           `queries` counts examples, `documents` those with a class, `unlabelled` the
           others.
         """
@@ -195,7 +196,7 @@ class ClassMetrics:
         self, counts: np.ndarray, bootstrap: int, seed: int
     ) -> dict[str, list[float | None]]:
         total = int(counts.sum())
-        if not total:
+        if total < 2:
             nothing: list[float | None] = [None, None]
             return dict.fromkeys(("accuracy", "macro_f1", "log_loss"), nothing)
         # Drawing examples with replacement is drawing cells of the matrix.

@@ -400,8 +400,9 @@ def evaluate_lists(
       `zero`, and `one` for NDCG; `arp` has `skip` only and weighs queries by their
       sum of labels, as TF-Ranking does. `skip_ci`, `zero_ci` and `one_ci` are the
       95% percentile bootstrap intervals `[low, high]` over queries. A number is None
-      if no query defines it. Besides them the counts `queries`, `documents` (with a
-      label of 0 or more) and `queries_without_relevant` (all gains 0).
+      if no query defines it, a bound if fewer than two do. Besides them the counts
+      `queries`, `documents` (with a label of 0 or more) and
+      `queries_without_relevant` (all gains 0).
 
     Raises:
       DataError: There are no documents, a score or label is NaN, or the shapes

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tfr_pipeline.metrics.bootstrap import intervals, ratio
+from tfr_pipeline.metrics.bootstrap import intervals, ratio, warn_of_few
 from tfr_pipeline.metrics.classification import ClassMetrics
 from tfr_pipeline.metrics.evaluation import QueryMetrics
 
@@ -54,14 +54,15 @@ def paired_differences(
 
     Returns:
       By metric `difference`, positive where `one` has more, and `ci`, its lower and
-      upper bound; None where no query defines it.
+      upper bound; None where no query defines it, and the bounds where one does. Of
+      fewer than ten queries it warns.
 
     Example:
       >>> good, bad = (
       ...     QueryMetrics.of([1.0, 0.0], scores, [0, 2])
       ...     for scores in ([2.0, 1.0], [1.0, 2.0]))
       >>> paired_differences(good, bad)["mrr"]
-      {'difference': 0.5, 'ci': [0.5, 0.5]}
+      {'difference': 0.5, 'ci': [None, None]}
     """
     gains, counts = [], []
     for name in one.values:
@@ -73,6 +74,7 @@ def paired_differences(
         gains.append(np.where(defined, gain * weight, 0.0))
         counts.append(np.where(defined, weight, 0.0))
     gain, count = np.stack(gains, axis=1), np.stack(counts, axis=1)
+    warn_of_few(int((count > 0).sum(axis=0).max(initial=0)))
     means = ratio(gain.sum(axis=0), count.sum(axis=0))
     bounds = np.stack(intervals(gain, count, bootstrap, seed), axis=1)
     return {

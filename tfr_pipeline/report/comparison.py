@@ -14,6 +14,10 @@ from tfr_pipeline.metrics.paired import Metrics, paired_differences, same_labels
 _EQUAL = 1e-9
 
 
+class NothingToCompareError(DataError):
+    """No query counts."""
+
+
 @dataclasses.dataclass(frozen=True)
 class QueryComparison:
     """Two models on the same queries.
@@ -26,7 +30,7 @@ class QueryComparison:
       of_baseline: float64 `[queries]`, that of the other.
       documents: int64 `[queries]`, documents with a label.
       mean: Mean difference, positive where the model is better.
-      interval: Its 95% interval over paired queries.
+      interval: Its 95% interval over paired queries; None of one query alone.
     """
 
     metric: str
@@ -35,7 +39,7 @@ class QueryComparison:
     of_baseline: np.ndarray
     documents: np.ndarray
     mean: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
     @property
     def differences(self) -> np.ndarray:
@@ -67,7 +71,8 @@ def compare_queries(
       metric: Name of what is compared.
 
     Raises:
-      DataError: They were not measured on the same queries, or no query counts.
+      DataError: They were not measured on the same queries.
+      NothingToCompareError: No query counts.
 
     Example:
       >>> from tfr_pipeline.metrics.evaluation import QueryMetrics
@@ -91,7 +96,9 @@ def compare_queries(
     one, other = model.skip(metric), baseline.skip(metric)
     (counts,) = np.nonzero(~np.isnan(one - other))
     if not len(counts):
-        raise DataError(f"no query defines {metric}: none has a relevant document.")
+        raise NothingToCompareError(
+            f"no query defines {metric}: none has a relevant document."
+        )
     order = counts[np.argsort(-(one - other)[counts], kind="stable")]
     found = paired_differences(model, baseline)[metric]
     low, high = found["ci"]
@@ -102,5 +109,5 @@ def compare_queries(
         other[order],
         model.documents[order],
         found["difference"],
-        (low, high),
+        None if low is None or high is None else (low, high),
     )

@@ -14,6 +14,7 @@ do not give the difference of the scores at its ends.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,11 @@ _ROUNDS = 20
 # Of a document; less where many documents stand in the list, which all are scored.
 _MOST_PIECES, _LEAST_PIECES, _MOST_SCORES = 4096, 64, 4_000_000
 _DOCUMENTS_PER_CALL = 16384
+_ROUNDING = 1e-6  # of scores in float32
+
+
+class GapWarning(UserWarning):
+    """Attributions do not sum to the differences of the scores."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +66,9 @@ class Attributions:
     def gaps(self) -> np.ndarray:
         """float64 `[documents]`, what is lacking in the sums.
 
-        That of models with jumps, such as features cut into ranges, or ranks within
-        the list, may be large: their gradients do not say what they do, and
-        `shapley_values` do.
+        That of models with jumps may be large: features cut into ranges, ranks within
+        the list, `quantile_normal` where many documents have the same value. Their
+        gradients do not say what they do, and `shapley_values` do.
         """
         return self.scores - self.baseline_scores - self.values.sum(axis=1)
 
@@ -86,7 +92,8 @@ def integrated_gradients(
       documents: `[chosen]`, numbers of documents in the list; all by default.
       task: Name of the task; may be left out for a model that has one.
       tolerance: How far sums may be from the differences of scores; less where scores
-        of the list span less than 1, in proportion.
+        of the list span less than 1, in proportion. It warns (`GapWarning`) of sums
+        that are farther off, as those of models with jumps are.
 
     Raises:
       ConfigError: The model has several tasks, classifies, or has no features of
@@ -104,7 +111,18 @@ def integrated_gradients(
     most = int(np.clip(_MOST_SCORES // scored, _LEAST_PIECES, _MOST_PIECES))
     tolerance *= min(1.0, span)
     values, ends = _integrals(path, count, columns, tolerance, most)
-    return Attributions(path.names, path.documents, values, ends[:, 1], ends[:, 0])
+    found = Attributions(path.names, path.documents, values, ends[:, 1], ends[:, 0])
+    gap = np.abs(found.gaps).max(initial=0.0)
+    if not gap <= tolerance + _ROUNDING * np.abs(ends).max(initial=0.0):
+        warnings.warn(
+            f"{predictor.path}: integrated gradients sum to the differences of scores "
+            f"to within {gap:.1g}, expected {tolerance:.1g}: the model has jumps, such "
+            "as those of quantile_normal at values of many documents, or too many "
+            "kinks. shapley_values sum to them whatever the model is made of.",
+            GapWarning,
+            stacklevel=2,
+        )
+    return found
 
 
 class Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +19,7 @@ from tfr_pipeline.report.blocks import (
     number,
 )
 from tfr_pipeline.report.columns import all_groups, typical
-from tfr_pipeline.report.gradients import integrated_gradients
+from tfr_pipeline.report.gradients import GapWarning, integrated_gradients
 from tfr_pipeline.report.importance import labels_of, permutation_importance
 from tfr_pipeline.report.shapes import additive_shapes
 from tfr_pipeline.report.shapley import shapley_values
@@ -136,7 +137,9 @@ def explained(subject: Subject, query: str | None) -> Section:
         order = np.argsort(-scores, kind="stable")[:_DOCUMENTS]
         baseline = typical(subject.lists.widened()).get("float32")
         asked, task = (subject.predictor, lists, baseline), subject.task or None
-        found = integrated_gradients(*asked, documents=order, task=task)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GapWarning)  # the page says how far
+            found = integrated_gradients(*asked, documents=order, task=task)
         # Jumps have no gradients, and so a gap, or one that is not a number.
         differences = np.abs(found.scores - found.baseline_scores)
         span = max(float(np.ptp(scores)), differences.max(initial=0.0), 1e-3)

@@ -20,7 +20,7 @@ from tfr_pipeline.report.blocks import (
     number,
     signed,
 )
-from tfr_pipeline.report.comparison import QueryComparison
+from tfr_pipeline.report.comparison import NothingToCompareError, QueryComparison
 from tfr_pipeline.report.importance import labels_of
 from tfr_pipeline.report.slices import slices
 from tfr_pipeline.report.statistics import Statistics
@@ -44,7 +44,9 @@ def _by_task(means: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"": means} if "queries" in means else means
 
 
-def headline(subject: Subject, compared: QueryComparison | None) -> Section:
+def headline(
+    subject: Subject, compared: QueryComparison | NothingToCompareError | None
+) -> Section:
     """The quality of the run in numbers."""
     splits = subject.means
     if not splits:
@@ -64,7 +66,7 @@ def headline(subject: Subject, compared: QueryComparison | None) -> Section:
             f"95% interval {interval(means[metric].get('skip_ci'))}",
         )
     ]
-    if compared is not None:
+    if isinstance(compared, QueryComparison):
         tiles.append(
             Tile(
                 "against the baseline",
@@ -257,10 +259,15 @@ def training(subject: Subject) -> Section:
     return Section("training", "Training", blocks)
 
 
-def comparison(subject: Subject, compared: QueryComparison, baseline: str) -> Section:
+def comparison(
+    subject: Subject, compared: QueryComparison | NothingToCompareError, baseline: str
+) -> Section:
     """Wins and losses by query."""
+    if not isinstance(compared, QueryComparison):
+        note = f"Left out: {compared}"
+        return Section("queries", "Wins and losses", [Text(note, is_note=True)])
     wins, losses, ties = compared.counts
-    low, high = compared.interval
+    low, high = compared.interval or (0.0, 0.0)
     verdict = "no difference shown"
     if low > 0 or high < 0:
         verdict = "better" if low > 0 else "worse"

@@ -15,7 +15,11 @@ from tfr_pipeline import __version__, urls
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.report import drawing, of_model, of_quality, of_run, run_files
 from tfr_pipeline.report.blocks import Section
-from tfr_pipeline.report.comparison import QueryComparison, compare_queries
+from tfr_pipeline.report.comparison import (
+    NothingToCompareError,
+    QueryComparison,
+    compare_queries,
+)
 from tfr_pipeline.report.subject import Subject, measured_alike, open_subject
 
 # Stands in the first lines of pages that are made here.
@@ -82,7 +86,9 @@ def make(
     return _render(subject, [section for section in sections if section is not None])
 
 
-def _compare(subject: Subject, baseline: run_files.RunFiles) -> QueryComparison:
+def _compare(
+    subject: Subject, baseline: run_files.RunFiles
+) -> QueryComparison | NothingToCompareError:
     found = measured_alike(subject, baseline)
     own = subject.measured
     assert own is not None
@@ -93,13 +99,16 @@ def _compare(subject: Subject, baseline: run_files.RunFiles) -> QueryComparison:
             f"--baseline: {baseline.path} has no {task or 'score'} as "
             f"{subject.run.path} has; it has {', '.join(filter(None, found.tasks))}."
         )
-    return compare_queries(
-        own.tasks[task],  # type: ignore[type-var]
-        found.tasks[task],
-        own.query_ids,
-        found.query_ids,
-        subject.metric,
-    )
+    try:
+        return compare_queries(
+            own.tasks[task],  # type: ignore[type-var]
+            found.tasks[task],
+            own.query_ids,
+            found.query_ids,
+            subject.metric,
+        )
+    except NothingToCompareError as error:
+        return error
 
 
 def _render(subject: Subject, sections: Sequence[Section]) -> str:

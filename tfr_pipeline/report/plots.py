@@ -235,8 +235,9 @@ def slices(groups: Mapping[str, Sequence[Slice]], overall: float, metric: str) -
                 place += 1
                 labels.append(f"{short(one.name)}  (n={one.queries})")
                 ticks.append(place)
-                if one.mean is not None and one.interval is not None:
+                if one.interval is not None:
                     axes.hlines(place, *one.interval, MAIN, lw=2.2)
+                if one.mean is not None:
                     axes.plot(one.mean, place, "o", color=MAIN, ms=5)
             place += 1
         axes.axvline(overall, color=FAINT, lw=1, ls=(0, (4, 3)))

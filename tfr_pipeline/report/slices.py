@@ -25,7 +25,7 @@ class Slice:
       name: Which values they have.
       queries: How many of them count, which have a relevant document.
       mean: Mean of the metric; None where none count.
-      interval: Its 95% bootstrap interval.
+      interval: Its 95% bootstrap interval; None below two queries.
     """
 
     name: str
@@ -73,8 +73,9 @@ def slices(
 
 def _slice(name: str, metric: np.ndarray, bootstrap: int, seed: int) -> Slice:
     metric = metric[~np.isnan(metric)]
-    if not len(metric):
-        return Slice(name, 0, None, None)
+    if len(metric) < 2:
+        mean = float(metric[0]) if len(metric) else None
+        return Slice(name, len(metric), mean, None)
     ends = intervals(metric[:, np.newaxis], np.ones((len(metric), 1)), bootstrap, seed)
     low, high = (float(end[0]) for end in ends)
     return Slice(name, len(metric), float(metric.mean()), (low, high))
