@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_windowed import flat, local_batches, some_lengths
@@ -80,6 +80,8 @@ def test_files_without_documents_are_nobodys_share():
     batch_size=st.integers(1, 40),
     training=st.booleans(),
 )
+# A share with fewer lists than there are batches.
+@example(counts=[1, 9, 1], replicas=2, budget=20, batch_size=1, training=False)
 def test_each_list_comes_once_an_epoch_to_the_replica_that_has_its_file(
     counts, replicas, budget, batch_size, training
 ):

@@ -196,6 +196,8 @@ class WindowedPlan:
         starts = np.searchsorted(ends, steps[1:] * ends[-1] // self.steps) + 1
         starts = np.concatenate([[0], np.minimum(starts, len(order))])
         starts[-1] = len(order)
+        if len(order) < self.steps:  # of validation: some batches have none of it
+            return np.asarray(starts)
         return plans.spread(starts[np.newaxis], 1)[0]
 
     def window(self, number: int) -> Window:
