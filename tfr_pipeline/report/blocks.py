@@ -87,6 +87,11 @@ class Section:
     blocks: Sequence[Block]
 
 
+def left_out(name: str, title: str, why: object) -> Section:
+    """Returns a section that says why it is not there."""
+    return Section(name, title, [Text(f"Left out: {why}", is_note=True)])
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """Returns a metric as text; a dash where there is none.
 

@@ -16,6 +16,7 @@ from tfr_pipeline.report.blocks import (
     Section,
     Table,
     Text,
+    left_out,
     number,
 )
 from tfr_pipeline.report.columns import all_groups, typical
@@ -34,15 +35,11 @@ _REPEATS = 5
 Say = Callable[[str], None]
 
 
-def _left_out(name: str, title: str, why: object) -> Section:
-    return Section(name, title, [Text(f"Left out: {why}", is_note=True)])
-
-
 def importance(subject: Subject, say: Say) -> Section:
     """What NDCG rests on."""
     name, title = "importance", "Feature importance"
     if subject.lists is None or subject.predictor is None:
-        return _left_out(name, title, subject.lacking)
+        return left_out(name, title, subject.lacking)
     lists = subject.lists
     count = len(all_groups(subject.predictor))
     what = (
@@ -57,7 +54,7 @@ def importance(subject: Subject, say: Say) -> Section:
             subject.predictor, lists, task=subject.task or None, repeats=_REPEATS
         )
     except (ConfigError, DataError) as error:
-        return _left_out(name, title, error)
+        return left_out(name, title, error)
     say(f"importance: {what}: {time.perf_counter() - start:.1f} s")
     metric = subject.metric
     text = (
@@ -83,13 +80,13 @@ def shapes(subject: Subject) -> Section | None:
     name, title = "shapes", "Shapes"
     is_gam = _is_gam(subject)
     if subject.lists is None or subject.predictor is None:
-        return _left_out(name, title, subject.lacking) if is_gam else None
+        return left_out(name, title, subject.lacking) if is_gam else None
     try:
         found = additive_shapes(
             subject.predictor, subject.lists, task=subject.task or None
         )
     except ConfigError as error:
-        return _left_out(name, title, error) if is_gam else None
+        return left_out(name, title, error) if is_gam else None
     if len(found.shapes) < 2 and not is_gam:
         return None
     text = (
@@ -110,7 +107,7 @@ def shapes(subject: Subject) -> Section | None:
         text += f" Shown are {_SHAPES} of {len(found.shapes)}."
     shown = found.shapes[:_SHAPES]
     if not shown:
-        return _left_out(name, title, "no feature is a single number.")
+        return left_out(name, title, "no feature is a single number.")
     return Section(name, title, [Text(text), Figure(plots.shapes(shown))])
 
 
@@ -129,7 +126,7 @@ def explained(subject: Subject, query: str | None) -> Section:
     if subject.lists is None or subject.predictor is None:
         if query is not None:
             raise DataError(f"--query: {subject.lacking}")
-        return _left_out(name, title, subject.lacking)
+        return left_out(name, title, subject.lacking)
     chosen = _choose(subject, query)
     lists = subject.lists.slice(chosen, chosen + 1).widened()
     try:
@@ -146,7 +143,7 @@ def explained(subject: Subject, query: str | None) -> Section:
         if not np.abs(found.gaps).max(initial=0.0) <= 0.05 * span:
             found = shapley_values(*asked, documents=order, task=task)
     except (ConfigError, RunError) as error:
-        return _left_out(name, title, error)
+        return left_out(name, title, error)
     how = "by integrated gradients"
     if found.orders:
         how = (

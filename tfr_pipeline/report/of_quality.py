@@ -17,10 +17,11 @@ from tfr_pipeline.report.blocks import (
     Tile,
     Tiles,
     interval,
+    left_out,
     number,
     signed,
 )
-from tfr_pipeline.report.comparison import NothingToCompareError, QueryComparison
+from tfr_pipeline.report.comparison import QueryComparison
 from tfr_pipeline.report.importance import labels_of
 from tfr_pipeline.report.slices import slices
 from tfr_pipeline.report.statistics import Statistics
@@ -44,9 +45,7 @@ def _by_task(means: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"": means} if "queries" in means else means
 
 
-def headline(
-    subject: Subject, compared: QueryComparison | NothingToCompareError | None
-) -> Section:
+def headline(subject: Subject, compared: QueryComparison | None) -> Section:
     """The quality of the run in numbers."""
     splits = subject.means
     if not splits:
@@ -66,7 +65,7 @@ def headline(
             f"95% interval {interval(means[metric].get('skip_ci'))}",
         )
     ]
-    if isinstance(compared, QueryComparison):
+    if compared is not None:
         tiles.append(
             Tile(
                 "against the baseline",
@@ -237,8 +236,7 @@ def training(subject: Subject) -> Section:
     """How training went."""
     run = subject.run
     if not run.history:
-        note = "Left out: the run has no history.csv."
-        return Section("training", "Training", [Text(note, is_note=True)])
+        return left_out("training", "Training", "the run has no history.csv.")
     best = run.metrics.get("best_step")
     seconds = run.metrics.get("seconds", {}).get("training")
     words = [f"{len(run.history):,} epochs"]
@@ -259,13 +257,8 @@ def training(subject: Subject) -> Section:
     return Section("training", "Training", blocks)
 
 
-def comparison(
-    subject: Subject, compared: QueryComparison | NothingToCompareError, baseline: str
-) -> Section:
+def comparison(subject: Subject, compared: QueryComparison, baseline: str) -> Section:
     """Wins and losses by query."""
-    if not isinstance(compared, QueryComparison):
-        note = f"Left out: {compared}"
-        return Section("queries", "Wins and losses", [Text(note, is_note=True)])
     wins, losses, ties = compared.counts
     low, high = compared.interval or (0.0, 0.0)
     verdict = "no difference shown"
@@ -308,8 +301,8 @@ def parts(subject: Subject) -> Section | None:
     if subject.classes:
         return None
     if metrics is None:
-        note = "Left out: nothing was measured of each query (no per_query.parquet)."
-        return Section("slices", "Slices", [Text(note, is_note=True)])
+        why = "nothing was measured of each query (no per_query.parquet)."
+        return left_out("slices", "Slices", why)
     values = metrics.skip(subject.metric)
     by: dict[str, Any] = {
         "list length": (values, metrics.documents),
@@ -332,8 +325,8 @@ def parts(subject: Subject) -> Section | None:
     }
     groups = {name: found for name, found in groups.items() if len(found) > 1}
     if not groups or np.isnan(values).all():
-        note = "Left out: the queries do not differ in anything that is known."
-        return Section("slices", "Slices", [Text(note, is_note=True)])
+        why = "the queries do not differ in anything that is known."
+        return left_out("slices", "Slices", why)
     text = (
         "Means with 95% intervals; n queries have a relevant document. The dashed line "
         "is the mean over all queries."

@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfr_pipeline import urls
-from tfr_pipeline.report.blocks import Block, Code, Section, Table, Text
+from tfr_pipeline.report.blocks import (
+    Block,
+    Code,
+    Section,
+    Table,
+    Text,
+    left_out,
+)
 from tfr_pipeline.report.run_files import RunFiles
 
 _NAMES = ("tfr-pipeline", os.path.join("tfr_pipeline", "__main__.py"))
@@ -19,8 +26,7 @@ _OWN = ("model_dir",)
 def config(run: RunFiles, baseline: RunFiles | None) -> Section:
     """The config, and where that of the baseline differs."""
     if not run.config:
-        note = "Left out: the run has no config.json."
-        return Section("config", "Config", [Text(note, is_note=True)])
+        return left_out("config", "Config", "the run has no config.json.")
     blocks: list[Block] = []
     if baseline is not None:
         ours, theirs = (dict(_flat(r.config)) for r in (run, baseline))
@@ -58,8 +64,8 @@ def environment(run: RunFiles) -> Section:
     """Versions and machine."""
     found = run.environment
     if not found:
-        note = "Left out: the run has no environment.json."
-        return Section("environment", "Environment", [Text(note, is_note=True)])
+        why = "the run has no environment.json."
+        return left_out("environment", "Environment", why)
     rows = [
         [name, str(found[key])]
         for name, key in (

@@ -14,7 +14,7 @@ from typing import Any
 from tfr_pipeline import __version__, urls
 from tfr_pipeline.errors import DataError
 from tfr_pipeline.report import drawing, of_model, of_quality, of_run, run_files
-from tfr_pipeline.report.blocks import Section
+from tfr_pipeline.report.blocks import Section, left_out
 from tfr_pipeline.report.comparison import (
     NothingToCompareError,
     QueryComparison,
@@ -61,13 +61,20 @@ def make(
     if subject.lacking:
         say(f"left out what needs the model and data: {subject.lacking}")
     other = None if baseline is None else run_files.read(baseline)
-    compared = None if other is None else _compare(subject, other)
-    name = urls.redact(other.path) if other is not None else ""
+    compared = queries = None
+    if other is not None:
+        try:
+            compared = _compare(subject, other)
+        except NothingToCompareError as error:
+            queries = left_out("queries", "Wins and losses", error)
+        else:
+            name = urls.redact(other.path)
+            queries = of_quality.comparison(subject, compared, name)
     sections = [
         of_quality.headline(subject, compared),
         of_quality.data(subject),
         of_quality.training(subject),
-        None if compared is None else of_quality.comparison(subject, compared, name),
+        queries,
         of_quality.parts(subject),
     ]
     if not subject.classes:
@@ -86,9 +93,7 @@ def make(
     return _render(subject, [section for section in sections if section is not None])
 
 
-def _compare(
-    subject: Subject, baseline: run_files.RunFiles
-) -> QueryComparison | NothingToCompareError:
+def _compare(subject: Subject, baseline: run_files.RunFiles) -> QueryComparison:
     found = measured_alike(subject, baseline)
     own = subject.measured
     assert own is not None
@@ -99,16 +104,13 @@ def _compare(
             f"--baseline: {baseline.path} has no {task or 'score'} as "
             f"{subject.run.path} has; it has {', '.join(filter(None, found.tasks))}."
         )
-    try:
-        return compare_queries(
-            own.tasks[task],  # type: ignore[type-var]
-            found.tasks[task],
-            own.query_ids,
-            found.query_ids,
-            subject.metric,
-        )
-    except NothingToCompareError as error:
-        return error
+    return compare_queries(
+        own.tasks[task],  # type: ignore[type-var]
+        found.tasks[task],
+        own.query_ids,
+        found.query_ids,
+        subject.metric,
+    )
 
 
 def _render(subject: Subject, sections: Sequence[Section]) -> str:
