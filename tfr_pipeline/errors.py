@@ -9,7 +9,10 @@ that caught TF-Ranking's errors keeps working.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 from tfr_pipeline import urls
 
@@ -66,6 +69,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
         guess = " did you mean " + " or ".join(repr(n) for n in near) + "?"
     place = f" in {where}" if where else ""
     return f"unknown {kind} {name!r}{place};{guess} Known: {', '.join(options)}."
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and not true or false.
+
+    Example:
+      >>> is_number(0.5), is_number(float("nan")), is_number(True)
+      (True, False, False)
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
 
 
 def check_topn(topn: int | None) -> None:

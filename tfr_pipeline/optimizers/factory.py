@@ -8,14 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError, is_number, unknown_name
 from tfr_pipeline.optimizers import momentum
 from tfr_pipeline.optimizers.adam import Adam
 from tfr_pipeline.optimizers.schedules import (
     PLATEAU,
     Schedule,
     check_plateau,
-    is_number,
     split_schedule,
 )
 
@@ -60,8 +59,8 @@ def build_optimizer(
       0.9
     """
     cls: Any = name
+    classes = optimizer_classes()
     if not callable(name):
-        classes = optimizer_classes()
         cls = classes.get(str(name).lower())
         if cls is None:
             raise ConfigError(unknown_name("optimizer", name, classes))
@@ -73,7 +72,7 @@ def build_optimizer(
         if key not in known:
             raise ConfigError(unknown_name("argument", key, known, f"optimizer {name}"))
     # A config has the class for its name; one's own takes what it likes.
-    if cls in optimizer_classes().values():
+    if cls in classes.values():
         _check_numbers(cls, args or {})
     schedule_name, schedule_args = split_schedule(schedule)
     rate: Any = learning_rate

@@ -5,20 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError, is_number, unknown_name
 
 PLATEAU = "plateau"
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and not true or false."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)
 
 
 def _from_0(value: Any) -> bool:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 import tensorflow as tf
 
-from tfr_pipeline.errors import ConfigError, unknown_name
+from tfr_pipeline.errors import ConfigError, is_number, unknown_name
 from tfr_pipeline.model.layers.seeded import AlphaDropout, Dropout
 
 _KINDS = {
@@ -180,8 +178,7 @@ def part(key: str, value: Any) -> Any:
     for argument, given in args.items():
         if argument not in _FROM_0 or given is None:
             continue
-        number = isinstance(given, Real) and not isinstance(given, bool)
-        if not number or not 0 <= given < math.inf:
+        if not is_number(given) or given < 0:
             raise ConfigError(
                 f"{key} {name!r}: {argument}: expected a number from 0 on, found "
                 f"{given!r}."
