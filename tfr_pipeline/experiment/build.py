@@ -122,13 +122,7 @@ def build_pipeline(
     positions = PositionSettings.of(model.get("position_bias"))
     if positions is not None:
         features = positions.taken_from(features)
-        _check_for_positions(pipeline, pretrains)
-        if data.get("folds") and not data.get("sessions"):
-            raise ConfigError(
-                "config.data.sessions: expected true beside data.folds and "
-                "model.position_bias: sessions of a query, by what stands before the "
-                "last '/' of their ids, belong in one fold."
-            )
+        _check_for_positions(data, pipeline, pretrains)
     features, teacher = _without_teacher(features, pipeline.get("distill"))
     _check_model_dir(model_dir, data, patterns)
     batches = {k: v for k, v in data.items() if k in settings.OF_DATASETS}
@@ -169,13 +163,21 @@ def build_pipeline(
     )
 
 
-def _check_for_positions(pipeline: Mapping[str, Any], pretrains: bool) -> None:
+def _check_for_positions(
+    data: Mapping[str, Any], pipeline: Mapping[str, Any], pretrains: bool
+) -> None:
     others = [key for key in ("graph", "adversarial", "distill") if pipeline.get(key)]
     others += ["pretrain"] if pretrains else []
     if others:
         raise ConfigError(
             f"config.model.position_bias: expected training without pipeline."
             f"{others[0]}, whose steps know no positions. Leave one of the two out."
+        )
+    if data.get("folds") and not data.get("sessions"):
+        raise ConfigError(
+            "config.data.sessions: expected true beside data.folds and "
+            "model.position_bias: sessions of a query, by what stands before the "
+            "last '/' of their ids, belong in one fold."
         )
 
 

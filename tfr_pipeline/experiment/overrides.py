@@ -254,16 +254,14 @@ def _read(text: str, found: type, key: str, settings: _Settings, free: bool) -> 
     # Where a name stands, a name with arguments may.
     if free and found is str and is_dict and "name" in value:
         return value
-    several = isinstance(value, tuple | list) and found not in (tuple, list)
-    if not untyped and is_dict == (found is dict) and not several:
-        return read_as(text, found, key)
     kinds = settings.kinds(key)
-    if is_dict and dict in kinds:
-        return value
+    several = isinstance(value, tuple | list) and found not in (tuple, list)
     if several and tuple in kinds:
         return tuple(value)
     if not untyped and is_dict == (found is dict):
         return read_as(text, found, key)
+    if is_dict and dict in kinds:
+        return value
     others = [kind for kind in kinds if kind is not dict]
     if (untyped or found is dict) and others:
         found = others[0]
